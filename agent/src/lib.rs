@@ -1,0 +1,1 @@
+//! The node agent: list+watch -> cluster view -> translate -> reconcile.

@@ -1,0 +1,6 @@
+//! The Kubernetes-compatible API server with its store and controllers.
+//!
+//! Reading order: `store` (revisions, transactions, watch), `registry` (rules per kind), `http` (REST), `controller`
+//! (loops that write objects), `pki` and `auth` (who may do what), `server` (wires them together).
+
+pub mod store;

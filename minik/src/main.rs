@@ -1,0 +1,2 @@
+//! The `minik` binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Pod sandboxes, the shim and images. Knows no API objects.
