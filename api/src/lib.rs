@@ -1,1 +1,9 @@
 //! Kubernetes objects on the wire: slim values, names, selectors, the schema table. No I/O.
+
+mod wire;
+
+pub mod coordination;
+pub mod core;
+pub mod discovery;
+pub mod meta;
+pub mod quantity;
