@@ -44,10 +44,12 @@ impl LabelSelector {
     pub fn from_map(labels: &StringMap) -> Self {
         let mut requirements = Vec::with_capacity(labels.len());
         for (key, value) in labels {
-            requirements.push(Requirement { key: key.clone(), operator: Operator::In(vec![value.clone()]) });
+            requirements.push(Requirement {
+                key: key.clone(),
+                operator: Operator::In(vec![value.clone()]),
+            });
         }
         Self { requirements }
-        }
     }
 
     /// True when every requirement holds.
