@@ -22,6 +22,33 @@ pub enum Protocol {
     Sctp = 132,
 }
 
+/// An address family; each has its own table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4: table `ip minik`.
+    V4,
+    /// IPv6: table `ip6 minik`.
+    V6,
+}
+
+impl Family {
+    /// Both, in the order in which everything is programmed.
+    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    /// The family of an address.
+    pub fn of(addr: IpAddr) -> Family {
+        if addr.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    /// Length of an address in bytes.
+    pub fn address_len(self) -> usize {
+        match self {
+            Family::V4 => 4,
+            Family::V6 => 16,
+        }
+    }
+}
+
 /// Where a client sends its first packet: a virtual IP, or a port on the node's own addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Frontend {
@@ -34,13 +61,39 @@ pub enum Frontend {
         /// The service port.
         port: NonZeroU16,
     },
-    /// The same port on every local address of the node (except loopback).
+    /// The same port on every local address of the node (except loopback) of one family.
     NodePort {
+        /// The family of the node addresses, and of the endpoints.
+        family: Family,
         /// The transport protocol.
         protocol: Protocol,
         /// The node port.
         port: NonZeroU16,
     },
+}
+
+impl Frontend {
+    /// The family whose table holds this frontend.
+    pub fn family(&self) -> Family {
+        match *self {
+            Frontend::Address { addr, .. } => Family::of(addr),
+            Frontend::NodePort { family, .. } => family,
+        }
+    }
+
+    /// The transport protocol.
+    pub fn protocol(&self) -> Protocol {
+        match *self {
+            Frontend::Address { protocol, .. } | Frontend::NodePort { protocol, .. } => protocol,
+        }
+    }
+
+    /// The port clients connect to.
+    pub fn port(&self) -> NonZeroU16 {
+        match *self {
+            Frontend::Address { port, .. } | Frontend::NodePort { port, .. } => port,
+        }
+    }
 }
 
 /// One backend: where a chosen connection goes.
@@ -91,9 +144,10 @@ pub struct Desired {
     pub service_networks: BTreeSet<IpNet>,
     /// Sources that count as Pods for [`Masquerade::NonPodSources`].
     pub pod_networks: BTreeSet<IpNet>,
-    /// Addresses of Pods on this node: the hairpin set.
+    /// Addresses of Pods on this node (and the node's own, for endpoints on the host's network): the hairpin set.
     pub local_pods: BTreeSet<IpAddr>,
-    /// Frontends answered by a process on this node (cluster DNS): never translated, tracked, dropped or rejected.
+    /// Frontends answered by a process on this node (cluster DNS): never translated, tracked, dropped or rejected. They win
+    /// over an entry of [`Desired::frontends`]. A listener on a `NodePort` only keeps that entry out.
     pub local_listeners: BTreeSet<Frontend>,
     /// Whether Pods' connections to the world outside pod and service networks leave with the node's address.
     pub masquerade_egress: bool,
