@@ -3,6 +3,11 @@
 //! This module knows nothing of Kubernetes objects: keys and values are bytes. One global, strictly increasing
 //! [`Revision`] orders every change of every key; a watch from a revision sees each later change exactly once.
 
+pub mod embedded;
+pub mod engine;
+
+pub use embedded::EmbeddedStore;
+
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -234,6 +239,14 @@ pub enum StoreError {
         path: String,
         /// What must be free.
         required_bytes: u64,
+    },
+    /// Another process has the store open.
+    #[error(
+        "the store in {path} is in use by another process: stop it, or choose another --data-dir"
+    )]
+    Locked {
+        /// The data directory.
+        path: String,
     },
     /// The files cannot be read back. Never repaired silently.
     #[error(

@@ -1,0 +1,400 @@
+//! The one thread that writes: drain, check, assign revisions, make durable, publish, acknowledge.
+//!
+//! What arrives while the disk is busy forms the next batch, so no timer is needed to batch.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    sync::{
+        Arc, PoisonError, RwLock,
+        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    Failure,
+    disk::{self, Chunks},
+    state::State,
+};
+use crate::store::{
+    Durability, Event, Expect, Operation, Outcome, Record, Revision, StoreError, Write,
+    engine::{KvEngine, Op},
+};
+
+/// Commands and bytes of one batch. More would risk sled's own limits and everybody's latency.
+const BATCH_COMMANDS: usize = 256;
+const BATCH_BYTES: usize = 1 << 20;
+/// Revisions are reserved on disk in blocks; a new block is begun when fewer than the second remain.
+const FENCE_BLOCK: u64 = 10_000;
+const FENCE_LOW: u64 = 1_000;
+/// A relaxed write is on disk after this at the latest.
+const RELAXED_DELAY: Duration = Duration::from_secs(10);
+/// History is compacted this often, to what it was the last time ...
+const COMPACT_EVERY: Duration = Duration::from_secs(300);
+/// ... or earlier when it has grown beyond these, but never below the last of them.
+const HISTORY_EVENTS: usize = 100_000;
+const HISTORY_BYTES: usize = 64 << 20;
+const HISTORY_KEPT: usize = 1_000;
+/// At most this many expired keys are deleted in one batch.
+const EXPIRED_AT_ONCE: usize = 256;
+
+pub(super) enum Command {
+    Commit {
+        writes: Vec<Write>,
+        durability: Durability,
+        reply: oneshot::Sender<Result<Outcome, StoreError>>,
+    },
+    Compact {
+        to: Revision,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Close {
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+}
+
+/// What one commit became, and whom to tell.
+struct Answer {
+    outcome: Result<Outcome, StoreError>,
+    reply: oneshot::Sender<Result<Outcome, StoreError>>,
+}
+
+/// A batch on its way: what it changes, not yet visible to anyone.
+#[derive(Default)]
+struct Batch {
+    overlay: HashMap<Bytes, Option<Arc<Record>>>,
+    events: Vec<Arc<Event>>,
+    answers: Vec<Answer>,
+    strict: bool,
+}
+
+pub(super) struct Committer<E> {
+    pub(super) engine: E,
+    pub(super) state: Arc<RwLock<State>>,
+    pub(super) commands: Receiver<Command>,
+    pub(super) tick: watch::Sender<Revision>,
+    pub(super) failure: watch::Sender<Option<Failure>>,
+    pub(super) space: super::space::Space,
+    pub(super) chunks: Chunks,
+    pub(super) fence: Revision,
+    pub(super) expiries: BinaryHeap<Reverse<(u64, Revision, Bytes)>>,
+    /// Operations of relaxed commits that are visible but not on disk yet, and since when.
+    pub(super) relaxed: Vec<Op>,
+    pub(super) relaxed_since: Option<Instant>,
+    pub(super) compacted: (Instant, Revision),
+}
+
+impl<E: KvEngine> Committer<E> {
+    /// Runs until the store is closed, every handle is dropped, or the engine fails.
+    pub(super) fn run(mut self) {
+        loop {
+            let first = match self.commands.recv_timeout(self.idle_time()) {
+                Ok(command) => Some(command),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => {
+                    let _ = self.close();
+                    return;
+                }
+            };
+            match self.round(first) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::error!(%error, "the store has failed and accepts nothing any more");
+                    self.failure.send_replace(Some(Failure::from(&error)));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One batch. False when the store was closed.
+    fn round(&mut self, first: Option<Command>) -> Result<bool, StoreError> {
+        let mut batch = Batch::default();
+        let mut next = self.state().current();
+        let mut closing = None;
+        self.expire(&mut batch, &mut next);
+        let mut command = first;
+        let mut bytes = 0;
+        while let Some(taken) = command {
+            match taken {
+                Command::Commit {
+                    writes,
+                    durability,
+                    reply,
+                } => {
+                    bytes += writes.iter().map(weight).sum::<usize>();
+                    self.execute(&mut batch, &mut next, writes, durability, reply);
+                }
+                Command::Compact { to, reply } => {
+                    let _ = reply.send(self.state_mut().compact(to));
+                }
+                Command::Close { reply } => {
+                    closing = Some(reply);
+                    break;
+                }
+            }
+            if batch.answers.len() >= BATCH_COMMANDS || bytes >= BATCH_BYTES {
+                break;
+            }
+            command = match self.commands.try_recv() {
+                Ok(command) => Some(command),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+            };
+        }
+        self.publish(batch, next)?;
+        self.compact_when_due();
+        if let Some(reply) = closing {
+            let closed = self.close();
+            let _ = reply.send(closed);
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Checks one commit against memory and the batch so far, and adds it or its refusal to the batch.
+    fn execute(
+        &mut self,
+        batch: &mut Batch,
+        next: &mut Revision,
+        writes: Vec<Write>,
+        durability: Durability,
+        reply: oneshot::Sender<Result<Outcome, StoreError>>,
+    ) {
+        let outcome = self
+            .space
+            .admit(&writes)
+            .and_then(|()| Ok(self.check_and_add(batch, next, writes)));
+        batch.strict |=
+            durability == Durability::Strict && matches!(outcome, Ok(Outcome::Committed { .. }));
+        batch.answers.push(Answer { outcome, reply });
+    }
+
+    fn check_and_add(
+        &mut self,
+        batch: &mut Batch,
+        next: &mut Revision,
+        writes: Vec<Write>,
+    ) -> Outcome {
+        let mut previous = Vec::with_capacity(writes.len());
+        {
+            let state = self.state();
+            for (index, write) in writes.iter().enumerate() {
+                let current = match batch.overlay.get(&write.key) {
+                    Some(written) => written.clone(),
+                    None => state.newest(&write.key).cloned(),
+                };
+                if !holds(write.expect, current.as_deref()) {
+                    return Outcome::Conflict {
+                        index,
+                        current,
+                        revision: *next,
+                    };
+                }
+                previous.push(current);
+            }
+        }
+        let revision = Revision(next.0 + 1);
+        let mut changed = false;
+        for (write, before) in writes.into_iter().zip(&previous) {
+            changed |= self.add(batch, revision, write, before.clone());
+        }
+        if changed {
+            *next = revision;
+        }
+        Outcome::Committed {
+            revision: *next,
+            previous,
+        }
+    }
+
+    /// Adds one write; false when it changes nothing.
+    fn add(
+        &mut self,
+        batch: &mut Batch,
+        revision: Revision,
+        write: Write,
+        before: Option<Arc<Record>>,
+    ) -> bool {
+        let key = write.key;
+        let current = match write.operation {
+            Operation::Check => return false,
+            Operation::Delete if before.is_none() => return false,
+            Operation::Delete => {
+                self.chunks.delete(&key, &mut self.relaxed);
+                None
+            }
+            Operation::Put { value, ttl } => {
+                let created = before.as_ref().map_or(revision, |record| record.created);
+                let version = before.as_ref().map_or(1, |record| record.version + 1);
+                let record = Record {
+                    key: key.clone(),
+                    value,
+                    created,
+                    modified: revision,
+                    version,
+                };
+                let expiry = ttl.map_or(0, |ttl| {
+                    now_ms() + u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX / 2)
+                });
+                if expiry != 0 {
+                    self.expiries.push(Reverse((expiry, revision, key.clone())));
+                }
+                self.chunks.put(&record, expiry, &mut self.relaxed);
+                Some(Arc::new(record))
+            }
+        };
+        batch.overlay.insert(key.clone(), current.clone());
+        batch.events.push(Arc::new(Event {
+            revision,
+            key,
+            current,
+            previous: before,
+        }));
+        true
+    }
+
+    /// Deletes keys whose time is over, unless they were written again since.
+    fn expire(&mut self, batch: &mut Batch, next: &mut Revision) {
+        let now = now_ms();
+        for _ in 0..EXPIRED_AT_ONCE {
+            match self.expiries.peek() {
+                Some(Reverse((expiry, _, _))) if *expiry <= now => {}
+                _ => return,
+            }
+            let Some(Reverse((_, modified, key))) = self.expiries.pop() else {
+                return;
+            };
+            let expect = Expect::Modified(modified);
+            let outcome = self.check_and_add(
+                batch,
+                next,
+                vec![Write {
+                    key,
+                    expect,
+                    operation: Operation::Delete,
+                }],
+            );
+            batch.strict |= matches!(outcome, Outcome::Committed { .. });
+        }
+    }
+
+    /// Makes a batch durable if it has to be, then visible, then known to its writers.
+    fn publish(&mut self, batch: Batch, next: Revision) -> Result<(), StoreError> {
+        let overdue = self
+            .relaxed_since
+            .is_some_and(|since| since.elapsed() >= RELAXED_DELAY);
+        let fence_near = next.0 + FENCE_LOW > self.fence.0;
+        if batch.strict || overdue || fence_near {
+            self.flush(next)?;
+        } else if !batch.events.is_empty() {
+            self.relaxed_since.get_or_insert_with(Instant::now);
+        }
+        if !batch.events.is_empty() {
+            self.state_mut().install(batch.events, next);
+            self.tick.send_replace(next);
+        }
+        // Refusals too wait until here: one may quote a value of this very batch.
+        for answer in batch.answers {
+            let _ = answer.reply.send(answer.outcome);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, next: Revision) -> Result<(), StoreError> {
+        let mut ops = std::mem::take(&mut self.relaxed);
+        self.relaxed_since = None;
+        if next.0 + FENCE_LOW > self.fence.0 {
+            self.fence = Revision(next.0 + FENCE_BLOCK);
+            ops.push(disk::fence(self.fence));
+        }
+        if ops.is_empty() {
+            return Ok(());
+        }
+        self.engine.apply(ops)?;
+        self.engine.barrier()
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        let current = self.state().current();
+        self.relaxed.push(disk::clean(Some(current)));
+        self.flush(current)
+    }
+
+    fn compact_when_due(&mut self) {
+        let (last, then) = self.compacted;
+        let (current, kept) = {
+            let state = self.state();
+            let (events, bytes) = state.history_size();
+            if events > HISTORY_EVENTS || bytes > HISTORY_BYTES {
+                (
+                    state.current(),
+                    Some(state.revision_keeping((events / 2).max(HISTORY_KEPT))),
+                )
+            } else if last.elapsed() >= COMPACT_EVERY {
+                (
+                    state.current(),
+                    Some(then.min(state.revision_keeping(HISTORY_KEPT))),
+                )
+            } else {
+                (state.current(), None)
+            }
+        };
+        if let Some(to) = kept {
+            // Refused when a caller has compacted further already, which is as good.
+            let _ = self.state_mut().compact(to);
+            self.compacted = (Instant::now(), current);
+        }
+    }
+
+    /// How long nothing has to be done unless a command arrives.
+    fn idle_time(&self) -> Duration {
+        let compaction = COMPACT_EVERY.saturating_sub(self.compacted.0.elapsed());
+        let relaxed = self
+            .relaxed_since
+            .map(|since| RELAXED_DELAY.saturating_sub(since.elapsed()));
+        let expiry = self
+            .expiries
+            .peek()
+            .map(|Reverse((at, _, _))| Duration::from_millis(at.saturating_sub(now_ms())));
+        [relaxed, expiry]
+            .into_iter()
+            .flatten()
+            .fold(compaction, Duration::min)
+    }
+
+    fn state(&self) -> std::sync::RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> std::sync::RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn holds(expect: Expect, current: Option<&Record>) -> bool {
+    match expect {
+        Expect::Any => true,
+        Expect::Absent => current.is_none(),
+        Expect::Modified(revision) => current.is_some_and(|record| record.modified == revision),
+    }
+}
+
+fn weight(write: &Write) -> usize {
+    match &write.operation {
+        Operation::Put { value, .. } => value.len() + write.key.len(),
+        Operation::Delete | Operation::Check => write.key.len(),
+    }
+}
+
+/// Wall-clock time: an expiry must survive a restart.
+fn now_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
