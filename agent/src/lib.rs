@@ -1,13 +1,1 @@
-//! The node's side of minik.
-#![allow(dead_code, unused_imports)]
-pub mod client;
-pub mod join;
-
-pub use config::{Config, ConfigError, Options};
-
-mod backoff;
-mod config;
-mod objects;
-mod reflector;
-mod translate;
-mod view;
+//! The node agent: list+watch -> cluster view -> translate -> reconcile.

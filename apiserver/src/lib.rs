@@ -3,4 +3,6 @@
 //! Reading order: `store` (revisions, transactions, watch), `registry` (rules per kind), `http` (REST), `controller`
 //! (loops that write objects), `pki` and `auth` (who may do what), `server` (wires them together).
 
+pub mod auth;
+pub mod registry;
 pub mod store;

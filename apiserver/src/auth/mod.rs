@@ -1,0 +1,67 @@
+//! Who asks, and whether they may.
+
+use async_trait::async_trait;
+
+/// An authenticated caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The user name, for example `system:node:node1`.
+    pub name: String,
+    /// The groups, for example `system:masters`.
+    pub groups: Vec<String>,
+}
+
+impl User {
+    /// A caller that showed no credentials.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        Self {
+            name: "system:anonymous".into(),
+            groups: vec!["system:unauthenticated".into()],
+        }
+    }
+
+    /// Whether the caller is in this group.
+    #[must_use]
+    pub fn in_group(&self, group: &str) -> bool {
+        self.groups.iter().any(|name| name == group)
+    }
+}
+
+/// What a caller wants to do; the words are those of Kubernetes' authorization API.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attributes<'a> {
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`; for paths outside resources
+    /// the lower-case HTTP method.
+    pub verb: &'a str,
+    /// The API group, empty for core. Empty too for paths outside resources.
+    pub group: &'a str,
+    /// The plural resource name; empty for paths outside resources.
+    pub resource: &'a str,
+    /// The subresource, or empty.
+    pub subresource: &'a str,
+    /// The namespace, when the resource has one and the request names one.
+    pub namespace: Option<&'a str>,
+    /// The object's name, when the request names one.
+    pub name: Option<&'a str>,
+    /// The field selector of a list or watch, as the caller wrote it: the node authorizer looks for its own node in it.
+    pub field_selector: Option<&'a str>,
+    /// The whole request path.
+    pub path: &'a str,
+}
+
+/// An authorizer's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Go on.
+    Allow,
+    /// 403, with a reason worth reading, or an empty one.
+    Deny(String),
+}
+
+/// Decides what a caller may do.
+#[async_trait]
+pub trait Authorizer: Send + Sync + 'static {
+    /// Whether `user` may do this.
+    async fn authorize(&self, user: &User, attributes: &Attributes<'_>) -> Decision;
+}

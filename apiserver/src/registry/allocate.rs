@@ -1,0 +1,385 @@
+//! ClusterIPs and NodePorts, taken and released in the transaction that writes the Service.
+//!
+//! What is taken is a key in the store: an IPAddress object for each ClusterIP, `/minik/nodeports/<port>` for each
+//! NodePort and health-check port. The commit's `Expect::Absent` is what makes them unique, so there is nothing to
+//! repair, nothing to leak, and no copy in memory that could disagree.
+//!
+//! Bands as upstream (services.md 1.6): the first part of each range is for those who ask for a number; the others
+//! get one of the rest, and of the first part only when the rest is used up.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use bytes::Bytes;
+use ipnet::IpNet;
+use jiff::Timestamp;
+use rand::Rng as _;
+use serde_json::{Value, json};
+
+use super::{
+    ApiError, Causes, Kind, Registry,
+    kinds::{IP_ADDRESSES, SERVICES, service},
+    meta,
+    object::canonical,
+};
+use crate::store::{Expect, Operation, Write};
+
+mod families;
+
+/// What a Service write takes and gives back.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    taken: Vec<(String, Bytes)>,
+    released: Vec<String>,
+}
+
+impl Held {
+    /// The writes that go with the object's own.
+    pub(super) fn writes(&self) -> Vec<Write> {
+        let take = self.taken.iter().map(|(key, value)| Write {
+            key: key.clone().into(),
+            expect: Expect::Absent,
+            operation: Operation::Put {
+                value: value.clone(),
+                ttl: None,
+            },
+        });
+        take.chain(self.released.iter().map(|key| release(key)))
+            .collect()
+    }
+}
+
+fn release(key: &str) -> Write {
+    Write {
+        key: key.to_owned().into(),
+        expect: Expect::Any,
+        operation: Operation::Delete,
+    }
+}
+
+/// Fills the addresses and ports a Service lacks, and says which keys to take and release for it.
+/// Other kinds hold nothing.
+///
+/// # Errors
+/// [`ApiError::Invalid`] when an address or port asked for cannot be had, [`ApiError::Exhausted`] when none is left.
+pub(super) async fn plan(
+    registry: &Registry,
+    kind: &'static Kind,
+    old: Option<&Value>,
+    new: &mut Value,
+    dry_run: bool,
+) -> Result<Held, ApiError> {
+    if *kind != SERVICES {
+        return Ok(Held::default());
+    }
+    families::fill(&registry.context.service_cidrs, old, new)?;
+    let before = old.map(Holdings::of).unwrap_or_default();
+    let asked = Holdings::of(new);
+    let allocator = Allocator {
+        registry,
+        before: &before,
+    };
+    allocator.check_asked(new, &asked).await?;
+    allocator.fill_addresses(new, dry_run).await?;
+    allocator.fill_ports(new, old.is_none()).await?;
+    let after = Holdings::of(new);
+    let owner = (meta::text(new, "namespace"), meta::text(new, "name"));
+    let mut held = Held::default();
+    for ip in after.ips.difference(&before.ips) {
+        held.taken.push((ip_key(*ip), ip_object(*ip, owner)));
+    }
+    for port in after.ports.difference(&before.ports) {
+        let value = json!({"namespace": owner.0, "name": owner.1});
+        held.taken.push((port_key(*port), value.to_string().into()));
+    }
+    held.released
+        .extend(before.ips.difference(&after.ips).map(|ip| ip_key(*ip)));
+    held.released.extend(
+        before
+            .ports
+            .difference(&after.ports)
+            .map(|port| port_key(*port)),
+    );
+    Ok(held)
+}
+
+/// The writes that go with the removal of an object: what it held is free, and a Service's Endpoints go with it.
+pub(super) fn release_all(kind: &'static Kind, last: &Value) -> Vec<Write> {
+    if *kind != SERVICES {
+        return Vec::new();
+    }
+    let holdings = Holdings::of(last);
+    let mut keys: Vec<String> = holdings.ips.iter().map(|ip| ip_key(*ip)).collect();
+    keys.extend(holdings.ports.iter().map(|port| port_key(*port)));
+    let (namespace, name) = (meta::text(last, "namespace"), meta::text(last, "name"));
+    keys.push(super::kinds::ENDPOINTS.key(Some(namespace), name));
+    keys.iter().map(|key| release(key)).collect()
+}
+
+fn ip_key(ip: IpAddr) -> String {
+    IP_ADDRESSES.key(None, &ip.to_string())
+}
+
+fn port_key(port: u16) -> String {
+    format!("/minik/nodeports/{port}")
+}
+
+fn ip_object(ip: IpAddr, (namespace, name): (&str, &str)) -> Bytes {
+    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    let object = json!({
+        "metadata": {
+            "name": ip.to_string(),
+            "uid": uuid::Uuid::new_v4().to_string(),
+            "creationTimestamp": meta::timestamp(Timestamp::now()),
+            "generation": 1,
+            "labels": {
+                "ipaddress.kubernetes.io/ip-family": family,
+                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+            },
+        },
+        "spec": {"parentRef": {
+            "group": "", "resource": "services", "namespace": namespace, "name": name,
+        }},
+    });
+    canonical(&IP_ADDRESSES, &object)
+}
+
+/// The addresses and ports in one version of a Service.
+#[derive(Debug, Default)]
+struct Holdings {
+    ips: BTreeSet<IpAddr>,
+    ports: BTreeSet<u16>,
+}
+
+impl Holdings {
+    fn of(value: &Value) -> Self {
+        let spec = &value["spec"];
+        let mut holdings = Self::default();
+        if service::wants_cluster_ip(spec) {
+            let ips = spec["clusterIPs"].as_array().into_iter().flatten();
+            holdings.ips = ips.filter_map(|ip| ip.as_str()?.parse().ok()).collect();
+        }
+        let ports = spec["ports"].as_array().into_iter().flatten();
+        holdings.ports = ports
+            .map(|port| &port["nodePort"])
+            .chain([&spec["healthCheckNodePort"]])
+            .filter_map(|port| u16::try_from(port.as_u64()?).ok())
+            .filter(|&port| port != 0)
+            .collect();
+        holdings
+    }
+}
+
+struct Allocator<'a> {
+    registry: &'a Registry,
+    before: &'a Holdings,
+}
+
+impl Allocator<'_> {
+    async fn is_taken(&self, key: &str) -> Result<bool, ApiError> {
+        Ok(self
+            .registry
+            .backend
+            .get(key.as_bytes(), None)
+            .await?
+            .is_some())
+    }
+
+    /// Refuses asked-for numbers that are out of range or taken.
+    async fn check_asked(&self, new: &Value, asked: &Holdings) -> Result<(), ApiError> {
+        let mut causes = Causes::default();
+        for ip in asked.ips.difference(&self.before.ips) {
+            let cidrs = &self.registry.context.service_cidrs;
+            let problem = if !cidrs.iter().any(|cidr| is_usable(cidr, *ip)) {
+                "the provided network does not match the current range"
+            } else if self.is_taken(&ip_key(*ip)).await? {
+                "provided IP is already allocated"
+            } else {
+                continue;
+            };
+            let value = new["spec"]["clusterIPs"].clone();
+            let detail = format!("failed to allocate IP {ip}: {problem}");
+            causes.invalid("spec.clusterIPs", value, &detail);
+        }
+        for port in asked.ports.difference(&self.before.ports) {
+            let range = &self.registry.context.node_ports;
+            let detail = if !range.contains(port) {
+                format!(
+                    "provided port is not in the valid range. The range of valid ports is {}-{}",
+                    range.start(),
+                    range.end()
+                )
+            } else if self.is_taken(&port_key(*port)).await? {
+                "provided port is already allocated".to_owned()
+            } else {
+                continue;
+            };
+            // Upstream answers a taken health-check port with 500: its clients retry only on Invalid.
+            match port_index(new, *port) {
+                Some(index) => {
+                    causes.invalid(format!("spec.ports[{index}].nodePort"), *port, &detail);
+                }
+                None => {
+                    return Err(ApiError::Exhausted(format!(
+                        "failed to allocate requested HealthCheck NodePort {port}: {detail}"
+                    )));
+                }
+            }
+        }
+        causes.into_result(&SERVICES, meta::text(new, "name"))
+    }
+
+    /// One address for each family that has none yet.
+    async fn fill_addresses(&self, new: &mut Value, dry_run: bool) -> Result<(), ApiError> {
+        if !service::wants_cluster_ip(&new["spec"]) {
+            return Ok(());
+        }
+        let families = new["spec"]["ipFamilies"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let mut ips: Vec<Value> = new["spec"]["clusterIPs"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        for family in families.iter().skip(ips.len()) {
+            let cidrs = &self.registry.context.service_cidrs;
+            let cidr = cidrs
+                .iter()
+                .find(|cidr| families::name(cidr) == family.as_str().unwrap_or_default())
+                .ok_or_else(|| {
+                    ApiError::Exhausted(format!("no service CIDR of family {family}"))
+                })?;
+            // A dry run consumes nothing and shows the network address, as upstream does.
+            let ip = if dry_run {
+                cidr.network()
+            } else {
+                self.free_ip(cidr).await?
+            };
+            ips.push(ip.to_string().into());
+        }
+        if let Some(first) = ips.first().cloned() {
+            new["spec"]["clusterIP"] = first;
+            new["spec"]["clusterIPs"] = ips.into();
+        }
+        Ok(())
+    }
+
+    async fn free_ip(&self, cidr: &IpNet) -> Result<IpAddr, ApiError> {
+        let size = host_count(cidr);
+        let band = static_band(size, 16, 256);
+        for offset in scan(size, band) {
+            let ip = nth(cidr, offset);
+            if !self.is_taken(&ip_key(ip)).await? {
+                return Ok(ip);
+            }
+        }
+        Err(ApiError::Exhausted(
+            "failed to allocate a serviceIP: range is full".into(),
+        ))
+    }
+
+    /// A NodePort for each port that wants one, and the health-check port.
+    async fn fill_ports(&self, new: &mut Value, creating: bool) -> Result<(), ApiError> {
+        let spec = &new["spec"];
+        let mut chosen = Holdings::of(new).ports;
+        if service::wants_node_ports(spec) {
+            let mut ports = spec["ports"].as_array().cloned().unwrap_or_default();
+            for index in 0..ports.len() {
+                if ports[index]["nodePort"].as_u64().unwrap_or(0) != 0 {
+                    continue;
+                }
+                // On create, one port number under several protocols gets one NodePort; on update each its own.
+                let number = ports[index]["port"].clone();
+                let shared = ports.iter().find(|port| {
+                    creating && port["port"] == number && port["nodePort"].as_u64().is_some()
+                });
+                let node_port = match shared {
+                    Some(port) => port["nodePort"].clone(),
+                    None => self.free_port(&chosen).await?.into(),
+                };
+                chosen.extend(node_port.as_u64().and_then(|port| u16::try_from(port).ok()));
+                ports[index]["nodePort"] = node_port;
+            }
+            if !ports.is_empty() {
+                new["spec"]["ports"] = ports.into();
+            }
+        }
+        let spec = &mut new["spec"];
+        let missing = spec["healthCheckNodePort"].as_u64().unwrap_or(0) == 0;
+        if service::wants_health_check_port(spec) && missing {
+            spec["healthCheckNodePort"] = self.free_port(&chosen).await?.into();
+        } else if missing && let Some(spec) = spec.as_object_mut() {
+            spec.shift_remove("healthCheckNodePort");
+        }
+        Ok(())
+    }
+
+    async fn free_port(&self, chosen: &BTreeSet<u16>) -> Result<u16, ApiError> {
+        let range = self.registry.context.node_ports.clone();
+        let size = u64::try_from(range.len()).unwrap_or(0);
+        let band = static_band(size, 32, 128);
+        for offset in scan(size, band) {
+            let port = range.start() + u16::try_from(offset).unwrap_or(0);
+            if !chosen.contains(&port) && !self.is_taken(&port_key(port)).await? {
+                return Ok(port);
+            }
+        }
+        Err(ApiError::Exhausted(
+            "failed to allocate a nodePort: range is full".into(),
+        ))
+    }
+}
+
+fn port_index(service: &Value, port: u16) -> Option<usize> {
+    let ports = service["spec"]["ports"].as_array()?;
+    ports
+        .iter()
+        .position(|p| p["nodePort"].as_u64() == Some(u64::from(port)))
+}
+
+/// `min(max(16, size / divisor), most)`, and nothing for a range so small that it would be all of it.
+fn static_band(size: u64, divisor: u64, most: u64) -> u64 {
+    if size <= 16 {
+        return 0;
+    }
+    (size / divisor).max(16).min(most)
+}
+
+/// Every offset once: from a random one above the band, around, then the band itself.
+fn scan(size: u64, band: u64) -> impl Iterator<Item = u64> + Send {
+    let upper = size - band;
+    let start = if upper > 0 {
+        rand::rng().random_range(0..upper)
+    } else {
+        0
+    };
+    let dynamic = (0..upper).map(move |step| band + (start + step) % upper);
+    dynamic.chain(0..band)
+}
+
+/// How many addresses can be given out: not the network address, and not the IPv4 broadcast address.
+fn host_count(cidr: &IpNet) -> u64 {
+    let bits = cidr.max_prefix_len() - cidr.prefix_len();
+    let all = 1u64 << u32::from(bits).min(62);
+    if cidr.addr().is_ipv4() {
+        all.saturating_sub(2)
+    } else {
+        all - 1
+    }
+}
+
+/// The address `offset` places after the first one that can be given out.
+fn nth(cidr: &IpNet, offset: u64) -> IpAddr {
+    match cidr.network() {
+        IpAddr::V4(network) => {
+            let number = u64::from(u32::from(network)) + 1 + offset;
+            IpAddr::V4(u32::try_from(number).unwrap_or(u32::MAX).into())
+        }
+        IpAddr::V6(network) => IpAddr::V6((u128::from(network) + 1 + u128::from(offset)).into()),
+    }
+}
+
+fn is_usable(cidr: &IpNet, ip: IpAddr) -> bool {
+    let edge = ip == cidr.network() || (ip.is_ipv4() && ip == cidr.broadcast());
+    cidr.contains(&ip) && !edge
+}

@@ -1,0 +1,522 @@
+//! What can go wrong with a request, and the one place that turns it into a Kubernetes `Status`.
+
+use serde_json::{Value, json};
+
+use super::kind::Kind;
+use crate::store::{Revision, StoreError};
+
+/// Why a value was refused; the names are those of Kubernetes' `details.causes[].reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CauseReason {
+    /// A required field is missing.
+    Required,
+    /// The value is not acceptable.
+    Invalid,
+    /// The value is not one of a fixed set.
+    NotSupported,
+    /// The field may not be set here.
+    Forbidden,
+    /// The value occurs twice in a list that wants distinct ones.
+    Duplicate,
+    /// The JSON type is wrong.
+    TypeInvalid,
+    /// The value is too long.
+    TooLong,
+    /// The list has too many items.
+    TooMany,
+}
+
+impl CauseReason {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Required => "FieldValueRequired",
+            Self::Invalid => "FieldValueInvalid",
+            Self::NotSupported => "FieldValueNotSupported",
+            Self::Forbidden => "FieldValueForbidden",
+            Self::Duplicate => "FieldValueDuplicate",
+            Self::TypeInvalid => "FieldValueTypeInvalid",
+            Self::TooLong => "FieldValueTooLong",
+            Self::TooMany => "FieldValueTooMany",
+        }
+    }
+}
+
+/// One refused field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// The path of the field, for example `spec.ports[0].port`.
+    pub field: String,
+    /// The kind of objection.
+    pub reason: CauseReason,
+    /// The objection in words, for example `Invalid value: 0: must be between 1 and 65535, inclusive`.
+    pub message: String,
+}
+
+/// The refusals found in one object, collected before answering so that a user sees them all at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Causes(pub Vec<Cause>);
+
+impl Causes {
+    fn push(&mut self, field: impl Into<String>, reason: CauseReason, message: String) {
+        self.0.push(Cause {
+            field: field.into(),
+            reason,
+            message,
+        });
+    }
+
+    /// The field must be set.
+    pub fn required(&mut self, field: impl Into<String>, detail: &str) {
+        let message = if detail.is_empty() {
+            "Required value".to_owned()
+        } else {
+            format!("Required value: {detail}")
+        };
+        self.push(field, CauseReason::Required, message);
+    }
+
+    /// The value breaks a rule, told in `detail`.
+    pub fn invalid(&mut self, field: impl Into<String>, value: impl Into<Value>, detail: &str) {
+        let message = format!("Invalid value: {}: {detail}", value.into());
+        self.push(field, CauseReason::Invalid, message);
+    }
+
+    /// The value is not one of `supported`.
+    pub fn not_supported(&mut self, field: impl Into<String>, value: &str, supported: &[&str]) {
+        let list: Vec<String> = supported.iter().map(|s| format!("\"{s}\"")).collect();
+        let message = format!(
+            "Unsupported value: \"{value}\": supported values: {}",
+            list.join(", ")
+        );
+        self.push(field, CauseReason::NotSupported, message);
+    }
+
+    /// The field may not be set, or not be changed.
+    pub fn forbidden(&mut self, field: impl Into<String>, detail: &str) {
+        self.push(
+            field,
+            CauseReason::Forbidden,
+            format!("Forbidden: {detail}"),
+        );
+    }
+
+    /// The value stands in the list already.
+    pub fn duplicate(&mut self, field: impl Into<String>, value: impl Into<Value>) {
+        let message = format!("Duplicate value: {}", value.into());
+        self.push(field, CauseReason::Duplicate, message);
+    }
+
+    /// The JSON type is wrong.
+    pub fn type_invalid(&mut self, field: impl Into<String>, detail: &str) {
+        self.push(
+            field,
+            CauseReason::TypeInvalid,
+            format!("Invalid value: {detail}"),
+        );
+    }
+
+    /// The value is longer than `limit` bytes.
+    pub fn too_long(&mut self, field: impl Into<String>, limit: usize) {
+        let message = format!("Too long: may not be more than {limit} bytes");
+        self.push(field, CauseReason::TooLong, message);
+    }
+
+    /// The list has more than `limit` items.
+    pub fn too_many(&mut self, field: impl Into<String>, got: usize, limit: usize) {
+        let message = format!("Too many: {got}: must have at most {limit} items");
+        self.push(field, CauseReason::TooMany, message);
+    }
+
+    /// Refuses `name` at `field` when the validator objects.
+    pub fn check<E: std::fmt::Display>(
+        &mut self,
+        field: impl Into<String>,
+        value: &str,
+        verdict: Result<(), E>,
+    ) {
+        if let Err(detail) = verdict {
+            self.invalid(field, value, &detail.to_string());
+        }
+    }
+
+    /// An `Invalid` error for this object, if anything was refused.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`] when there is at least one cause.
+    pub fn into_result(self, kind: &'static Kind, name: &str) -> Result<(), ApiError> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        Err(ApiError::Invalid {
+            group: kind.group,
+            kind: kind.kind,
+            name: name.to_owned(),
+            causes: self.0,
+        })
+    }
+}
+
+/// Everything the REST API can answer instead of an object.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ApiError {
+    /// No such object.
+    #[error("{} \"{name}\" not found", kind.resource())]
+    NotFound {
+        /// Its kind.
+        kind: &'static Kind,
+        /// Its name.
+        name: String,
+    },
+    /// No such path, group, version or resource.
+    #[error("the server could not find the requested resource")]
+    UnknownPath,
+    /// An object of that name exists.
+    #[error("{} \"{name}\" already exists", kind.resource())]
+    AlreadyExists {
+        /// Its kind.
+        kind: &'static Kind,
+        /// Its name.
+        name: String,
+    },
+    /// The object changed under the writer, or a precondition does not hold.
+    #[error("Operation cannot be fulfilled on {} \"{name}\": {detail}", kind.resource())]
+    Conflict {
+        /// Its kind.
+        kind: &'static Kind,
+        /// Its name.
+        name: String,
+        /// What does not hold.
+        detail: String,
+    },
+    /// The object is well-formed but breaks rules.
+    #[error("{}", invalid_message(group, kind, name, causes))]
+    Invalid {
+        /// The API group of the kind.
+        group: &'static str,
+        /// The kind's name.
+        kind: &'static str,
+        /// The object's name.
+        name: String,
+        /// Every broken rule.
+        causes: Vec<Cause>,
+    },
+    /// An object that is not acceptable in this state of the cluster.
+    #[error("{} \"{name}\" is forbidden: {detail}", kind.resource())]
+    Refused {
+        /// Its kind.
+        kind: &'static Kind,
+        /// Its name.
+        name: String,
+        /// Why.
+        detail: String,
+    },
+    /// A create in a namespace that is going away.
+    #[error(
+        "{} \"{name}\" is forbidden: unable to create new content in namespace {namespace} because it is being terminated",
+        kind.resource()
+    )]
+    NamespaceTerminating {
+        /// The kind of the refused object.
+        kind: &'static Kind,
+        /// Its name.
+        name: String,
+        /// The terminating namespace.
+        namespace: String,
+    },
+    /// The caller may not do this.
+    #[error("{message}")]
+    Forbidden {
+        /// The whole sentence, in upstream's wording.
+        message: String,
+        /// The resource asked for, or empty.
+        resource: String,
+        /// Its group.
+        group: String,
+        /// The object's name, or empty.
+        name: String,
+    },
+    /// The caller's credentials are missing or bad.
+    #[error("Unauthorized")]
+    Unauthorized,
+    /// The request makes no sense.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The result of a patch cannot be applied or decoded (422 without a single field to blame).
+    #[error("{0}")]
+    Unprocessable(String),
+    /// The resource does not know this verb.
+    #[error("the server does not allow this method on the requested resource")]
+    MethodNotAllowed {
+        /// The `Allow` header.
+        allow: &'static str,
+    },
+    /// None of the accepted media types is served.
+    #[error("only the following media types are accepted: {0}")]
+    NotAcceptable(&'static str),
+    /// The body's media type is not understood.
+    #[error(
+        "the body of the request was in an unknown format - accepted media types include: {accepted}"
+    )]
+    UnsupportedMediaType {
+        /// The types that are.
+        accepted: &'static str,
+    },
+    /// The body is too large.
+    #[error("Request entity too large: limit is {limit_bytes}")]
+    TooLarge {
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// The history asked for is gone.
+    #[error("{message}")]
+    Expired {
+        /// The sentence.
+        message: String,
+        /// A token that goes on at the newest revision, for an outlived `continue`.
+        continue_token: Option<String>,
+    },
+    /// A revision that does not exist yet, and did not come to exist in time.
+    #[error("Timeout: Too large resource version: {wanted}, current: {current}")]
+    FutureRevision {
+        /// The revision asked for.
+        wanted: u64,
+        /// The newest one.
+        current: u64,
+    },
+    /// No address or port is left.
+    #[error("Internal error occurred: {0}")]
+    Exhausted(String),
+    /// Too many writers at once; trying again helps.
+    #[error("{} \"{name}\": too many concurrent changes, try again", kind.resource())]
+    Contention {
+        /// Its kind.
+        kind: &'static Kind,
+        /// Its name.
+        name: String,
+    },
+    /// The store failed.
+    #[error("Internal error occurred: {0}")]
+    Store(std::sync::Arc<StoreError>),
+    /// A stored object cannot be read back.
+    #[error("Internal error occurred: stored {} \"{name}\" cannot be decoded: {detail}", kind.resource())]
+    Undecodable {
+        /// Its kind.
+        kind: &'static Kind,
+        /// Its name.
+        name: String,
+        /// The decoder's words.
+        detail: String,
+    },
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Compacted {
+                wanted: Revision(wanted),
+                oldest: Revision(oldest),
+            } => Self::Expired {
+                message: format!("too old resource version: {wanted} ({oldest})"),
+                continue_token: None,
+            },
+            StoreError::Future {
+                wanted: Revision(wanted),
+                current: Revision(current),
+            } => Self::FutureRevision { wanted, current },
+            StoreError::TooLarge { limit_bytes, .. } => Self::TooLarge { limit_bytes },
+            other => Self::Store(std::sync::Arc::new(other)),
+        }
+    }
+}
+
+/// `Pod "x" is invalid: …`, with one cause bare and several in brackets, as upstream prints them.
+fn invalid_message(group: &str, kind: &str, name: &str, causes: &[Cause]) -> String {
+    let subject = if group.is_empty() {
+        kind.to_owned()
+    } else {
+        format!("{kind}.{group}")
+    };
+    let texts: Vec<String> = causes
+        .iter()
+        .map(|cause| format!("{}: {}", cause.field, cause.message))
+        .collect();
+    match texts.as_slice() {
+        [only] => format!("{subject} \"{name}\" is invalid: {only}"),
+        many => format!("{subject} \"{name}\" is invalid: [{}]", many.join(", ")),
+    }
+}
+
+impl ApiError {
+    /// A 409 of a writer that came with an old resourceVersion.
+    #[must_use]
+    pub fn modified(kind: &'static Kind, name: &str) -> Self {
+        Self::Conflict {
+            kind,
+            name: name.to_owned(),
+            detail: "the object has been modified; please apply your changes to the latest version and try again"
+                .into(),
+        }
+    }
+
+    /// Whether the object does not exist.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+
+    /// Whether somebody else wrote first: read again and retry.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict { .. })
+    }
+
+    /// Whether an object of that name existed already.
+    #[must_use]
+    pub fn is_already_exists(&self) -> bool {
+        matches!(self, Self::AlreadyExists { .. })
+    }
+
+    /// Whether the revision is gone: list again.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        matches!(self, Self::Expired { .. })
+    }
+
+    /// The HTTP status and Kubernetes' word for it.
+    #[must_use]
+    pub fn code_and_reason(&self) -> (u16, &'static str) {
+        match self {
+            Self::BadRequest(_) => (400, "BadRequest"),
+            Self::Unauthorized => (401, "Unauthorized"),
+            Self::Refused { .. } | Self::NamespaceTerminating { .. } | Self::Forbidden { .. } => {
+                (403, "Forbidden")
+            }
+            Self::NotFound { .. } | Self::UnknownPath => (404, "NotFound"),
+            Self::MethodNotAllowed { .. } => (405, "MethodNotAllowed"),
+            Self::NotAcceptable(_) => (406, "NotAcceptable"),
+            Self::AlreadyExists { .. } => (409, "AlreadyExists"),
+            Self::Conflict { .. } => (409, "Conflict"),
+            Self::Expired { .. } => (410, "Expired"),
+            Self::TooLarge { .. } => (413, "RequestEntityTooLarge"),
+            Self::UnsupportedMediaType { .. } => (415, "UnsupportedMediaType"),
+            Self::Invalid { .. } | Self::Unprocessable(_) => (422, "Invalid"),
+            Self::Contention { .. } => (500, "ServerTimeout"),
+            Self::Store(error) => match **error {
+                StoreError::NoSpace { .. } | StoreError::Unavailable(_) => {
+                    (503, "ServiceUnavailable")
+                }
+                _ => (500, "InternalError"),
+            },
+            Self::Exhausted(_) | Self::Undecodable { .. } => (500, "InternalError"),
+            Self::FutureRevision { .. } => (504, "Timeout"),
+        }
+    }
+
+    /// Seconds after which a client should try again, for errors that pass.
+    #[must_use]
+    pub fn retry_after_secs(&self) -> Option<u32> {
+        let (code, _) = self.code_and_reason();
+        let passing = matches!(self, Self::Contention { .. }) || code == 503 || code == 504;
+        passing.then_some(1)
+    }
+
+    /// The `Status` object of this error.
+    #[must_use]
+    pub fn to_status(&self) -> Value {
+        let (code, reason) = self.code_and_reason();
+        let mut status = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": self.to_string(), "reason": reason,
+        });
+        if let Self::Expired {
+            continue_token: Some(token),
+            ..
+        } = self
+        {
+            status["metadata"]["continue"] = json!(token);
+        }
+        let details = self.details();
+        if !details.as_object().is_none_or(serde_json::Map::is_empty) {
+            status["details"] = details;
+        }
+        status["code"] = json!(code);
+        status
+    }
+
+    fn details(&self) -> Value {
+        let mut details = match self {
+            Self::NotFound { kind, name }
+            | Self::AlreadyExists { kind, name }
+            | Self::Conflict { kind, name, .. }
+            | Self::Refused { kind, name, .. }
+            | Self::Contention { kind, name } => of_kind(kind, name),
+            Self::NamespaceTerminating {
+                kind,
+                name,
+                namespace,
+            } => {
+                let mut details = of_kind(kind, name);
+                details["causes"] = json!([{
+                    "reason": "NamespaceTerminating",
+                    "message": format!("namespace {namespace} is being terminated"),
+                    "field": "metadata.namespace",
+                }]);
+                details
+            }
+            Self::Invalid {
+                group,
+                kind,
+                name,
+                causes,
+            } => {
+                let mut details = json!({"name": name});
+                if !group.is_empty() {
+                    details["group"] = json!(group);
+                }
+                details["kind"] = json!(kind);
+                details["causes"] = causes
+                    .iter()
+                    .map(|cause| {
+                        json!({
+                            "reason": cause.reason.as_str(),
+                            "message": cause.message,
+                            "field": cause.field,
+                        })
+                    })
+                    .collect();
+                details
+            }
+            Self::Forbidden {
+                resource,
+                group,
+                name,
+                ..
+            } => {
+                let mut details = json!({});
+                for (key, value) in [("name", name), ("group", group), ("kind", resource)] {
+                    if !value.is_empty() {
+                        details[key] = json!(value);
+                    }
+                }
+                details
+            }
+            Self::FutureRevision { .. } => json!({
+                "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
+            }),
+            _ => json!({}),
+        };
+        if let Some(secs) = self.retry_after_secs() {
+            details["retryAfterSeconds"] = json!(secs);
+        }
+        details
+    }
+}
+
+fn of_kind(kind: &Kind, name: &str) -> Value {
+    let mut details = json!({"name": name});
+    if !kind.group.is_empty() {
+        details["group"] = json!(kind.group);
+    }
+    details["kind"] = json!(kind.plural);
+    details
+}

@@ -1,0 +1,83 @@
+//! Every kind the server knows, one file each, and the one table that lists them.
+
+use serde_json::Value;
+
+use super::kind::Kind;
+
+pub(super) mod address;
+mod config_map;
+mod endpoint_slice;
+mod endpoints;
+mod event;
+mod ip_address;
+mod lease;
+mod namespace;
+mod node;
+mod pod;
+mod pod_cells;
+mod secret;
+pub(super) mod service;
+mod service_account;
+mod service_cidr;
+
+pub use config_map::CONFIG_MAPS;
+pub use endpoint_slice::ENDPOINT_SLICES;
+pub use endpoints::ENDPOINTS;
+pub use event::EVENTS;
+pub use ip_address::IP_ADDRESSES;
+pub use lease::LEASES;
+pub use namespace::NAMESPACES;
+pub use node::NODES;
+pub use pod::PODS;
+pub use secret::SECRETS;
+pub use service::SERVICES;
+pub use service_account::SERVICE_ACCOUNTS;
+pub use service_cidr::SERVICE_CIDRS;
+
+/// All kinds, in the order discovery lists them.
+pub static ALL: &[&Kind] = &[
+    &CONFIG_MAPS,
+    &ENDPOINTS,
+    &EVENTS,
+    &NAMESPACES,
+    &NODES,
+    &PODS,
+    &SECRETS,
+    &SERVICE_ACCOUNTS,
+    &SERVICES,
+    &LEASES,
+    &ENDPOINT_SLICES,
+    &IP_ADDRESSES,
+    &SERVICE_CIDRS,
+];
+
+/// The kind served at this group, version and plural name.
+#[must_use]
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+    ALL.iter()
+        .find(|kind| kind.group == group && kind.version == version && kind.plural == plural)
+        .copied()
+}
+
+/// `k=v,…` of a label map, sorted.
+fn label_list(labels: &Value) -> String {
+    let mut pairs: Vec<String> = labels
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    pairs.sort_unstable();
+    pairs.join(",")
+}
+
+/// The text at a path of fields; absent is empty.
+fn text_at<'a>(value: &'a Value, path: &[&str]) -> &'a str {
+    let found = path.iter().fold(value, |value, field| &value[*field]);
+    found.as_str().unwrap_or_default()
+}
+
+/// The items of a list; absent is empty.
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}

@@ -1,0 +1,116 @@
+//! Node (core/v1).
+
+use serde_json::Value;
+
+use super::{items, text_at};
+use crate::registry::{
+    kind::{ALL_VERBS, Kind, Rules, STATUS},
+    table::{AGE, Column, NAME, Table},
+};
+
+/// Node.
+pub static NODES: Kind = Kind {
+    group: "",
+    version: "v1",
+    kind: "Node",
+    plural: "nodes",
+    singular: "node",
+    short_names: &["no"],
+    categories: &[],
+    namespaced: false,
+    verbs: ALL_VERBS,
+    subresources: &[STATUS],
+    rules: Rules {
+        has_status: true,
+        fields: &[("spec.unschedulable", |node| {
+            (node["spec"]["unschedulable"] == true).to_string()
+        })],
+        default: |node| {
+            if !node["spec"].is_object() {
+                node["spec"] = serde_json::json!({});
+            }
+        },
+        validate: |_, new, old, causes| {
+            let Some(old) = old else { return };
+            let before = text_at(old, &["spec", "podCIDR"]);
+            if !before.is_empty() && before != text_at(new, &["spec", "podCIDR"]) {
+                let detail = "node updates may not change podCIDR except from \"\" to valid";
+                causes.forbidden("spec.podCIDR", detail);
+            }
+            let before = text_at(old, &["spec", "providerID"]);
+            if !before.is_empty() && before != text_at(new, &["spec", "providerID"]) {
+                let detail = "node updates may not change providerID except from \"\" to valid";
+                causes.forbidden("spec.providerID", detail);
+            }
+        },
+        ..Rules::GENERIC
+    },
+    table: Table {
+        columns: &[
+            NAME,
+            Column::text("Status", "Whether it is ready, and takes new Pods."),
+            Column::text("Roles", "Its roles."),
+            AGE,
+            Column::text("Version", "The version of its agent."),
+            Column::wide("Internal-IP", "Its address inside the cluster."),
+            Column::wide("External-IP", "Its address outside the cluster."),
+            Column::wide("OS-Image", "Its operating system."),
+            Column::wide("Kernel-Version", "Its kernel."),
+            Column::wide("Container-Runtime", "What runs its containers."),
+        ],
+        cells: |node, row| {
+            let about = |field| text_at(node, &["status", "nodeInfo", field]);
+            row.name(node);
+            row.text(&status(node));
+            row.or_none(&roles(node));
+            row.age(node);
+            row.text(about("kubeletVersion"));
+            row.or_none(address(node, "InternalIP"));
+            row.or_none(address(node, "ExternalIP"));
+            row.text_or(about("osImage"), "<unknown>");
+            row.text_or(about("kernelVersion"), "<unknown>");
+            row.text_or(about("containerRuntimeVersion"), "<unknown>");
+        },
+    },
+};
+
+fn status(node: &Value) -> String {
+    let ready = items(&node["status"]["conditions"])
+        .iter()
+        .find(|condition| condition["type"] == "Ready");
+    let word = match ready.map(|condition| text_at(condition, &["status"])) {
+        Some("True") => "Ready",
+        Some(_) => "NotReady",
+        None => "Unknown",
+    };
+    if node["spec"]["unschedulable"] == true {
+        format!("{word},SchedulingDisabled")
+    } else {
+        word.into()
+    }
+}
+
+fn roles(node: &Value) -> String {
+    let mut roles: Vec<&str> = Vec::new();
+    for (label, value) in node["metadata"]["labels"].as_object().into_iter().flatten() {
+        let role = match label.strip_prefix("node-role.kubernetes.io/") {
+            Some(role) => role,
+            None if label == "kubernetes.io/role" => value.as_str().unwrap_or_default(),
+            None => continue,
+        };
+        if !role.is_empty() {
+            roles.push(role);
+        }
+    }
+    roles.sort_unstable();
+    roles.dedup();
+    roles.join(",")
+}
+
+fn address<'a>(node: &'a Value, kind: &str) -> &'a str {
+    let addresses = items(&node["status"]["addresses"]);
+    addresses
+        .iter()
+        .find(|address| address["type"] == kind)
+        .map_or("", |address| text_at(address, &["address"]))
+}

@@ -1,0 +1,388 @@
+//! Pod (core/v1).
+
+use serde_json::{Value, json};
+
+use super::{items, pod_cells, text_at};
+use crate::registry::{
+    Context,
+    error::Causes,
+    kind::{ALL_VERBS, Kind, Rules, STATUS, Subresource},
+    table::{AGE, Column, NAME, Table},
+};
+
+/// Pod.
+pub static PODS: Kind = Kind {
+    group: "",
+    version: "v1",
+    kind: "Pod",
+    plural: "pods",
+    singular: "pod",
+    short_names: &["po"],
+    categories: &["all"],
+    namespaced: true,
+    verbs: ALL_VERBS,
+    subresources: &[
+        Subresource {
+            name: "binding",
+            body: Some(("", "v1", "Binding")),
+            verbs: &["create"],
+        },
+        STATUS,
+    ],
+    rules: Rules {
+        generation: true,
+        has_status: true,
+        delete_returns_object: true,
+        fields: &[
+            ("spec.nodeName", |p| spec(p, "nodeName")),
+            ("spec.host", |p| spec(p, "nodeName")),
+            ("spec.restartPolicy", |p| spec(p, "restartPolicy")),
+            ("spec.schedulerName", |p| spec(p, "schedulerName")),
+            ("spec.serviceAccountName", |p| spec(p, "serviceAccountName")),
+            ("spec.hostNetwork", |p| {
+                (p["spec"]["hostNetwork"] == true).to_string()
+            }),
+            ("status.phase", |p| status(p, "phase")),
+            ("status.podIP", |p| status(p, "podIP")),
+            // Accepted, and never matches, as upstream.
+            ("status.podIPs", |_| String::new()),
+            ("status.nominatedNodeName", |p| {
+                status(p, "nominatedNodeName")
+            }),
+        ],
+        default: fill,
+        prepare_create: |pod| {
+            pod["status"] = json!({"phase": "Pending", "qosClass": qos_class(&pod["spec"])});
+        },
+        validate,
+        grace,
+        ..Rules::GENERIC
+    },
+    table: Table {
+        columns: &[
+            NAME,
+            Column::text("Ready", "How many of its containers are ready."),
+            Column::text("Status", "What it is doing."),
+            Column::text("Restarts", "How often its containers were started again."),
+            AGE,
+            Column::wide("IP", "Its address."),
+            Column::wide("Node", "Where it runs."),
+            Column::wide("Nominated Node", "Where it may run once room is made."),
+            Column::wide("Readiness Gates", "How many further conditions hold."),
+        ],
+        cells: pod_cells::fill,
+    },
+};
+
+fn spec(pod: &Value, field: &str) -> String {
+    text_at(pod, &["spec", field]).to_owned()
+}
+
+fn status(pod: &Value, field: &str) -> String {
+    text_at(pod, &["status", field]).to_owned()
+}
+
+fn set_if_absent(object: &mut Value, field: &str, value: Value) {
+    let empty = object[field].is_null() || object[field] == "";
+    if empty && object.is_object() {
+        object[field] = value;
+    }
+}
+
+/// What upstream fills in (M13).
+fn fill(pod: &mut Value) {
+    if !pod["spec"].is_object() {
+        pod["spec"] = json!({});
+    }
+    let spec = &mut pod["spec"];
+    for (field, value) in [
+        ("restartPolicy", json!("Always")),
+        ("terminationGracePeriodSeconds", json!(30)),
+        ("dnsPolicy", json!("ClusterFirst")),
+        ("serviceAccountName", json!("default")),
+        ("securityContext", json!({})),
+        ("schedulerName", json!("default-scheduler")),
+        ("enableServiceLinks", json!(true)),
+        ("preemptionPolicy", json!("PreemptLowerPriority")),
+        ("priority", json!(0)),
+    ] {
+        set_if_absent(spec, field, value);
+    }
+    // The older spelling of the same field.
+    let account = spec["serviceAccountName"].clone();
+    set_if_absent(spec, "serviceAccount", account);
+    let host_network = spec["hostNetwork"] == true;
+    for list in ["initContainers", "containers"] {
+        for container in spec[list].as_array_mut().into_iter().flatten() {
+            fill_container(container, host_network);
+        }
+    }
+    if spec["initContainers"].is_null() {
+        spec.as_object_mut()
+            .map(|map| map.shift_remove("initContainers"));
+    }
+    if !pod["status"].is_object() {
+        pod["status"] = json!({});
+    }
+}
+
+fn fill_container(container: &mut Value, host_network: bool) {
+    let image = text_at(container, &["image"]).to_owned();
+    set_if_absent(container, "imagePullPolicy", pull_policy(&image).into());
+    for (field, value) in [
+        ("terminationMessagePath", json!("/dev/termination-log")),
+        ("terminationMessagePolicy", json!("File")),
+        ("resources", json!({})),
+    ] {
+        set_if_absent(container, field, value);
+    }
+    fill_requests(&mut container["resources"]);
+    for port in container["ports"].as_array_mut().into_iter().flatten() {
+        set_if_absent(port, "protocol", json!("TCP"));
+        if host_network {
+            let number = port["containerPort"].clone();
+            set_if_absent(port, "hostPort", number);
+        }
+    }
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(probe) = container.get_mut(probe) {
+            fill_probe(probe);
+        }
+    }
+    if let Some(map) = container.as_object_mut() {
+        map.retain(|_, field| !field.is_null());
+    }
+}
+
+/// A limit without a request is the request too.
+fn fill_requests(resources: &mut Value) {
+    let limits = resources["limits"].as_object().cloned().unwrap_or_default();
+    for (name, limit) in limits {
+        if resources["requests"][&name].is_null() {
+            resources["requests"][&name] = limit;
+        }
+    }
+    if let Some(map) = resources.as_object_mut() {
+        map.retain(|_, field| !field.is_null());
+    }
+}
+
+fn fill_probe(probe: &mut Value) {
+    for (field, value) in [
+        ("timeoutSeconds", 1),
+        ("periodSeconds", 10),
+        ("successThreshold", 1),
+        ("failureThreshold", 3),
+    ] {
+        set_if_absent(probe, field, json!(value));
+    }
+    if let Some(get) = probe.get_mut("httpGet") {
+        set_if_absent(get, "path", json!("/"));
+        set_if_absent(get, "scheme", json!("HTTP"));
+    }
+}
+
+/// `latest`, or no tag, may mean something else tomorrow.
+fn pull_policy(image: &str) -> &'static str {
+    let last = image.rsplit('/').next().unwrap_or_default();
+    let pinned = last.contains('@');
+    match last.split_once(':') {
+        _ if pinned => "IfNotPresent",
+        Some((_, tag)) if tag != "latest" => "IfNotPresent",
+        _ => "Always",
+    }
+}
+
+fn qos_class(spec: &Value) -> &'static str {
+    let containers = items(&spec["containers"]);
+    let has = |container: &Value, which: &str| {
+        ["cpu", "memory"].map(|name| !container["resources"][which][name].is_null())
+    };
+    let equal = |container: &Value| {
+        let resources = &container["resources"];
+        ["cpu", "memory"]
+            .iter()
+            .all(|name| resources["requests"][name] == resources["limits"][name])
+    };
+    let any = |c: &Value| has(c, "limits") != [false; 2] || has(c, "requests") != [false; 2];
+    if !containers.iter().any(any) {
+        "BestEffort"
+    } else if containers
+        .iter()
+        .all(|c| has(c, "limits") == [true; 2] && equal(c))
+    {
+        "Guaranteed"
+    } else {
+        "Burstable"
+    }
+}
+
+fn validate(_context: &Context, new: &Value, old: Option<&Value>, causes: &mut Causes) {
+    let spec = &new["spec"];
+    if let Some(old) = old {
+        unchanged(&old["spec"], spec, causes);
+        return;
+    }
+    if items(&spec["containers"]).is_empty() {
+        causes.required("spec.containers", "");
+    }
+    let mut names = std::collections::HashSet::new();
+    for list in ["initContainers", "containers"] {
+        for (index, container) in items(&spec[list]).iter().enumerate() {
+            let path = format!("spec.{list}[{index}]");
+            check_container(&path, container, causes);
+            let name = text_at(container, &["name"]);
+            if !name.is_empty() && !names.insert(name) {
+                causes.duplicate(format!("{path}.name"), name);
+            }
+        }
+    }
+    let restart = text_at(spec, &["restartPolicy"]);
+    let supported = &["Always", "Never", "OnFailure"];
+    if !supported.contains(&restart) {
+        causes.not_supported("spec.restartPolicy", restart, supported);
+    }
+    let dns = text_at(spec, &["dnsPolicy"]);
+    let supported = &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
+    if !supported.contains(&dns) {
+        causes.not_supported("spec.dnsPolicy", dns, supported);
+    }
+    let grace = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or(0);
+    if grace < 0 {
+        let detail = "must be greater than or equal to 0";
+        causes.invalid("spec.terminationGracePeriodSeconds", grace, detail);
+    }
+    for field in ["hostname", "subdomain"] {
+        let name = text_at(spec, &[field]);
+        if !name.is_empty() {
+            let verdict = api::names::dns1123_label(name);
+            causes.check(format!("spec.{field}"), name, verdict);
+        }
+    }
+    crate::registry::meta::labels("spec.nodeSelector", &spec["nodeSelector"], causes);
+}
+
+fn check_container(path: &str, container: &Value, causes: &mut Causes) {
+    let name = text_at(container, &["name"]);
+    if name.is_empty() {
+        causes.required(format!("{path}.name"), "");
+    } else {
+        let verdict = api::names::dns1123_label(name);
+        causes.check(format!("{path}.name"), name, verdict);
+    }
+    if text_at(container, &["image"]).is_empty() {
+        causes.required(format!("{path}.image"), "");
+    }
+    let policy = text_at(container, &["imagePullPolicy"]);
+    let supported = &["Always", "IfNotPresent", "Never"];
+    if !supported.contains(&policy) {
+        causes.not_supported(format!("{path}.imagePullPolicy"), policy, supported);
+    }
+    for (index, port) in items(&container["ports"]).iter().enumerate() {
+        let path = format!("{path}.ports[{index}]");
+        let number = port["containerPort"].as_i64().unwrap_or(0);
+        if !(1..=65535).contains(&number) {
+            let detail = "must be between 1 and 65535, inclusive";
+            causes.invalid(format!("{path}.containerPort"), number, detail);
+        }
+        let name = text_at(port, &["name"]);
+        if !name.is_empty() {
+            let verdict = api::names::port_name(name);
+            causes.check(format!("{path}.name"), name, verdict);
+        }
+    }
+    for (index, variable) in items(&container["env"]).iter().enumerate() {
+        if text_at(variable, &["name"]).is_empty() {
+            causes.required(format!("{path}.env[{index}].name"), "");
+        }
+    }
+}
+
+/// A running Pod stays as it is, but for a few fields.
+fn unchanged(old: &Value, new: &Value, causes: &mut Causes) {
+    let mut allowed = new.clone();
+    for field in [
+        "activeDeadlineSeconds",
+        "terminationGracePeriodSeconds",
+        "tolerations",
+    ] {
+        copy(&mut allowed, old, field);
+    }
+    // Bound once, by whoever schedules: from nothing to a node.
+    if text_at(old, &["nodeName"]).is_empty() {
+        copy(&mut allowed, old, "nodeName");
+    }
+    if !items(&old["schedulingGates"]).is_empty() {
+        copy(&mut allowed, old, "schedulingGates");
+        copy(&mut allowed, old, "nodeSelector");
+    }
+    for list in ["containers", "initContainers"] {
+        let images = items(&old[list])
+            .iter()
+            .map(|container| container["image"].clone());
+        for (index, image) in images.enumerate() {
+            if !allowed[list][index].is_null() {
+                allowed[list][index]["image"] = image;
+            }
+        }
+        if allowed[list].is_null() {
+            allowed.as_object_mut().map(|map| map.shift_remove(list));
+        }
+    }
+    if allowed != *old {
+        causes.forbidden(
+            "spec",
+            "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
+        );
+    }
+}
+
+fn copy(target: &mut Value, source: &Value, field: &str) {
+    match source.get(field) {
+        Some(value) => target[field] = value.clone(),
+        None => {
+            target.as_object_mut().map(|map| map.shift_remove(field));
+        }
+    }
+}
+
+/// How long the containers get to stop (X5): none when nothing runs.
+fn grace(pod: &Value, asked_secs: Option<i64>) -> i64 {
+    let unscheduled = text_at(pod, &["spec", "nodeName"]).is_empty();
+    let phase = text_at(pod, &["status", "phase"]);
+    if unscheduled || matches!(phase, "Succeeded" | "Failed") {
+        return 0;
+    }
+    let own = pod["spec"]["terminationGracePeriodSeconds"].as_i64();
+    asked_secs.or(own).unwrap_or(0).max(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m13_pull_policy_follows_the_tag() {
+        for (image, wanted) in [
+            ("nginx", "Always"),
+            ("nginx:latest", "Always"),
+            ("nginx:1.29", "IfNotPresent"),
+            ("registry:5000/nginx", "Always"),
+            ("registry:5000/nginx:1", "IfNotPresent"),
+            ("nginx@sha256:00", "IfNotPresent"),
+        ] {
+            assert_eq!(pull_policy(image), wanted, "{image}");
+        }
+    }
+
+    #[test]
+    fn x5_grace_is_zero_when_nothing_runs() {
+        let mut pod = json!({"spec": {"terminationGracePeriodSeconds": 30}, "status": {}});
+        assert_eq!(grace(&pod, Some(10)), 0);
+        pod["spec"]["nodeName"] = "node1".into();
+        assert_eq!(grace(&pod, None), 30);
+        assert_eq!(grace(&pod, Some(5)), 5);
+        pod["status"]["phase"] = "Succeeded".into();
+        assert_eq!(grace(&pod, None), 0);
+    }
+}

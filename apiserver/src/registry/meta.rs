@@ -1,0 +1,313 @@
+//! The rules of `metadata`, the same for every kind (M1-M7, M15).
+
+use api::names;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{
+    Context,
+    error::{ApiError, Causes},
+    kind::{Kind, NameRule},
+};
+
+/// The current time as Kubernetes writes it: RFC 3339, whole seconds, `Z`.
+#[must_use]
+pub fn timestamp(now: Timestamp) -> String {
+    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Reads `metadata.<field>` as text; absent is empty.
+#[must_use]
+pub fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value["metadata"][field].as_str().unwrap_or_default()
+}
+
+/// The finalizers.
+#[must_use]
+pub fn finalizers(value: &Value) -> Vec<&str> {
+    let list = value["metadata"]["finalizers"].as_array();
+    list.into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect()
+}
+
+/// Whether a deletion has begun.
+#[must_use]
+pub fn is_terminating(value: &Value) -> bool {
+    !text(value, "deletionTimestamp").is_empty()
+}
+
+/// Fills and cleans the metadata of an object about to be created; returns the `generateName` prefix when the
+/// name was made here.
+///
+/// # Errors
+/// [`ApiError::BadRequest`] when the body contradicts the path or names a resourceVersion.
+pub fn prepare_create(
+    kind: &'static Kind,
+    namespace: Option<&str>,
+    value: &mut Value,
+    now: Timestamp,
+) -> Result<Option<String>, ApiError> {
+    match_path(kind, namespace, None, value)?;
+    if !matches!(text(value, "resourceVersion"), "" | "0") {
+        return Err(ApiError::BadRequest(
+            "resourceVersion should not be set on objects to be created".into(),
+        ));
+    }
+    let metadata = metadata_mut(value);
+    for field in [
+        "resourceVersion",
+        "selfLink",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "managedFields",
+    ] {
+        metadata.shift_remove(field);
+    }
+    metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+    metadata.insert("creationTimestamp".into(), timestamp(now).into());
+    if kind.rules.generation {
+        metadata.insert("generation".into(), json!(1));
+    }
+    let prefix = text(value, "generateName").to_owned();
+    if !text(value, "name").is_empty() || prefix.is_empty() {
+        return Ok(None);
+    }
+    generate_name(value, &prefix);
+    Ok(Some(prefix))
+}
+
+/// Makes (another) name from a prefix.
+pub fn generate_name(value: &mut Value, prefix: &str) {
+    let name = names::generate_name(prefix, &mut rand::rng());
+    metadata_mut(value).insert("name".into(), name.into());
+}
+
+/// The `metadata` map, made when it is missing.
+pub fn metadata_mut(value: &mut Value) -> &mut serde_json::Map<String, Value> {
+    if !value.is_object() {
+        *value = json!({});
+    }
+    if !value["metadata"].is_object() {
+        value["metadata"] = json!({});
+    }
+    value["metadata"]
+        .as_object_mut()
+        .expect("made an object just above")
+}
+
+/// Fills kind, apiVersion and namespace (and name) from the path, or refuses a body that says otherwise (N3, M3).
+///
+/// # Errors
+/// [`ApiError::BadRequest`].
+pub fn match_path(
+    kind: &'static Kind,
+    namespace: Option<&str>,
+    name: Option<&str>,
+    value: &mut Value,
+) -> Result<(), ApiError> {
+    let wanted = [
+        ("apiVersion", kind.api_version()),
+        ("kind", kind.kind.to_owned()),
+    ];
+    for (field, want) in wanted {
+        match value[field].as_str() {
+            None | Some("") => {}
+            Some(got) if got == want => {}
+            Some(got) => {
+                return Err(ApiError::BadRequest(format!(
+                    "{} in version \"{}\" cannot be handled as a {}: {field} is \"{got}\", the request path says \"{want}\"",
+                    value["kind"].as_str().unwrap_or(kind.kind),
+                    value["apiVersion"].as_str().unwrap_or(kind.version),
+                    kind.kind,
+                )));
+            }
+        }
+        if value.is_object() {
+            value[field] = want.into();
+        }
+    }
+    let metadata = metadata_mut(value);
+    if let Some(namespace) = namespace {
+        match metadata.get("namespace").and_then(Value::as_str) {
+            None | Some("") => {
+                metadata.insert("namespace".into(), namespace.into());
+            }
+            Some(got) if got == namespace => {}
+            Some(_) => {
+                return Err(ApiError::BadRequest(
+                    "the namespace of the provided object does not match the namespace sent on the request".into(),
+                ));
+            }
+        }
+    } else {
+        metadata.shift_remove("namespace");
+    }
+    let Some(name) = name else { return Ok(()) };
+    match metadata.get("name").and_then(Value::as_str) {
+        None | Some("") => {
+            metadata.insert("name".into(), name.into());
+            Ok(())
+        }
+        Some(got) if got == name => Ok(()),
+        Some(got) => Err(ApiError::BadRequest(format!(
+            "the name of the object ({got}) does not match the name on the URL ({name})"
+        ))),
+    }
+}
+
+/// Carries over what an update may not change; a wrong uid is a conflict (M7).
+///
+/// # Errors
+/// [`ApiError::Conflict`].
+pub fn prepare_update(
+    kind: &'static Kind,
+    name: &str,
+    old: &Value,
+    new: &mut Value,
+) -> Result<(), ApiError> {
+    let uid = text(new, "uid");
+    if !uid.is_empty() && uid != text(old, "uid") {
+        return Err(ApiError::Conflict {
+            kind,
+            name: name.to_owned(),
+            detail: format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                text(old, "uid")
+            ),
+        });
+    }
+    let metadata = metadata_mut(new);
+    metadata.shift_remove("managedFields");
+    for field in [
+        "uid",
+        "generateName",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "selfLink",
+    ] {
+        match old["metadata"].get(field) {
+            Some(kept) => metadata.insert(field.into(), kept.clone()),
+            None => metadata.shift_remove(field),
+        };
+    }
+    Ok(())
+}
+
+/// Raises the generation when anything but metadata and status changed (M9).
+pub fn bump_generation(kind: &Kind, old: &Value, new: &mut Value) {
+    if !kind.rules.generation {
+        return;
+    }
+    let changed = {
+        let content = |value: &Value| -> serde_json::Map<String, Value> {
+            let mut map = value.as_object().cloned().unwrap_or_default();
+            for field in ["metadata", "status", "kind", "apiVersion"] {
+                map.shift_remove(field);
+            }
+            map
+        };
+        content(old) != content(new)
+    };
+    if changed {
+        raise_generation(new);
+    }
+}
+
+/// Adds one to the generation.
+pub fn raise_generation(value: &mut Value) {
+    let generation = value["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+    metadata_mut(value).insert("generation".into(), json!(generation));
+}
+
+/// Checks names, labels, annotations, finalizers and owner references.
+pub fn validate(
+    _context: &Context,
+    kind: &'static Kind,
+    new: &Value,
+    old: Option<&Value>,
+    causes: &mut Causes,
+) {
+    let name = text(new, "name");
+    if name.is_empty() {
+        causes.required("metadata.name", "name or generateName is required");
+    } else if old.is_none() {
+        let verdict = match kind.rules.name {
+            NameRule::Subdomain => names::dns1123_subdomain(name),
+            NameRule::Label => names::dns1123_label(name),
+            NameRule::Own => Ok(()),
+        };
+        causes.check("metadata.name", name, verdict);
+    }
+    labels("metadata.labels", &new["metadata"]["labels"], causes);
+    annotations(&new["metadata"]["annotations"], causes);
+    finalizer_rules(new, old, causes);
+    owner_references(&new["metadata"]["ownerReferences"], causes);
+}
+
+/// Checks a label map at `field`.
+pub fn labels(field: &str, labels: &Value, causes: &mut Causes) {
+    for (key, value) in labels.as_object().into_iter().flatten() {
+        causes.check(field, key, names::qualified_name(key));
+        let value = value.as_str().unwrap_or_default();
+        causes.check(field, value, names::label_value(value));
+    }
+}
+
+fn annotations(annotations: &Value, causes: &mut Causes) {
+    const LIMIT: usize = 256 * 1024;
+    let mut size_bytes = 0;
+    for (key, value) in annotations.as_object().into_iter().flatten() {
+        let verdict = names::qualified_name(&key.to_lowercase());
+        causes.check("metadata.annotations", key, verdict);
+        size_bytes += key.len() + value.as_str().unwrap_or_default().len();
+    }
+    if size_bytes > LIMIT {
+        causes.too_long("metadata.annotations", LIMIT);
+    }
+}
+
+fn finalizer_rules(new: &Value, old: Option<&Value>, causes: &mut Causes) {
+    for finalizer in finalizers(new) {
+        let verdict = names::qualified_name(finalizer);
+        causes.check("metadata.finalizers", finalizer, verdict);
+    }
+    let Some(old) = old.filter(|old| is_terminating(old)) else {
+        return;
+    };
+    let kept = finalizers(old);
+    let added: Vec<&str> = finalizers(new)
+        .into_iter()
+        .filter(|finalizer| !kept.contains(finalizer))
+        .collect();
+    if !added.is_empty() {
+        causes.forbidden(
+            "metadata.finalizers",
+            &format!("no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"),
+        );
+    }
+}
+
+fn owner_references(owners: &Value, causes: &mut Causes) {
+    let mut controllers = 0;
+    for (index, owner) in owners.as_array().into_iter().flatten().enumerate() {
+        for field in ["apiVersion", "kind", "name", "uid"] {
+            if owner[field].as_str().unwrap_or_default().is_empty() {
+                let path = format!("metadata.ownerReferences[{index}].{field}");
+                causes.required(path, "must not be empty");
+            }
+        }
+        controllers += usize::from(owner["controller"].as_bool() == Some(true));
+    }
+    if controllers > 1 {
+        causes.invalid(
+            "metadata.ownerReferences",
+            controllers,
+            "Only one reference can have Controller set to true",
+        );
+    }
+}

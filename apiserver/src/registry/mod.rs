@@ -1,0 +1,86 @@
+//! The rules of every kind, over the store: names and defaults, validation, allocation, deletion, lists and watches.
+//!
+//! Reading order: [`kind`] (what a kind is), [`kinds`] (all of them), [`object`] (one version of one object),
+//! [`options`] (how a caller wants things), then the verbs: `read`, `write`, `delete`, `watch`. [`error`] says what
+//! can go wrong, [`meta`] holds the rules every kind shares, [`allocate`] addresses and ports, [`table`] what
+//! `kubectl get` prints.
+
+use std::{ops::RangeInclusive, sync::Arc};
+
+use ipnet::IpNet;
+
+use crate::store::Backend;
+
+pub mod allocate;
+mod delete;
+pub mod error;
+pub mod kind;
+pub mod kinds;
+pub mod meta;
+pub mod object;
+pub mod options;
+mod read;
+pub mod table;
+pub mod watch;
+mod write;
+
+pub use error::{ApiError, Cause, CauseReason, Causes};
+pub use kind::Kind;
+pub use object::Object;
+pub use options::{
+    DeleteOptions, Deleted, Freshness, List, ListQuery, Part, Propagation, Selection, WatchQuery,
+    WatchStart, WriteOptions,
+};
+pub use watch::{Change, ChangeKind, WatchItem, WatchStream};
+
+/// What of the cluster's configuration the rules depend on.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The ranges ClusterIPs come from, the primary one first; one per family.
+    pub service_cidrs: Vec<IpNet>,
+    /// The ports NodePorts come from.
+    pub node_ports: RangeInclusive<u16>,
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self {
+            service_cidrs: vec![IpNet::from(
+                ipnet::Ipv4Net::new([10, 96, 0, 0].into(), 16).expect("16 is a prefix length"),
+            )],
+            node_ports: 30000..=32767,
+        }
+    }
+}
+
+/// The objects of the cluster.
+#[derive(Clone)]
+pub struct Registry {
+    backend: Arc<dyn Backend>,
+    context: Arc<Context>,
+    memos: Arc<watch::Memos>,
+}
+
+impl Registry {
+    /// A registry over a store.
+    #[must_use]
+    pub fn new(backend: Arc<dyn Backend>, context: Context) -> Self {
+        Self {
+            backend,
+            context: Arc::new(context),
+            memos: Arc::default(),
+        }
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
+    /// The configuration the rules depend on.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+}

@@ -1,0 +1,148 @@
+//! How a caller wants something read or written.
+
+use std::time::Duration;
+
+use api::selector::{FieldSelector, LabelSelector};
+
+use super::object::Object;
+use crate::store::Revision;
+
+/// Which part of an object a write may change (M10).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Part {
+    /// Everything but the status.
+    #[default]
+    Main,
+    /// The status, and the labels, annotations and finalizers of the metadata.
+    Status,
+    /// `spec.finalizers` of a Namespace.
+    Finalize,
+}
+
+/// Which labels and fields an object must have to be listed or watched.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// The label selector.
+    pub labels: Option<LabelSelector>,
+    /// The field selector.
+    pub fields: Option<FieldSelector>,
+}
+
+/// How fresh a read must be (R3, R4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Freshness {
+    /// The newest state.
+    #[default]
+    Newest,
+    /// Anything; the newest is what we have.
+    Any,
+    /// This revision or a later one.
+    AtLeast(Revision),
+    /// The state as of this revision.
+    Exact(Revision),
+}
+
+/// A list request.
+#[derive(Clone, Debug, Default)]
+pub struct ListQuery {
+    /// Which objects.
+    pub selection: Selection,
+    /// How fresh.
+    pub freshness: Freshness,
+    /// At most this many; 0 is all.
+    pub limit: usize,
+    /// Where the previous page ended, as it said.
+    pub continue_token: Option<String>,
+}
+
+/// What a list found.
+#[derive(Clone, Debug)]
+pub struct List {
+    /// The objects, by namespace and name.
+    pub objects: Vec<Object>,
+    /// The revision of the snapshot.
+    pub revision: Revision,
+    /// Where to go on, when there is more.
+    pub continue_token: Option<String>,
+    /// How many follow, when that is known.
+    pub remaining: Option<usize>,
+}
+
+/// Where a watch begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WatchStart {
+    /// With an `Added` for each object there is, then the changes (resourceVersion unset or 0).
+    #[default]
+    State,
+    /// With the changes after this revision.
+    After(Revision),
+    /// With an `Added` for each object of a state at least this new, a bookmark that says so, then the changes (W7).
+    Initial(Revision),
+}
+
+/// A watch request.
+#[derive(Clone, Debug)]
+pub struct WatchQuery {
+    /// Which objects.
+    pub selection: Selection,
+    /// From where.
+    pub start: WatchStart,
+    /// Whether, and how often, to tell how far the stream has come when nothing else does.
+    pub bookmarks: Option<Duration>,
+    /// When the stream ends by itself.
+    pub timeout: Duration,
+}
+
+impl Default for WatchQuery {
+    fn default() -> Self {
+        Self {
+            selection: Selection::default(),
+            start: WatchStart::default(),
+            bookmarks: None,
+            timeout: Duration::MAX,
+        }
+    }
+}
+
+/// How a create, update or patch is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Everything but storing it (M11).
+    pub dry_run: bool,
+}
+
+/// What becomes of the objects this one owns. Only `Background` is acted on by now; the others are accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// The owner goes, dependents follow.
+    #[default]
+    Background,
+    /// Dependents go first.
+    Foreground,
+    /// Dependents stay.
+    Orphan,
+}
+
+/// How a deletion is done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeleteOptions {
+    /// Seconds of grace; `None` is the object's own.
+    pub grace_secs: Option<i64>,
+    /// Only the object with this uid.
+    pub uid: Option<String>,
+    /// Only this version of the object.
+    pub resource_version: Option<String>,
+    /// What becomes of dependents.
+    pub propagation: Propagation,
+    /// Everything but deleting it.
+    pub dry_run: bool,
+}
+
+/// What a deletion did.
+#[derive(Clone, Debug)]
+pub struct Deleted {
+    /// The object as it is now, or as it last was.
+    pub object: Object,
+    /// Whether it is gone; otherwise finalizers or grace keep it for now.
+    pub gone: bool,
+}

@@ -1,0 +1,113 @@
+//! What selectors look at.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::registry::{ApiError, Kind, Selection};
+
+/// The labels and selectable fields of one version of one object.
+#[derive(Debug, Default)]
+pub(crate) struct Selectable {
+    namespace: String,
+    name: String,
+    labels: BTreeMap<Box<str>, Box<str>>,
+    /// The values of the kind's own fields, in the order of its table.
+    fields: Vec<String>,
+    own: &'static [crate::registry::kind::SelectableField],
+}
+
+/// The part of an object every kind has; the rest is skipped while parsing.
+#[derive(Deserialize)]
+struct Head {
+    metadata: Metadata,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Metadata {
+    namespace: String,
+    name: String,
+    labels: BTreeMap<Box<str>, Box<str>>,
+}
+
+impl Selectable {
+    /// Reads it from stored JSON.
+    #[must_use]
+    pub(crate) fn read(kind: &'static Kind, json: &[u8]) -> Self {
+        let metadata = serde_json::from_slice::<Head>(json)
+            .map(|head| head.metadata)
+            .unwrap_or_default();
+        let own = kind.rules.fields;
+        let fields = if own.is_empty() {
+            Vec::new()
+        } else {
+            let value: Value = serde_json::from_slice(json).unwrap_or_default();
+            own.iter().map(|(_, read)| read(&value)).collect()
+        };
+        Self {
+            namespace: metadata.namespace,
+            name: metadata.name,
+            labels: metadata.labels,
+            fields,
+            own,
+        }
+    }
+
+    fn field(&self, label: &str) -> Cow<'_, str> {
+        match label {
+            "metadata.name" => Cow::Borrowed(&self.name),
+            "metadata.namespace" => Cow::Borrowed(&self.namespace),
+            label => {
+                let index = self.own.iter().position(|(name, _)| *name == label);
+                let value = index.and_then(|index| self.fields.get(index));
+                Cow::Borrowed(value.map_or("", String::as_str))
+            }
+        }
+    }
+}
+
+impl Selection {
+    pub(crate) fn matches(&self, object: &Selectable) -> bool {
+        let labels = self.labels.as_ref();
+        let fields = self.fields.as_ref();
+        labels.is_none_or(|selector| selector.matches(&object.labels))
+            && fields.is_none_or(|selector| selector.matches(|field| object.field(field)))
+    }
+
+    /// The value a field must have, when the selector pins it to one.
+    pub(crate) fn exact_field(&self, label: &str) -> Option<&str> {
+        let selector = self.fields.as_ref()?;
+        selector
+            .required_value(label)
+            .filter(|value| !value.is_empty())
+    }
+
+    /// Refuses field labels this kind cannot select by (R9).
+    ///
+    /// # Errors
+    /// [`ApiError::BadRequest`].
+    pub fn check(&self, kind: &Kind) -> Result<(), ApiError> {
+        let requirements = self
+            .fields
+            .iter()
+            .flat_map(|selector| &selector.requirements);
+        for requirement in requirements {
+            let label = &*requirement.field;
+            let known = matches!(label, "metadata.name" | "metadata.namespace")
+                || kind.rules.fields.iter().any(|(name, _)| *name == label);
+            if known {
+                continue;
+            }
+            return Err(ApiError::BadRequest(if kind.rules.fields.is_empty() {
+                format!(
+                    "\"{label}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                )
+            } else {
+                format!("field label not supported: {label}")
+            }));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,376 @@
+//! Create, update and modify: one path for every kind.
+//!
+//! Fill and default, validate, allocate, then one store transaction that writes the object together with whatever it
+//! holds (addresses, ports), on the condition that nothing it was judged by has changed meanwhile.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{
+    ApiError, Causes, Kind, Object, Part, Registry, WriteOptions, allocate, meta,
+    object::{canonical, drop_nulls},
+};
+use crate::store::{Expect, Operation, Outcome, Record, Revision, Write};
+
+/// How often a write is tried again when others were faster.
+const ATTEMPTS: usize = 64;
+/// How often another generated name is tried.
+const NAME_ATTEMPTS: usize = 8;
+
+impl Registry {
+    /// Creates an object.
+    ///
+    /// # Errors
+    /// [`ApiError::AlreadyExists`], [`ApiError::Invalid`], [`ApiError::BadRequest`], [`ApiError::NotFound`] and
+    /// [`ApiError::NamespaceTerminating`] for the namespace, or the store's.
+    pub async fn create(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        mut value: Value,
+        options: &WriteOptions,
+    ) -> Result<Object, ApiError> {
+        drop_nulls(&mut value);
+        let prefix = meta::prepare_create(kind, namespace, &mut value, Timestamp::now())?;
+        (kind.rules.default)(&mut value);
+        (kind.rules.prepare_create)(&mut value);
+        let mut names_left = NAME_ATTEMPTS;
+        for _ in 0..ATTEMPTS {
+            match self.try_create(kind, namespace, &value, options).await? {
+                Tried::Done(object) => return Ok(object),
+                Tried::Again => {}
+                Tried::Exists if prefix.is_some() && names_left > 0 => {
+                    names_left -= 1;
+                    meta::generate_name(&mut value, prefix.as_deref().unwrap_or_default());
+                }
+                Tried::Exists => {
+                    return Err(ApiError::AlreadyExists {
+                        kind,
+                        name: meta::text(&value, "name").to_owned(),
+                    });
+                }
+            }
+        }
+        Err(contention(kind, meta::text(&value, "name")))
+    }
+
+    async fn try_create(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        value: &Value,
+        options: &WriteOptions,
+    ) -> Result<Tried, ApiError> {
+        let name = meta::text(value, "name");
+        let namespace_guard = match namespace {
+            Some(namespace) if kind.namespaced => {
+                Some(self.open_namespace(kind, name, namespace).await?)
+            }
+            _ => None,
+        };
+        self.validate(kind, value, None)?;
+        let key = kind.key(namespace, name);
+        let mut value = value.clone();
+        let held = allocate::plan(self, kind, None, &mut value, options.dry_run).await?;
+        let json = canonical(kind, &value);
+        if options.dry_run {
+            if self.backend.get(key.as_bytes(), None).await?.is_some() {
+                return Ok(Tried::Exists);
+            }
+            return Ok(Tried::Done(Object::new(kind, json, Revision(0))));
+        }
+        let mut writes = vec![Write {
+            key: key.into(),
+            expect: Expect::Absent,
+            operation: Operation::Put {
+                value: json.clone(),
+                ttl: kind.rules.ttl,
+            },
+        }];
+        writes.extend(namespace_guard);
+        writes.extend(held.writes());
+        match self.backend.commit(writes, kind.rules.durability).await? {
+            Outcome::Committed { revision, .. } => {
+                Ok(Tried::Done(Object::new(kind, json, revision)))
+            }
+            Outcome::Conflict { index: 0, .. } => Ok(Tried::Exists),
+            // Someone took the same address or port, or the namespace changed: looking again finds another one, or
+            // the error to report.
+            Outcome::Conflict { .. } => Ok(Tried::Again),
+        }
+    }
+
+    /// A check that the namespace exists and is not going away, which holds until the commit (M3, F3).
+    async fn open_namespace(
+        &self,
+        kind: &'static Kind,
+        name: &str,
+        namespace: &str,
+    ) -> Result<Write, ApiError> {
+        let record = self
+            .record(&super::kinds::NAMESPACES, None, namespace)
+            .await?;
+        // Only a terminating namespace has this field; looking for its text first spares parsing the others.
+        let needle = b"\"deletionTimestamp\"";
+        let suspicious = record.value.windows(needle.len()).any(|w| w == needle);
+        if suspicious && meta::is_terminating(&parse(&record)) {
+            return Err(ApiError::NamespaceTerminating {
+                kind,
+                name: name.to_owned(),
+                namespace: namespace.to_owned(),
+            });
+        }
+        Ok(Write {
+            key: record.key.clone(),
+            expect: Expect::Modified(record.modified),
+            operation: Operation::Check,
+        })
+    }
+
+    /// Replaces an object, or creates it where the kind allows that. Answers whether it was created.
+    ///
+    /// # Errors
+    /// Those of [`Registry::modify`] and [`Registry::create`].
+    pub async fn replace(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        name: &str,
+        value: Value,
+        part: Part,
+        options: &WriteOptions,
+    ) -> Result<(Object, bool), ApiError> {
+        let updated = self
+            .update(kind, namespace, name, value.clone(), part, options)
+            .await;
+        match updated {
+            Err(error) if error.is_not_found() && may_create(kind, part, &value) => {
+                let mut value = value;
+                meta::match_path(kind, namespace, Some(name), &mut value)?;
+                meta::metadata_mut(&mut value).shift_remove("resourceVersion");
+                let created = self.create(kind, namespace, value, options).await?;
+                Ok((created, true))
+            }
+            other => other.map(|object| (object, false)),
+        }
+    }
+
+    /// Replaces an object that exists. With a resourceVersion in it, only that version.
+    ///
+    /// # Errors
+    /// Those of [`Registry::modify`].
+    pub async fn update(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        name: &str,
+        mut value: Value,
+        part: Part,
+        options: &WriteOptions,
+    ) -> Result<Object, ApiError> {
+        meta::match_path(kind, namespace, Some(name), &mut value)?;
+        if meta::text(&value, "resourceVersion").is_empty() && !kind.rules.unconditional_update {
+            let mut causes = Causes::default();
+            let field = "metadata.resourceVersion";
+            causes.invalid(field, 0, "must be specified for an update");
+            causes.into_result(kind, name)?;
+        }
+        self.modify(kind, namespace, name, part, options, |target| {
+            *target = value.clone();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Reads, changes, and writes back; again when somebody else wrote in between. `change` sees the object with its
+    /// resourceVersion; when it leaves another one there, that is a precondition. Equal results are not written (M8).
+    ///
+    /// # Errors
+    /// [`ApiError::NotFound`], [`ApiError::Conflict`], [`ApiError::Invalid`], what `change` returns, or the store's.
+    pub async fn modify(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        name: &str,
+        part: Part,
+        options: &WriteOptions,
+        mut change: impl FnMut(&mut Value) -> Result<(), ApiError> + Send,
+    ) -> Result<Object, ApiError> {
+        for _ in 0..ATTEMPTS {
+            let record = self.record(kind, namespace, name).await?;
+            let old = parse(&record);
+            let mut new = old.clone();
+            let version = record.modified.0.to_string();
+            meta::metadata_mut(&mut new).insert("resourceVersion".into(), version.clone().into());
+            change(&mut new)?;
+            drop_nulls(&mut new);
+            meta::match_path(kind, namespace, Some(name), &mut new)?;
+            let wanted = meta::text(&new, "resourceVersion");
+            let pinned = !matches!(wanted, "" | "0");
+            if pinned && wanted != version {
+                return Err(ApiError::modified(kind, name));
+            }
+            meta::metadata_mut(&mut new).shift_remove("resourceVersion");
+            self.prepare_update(kind, name, part, &old, &mut new)?;
+            if new == old {
+                return Ok(Object::from_record(kind, &record));
+            }
+            match self.try_update(kind, &record, &old, new, options).await? {
+                Tried::Done(object) => return Ok(object),
+                Tried::Again | Tried::Exists => {}
+            }
+        }
+        Err(contention(kind, name))
+    }
+
+    /// Everything between what the caller wants and what may be stored.
+    fn prepare_update(
+        &self,
+        kind: &'static Kind,
+        name: &str,
+        part: Part,
+        old: &Value,
+        new: &mut Value,
+    ) -> Result<(), ApiError> {
+        meta::prepare_update(kind, name, old, new)?;
+        keep_other_parts(kind, part, old, new);
+        (kind.rules.default)(new);
+        if part == Part::Main {
+            (kind.rules.prepare_update)(&self.context, old, new);
+        }
+        if new != old {
+            self.validate(kind, new, Some(old))?;
+            meta::bump_generation(kind, old, new);
+        }
+        Ok(())
+    }
+
+    async fn try_update(
+        &self,
+        kind: &'static Kind,
+        record: &Record,
+        old: &Value,
+        mut new: Value,
+        options: &WriteOptions,
+    ) -> Result<Tried, ApiError> {
+        if may_go(kind, &new) {
+            let deleted = self
+                .remove_record(kind, record, &new, options.dry_run)
+                .await?;
+            return Ok(deleted.map_or(Tried::Again, Tried::Done));
+        }
+        let held = allocate::plan(self, kind, Some(old), &mut new, options.dry_run).await?;
+        let json = canonical(kind, &new);
+        if options.dry_run {
+            return Ok(Tried::Done(Object::new(kind, json, record.modified)));
+        }
+        let mut writes = vec![Write {
+            key: record.key.clone(),
+            expect: Expect::Modified(record.modified),
+            operation: Operation::Put {
+                value: json.clone(),
+                ttl: kind.rules.ttl,
+            },
+        }];
+        writes.extend(held.writes());
+        match self.backend.commit(writes, kind.rules.durability).await? {
+            Outcome::Committed { revision, .. } => {
+                Ok(Tried::Done(Object::new(kind, json, revision)))
+            }
+            Outcome::Conflict { .. } => Ok(Tried::Again),
+        }
+    }
+
+    fn validate(
+        &self,
+        kind: &'static Kind,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> Result<(), ApiError> {
+        let mut causes = Causes::default();
+        meta::validate(&self.context, kind, new, old, &mut causes);
+        (kind.rules.validate)(&self.context, new, old, &mut causes);
+        causes.into_result(kind, meta::text(new, "name"))
+    }
+}
+
+/// What one attempt came to.
+#[derive(Debug)]
+pub(super) enum Tried {
+    /// Written (or, in a dry run, it would have been).
+    Done(Object),
+    /// Somebody else was faster: look again.
+    Again,
+    /// An object of that name exists.
+    Exists,
+}
+
+/// Whether a terminating object has nothing left to wait for (X3).
+pub(super) fn may_go(kind: &Kind, value: &Value) -> bool {
+    meta::is_terminating(value)
+        && meta::finalizers(value).is_empty()
+        && value["metadata"]["deletionGracePeriodSeconds"]
+            .as_i64()
+            .unwrap_or(0)
+            == 0
+        && !(kind.rules.held_back)(value)
+}
+
+/// Puts back what this endpoint may not change (M10).
+fn keep_other_parts(kind: &Kind, part: Part, old: &Value, new: &mut Value) {
+    match part {
+        Part::Main if kind.rules.has_status => keep(new, old, "status"),
+        Part::Main => {}
+        Part::Status => {
+            let mut kept = old.clone();
+            if let Some(status) = new.get("status") {
+                kept["status"] = status.clone();
+            } else if let Some(map) = kept.as_object_mut() {
+                map.shift_remove("status");
+            }
+            for field in ["labels", "annotations", "finalizers"] {
+                let metadata = meta::metadata_mut(&mut kept);
+                match new["metadata"].get(field) {
+                    Some(value) => metadata.insert(field.into(), value.clone()),
+                    None => metadata.shift_remove(field),
+                };
+            }
+            *new = kept;
+        }
+        Part::Finalize => {
+            let finalizers = new["spec"]["finalizers"].clone();
+            *new = old.clone();
+            new["spec"]["finalizers"] = finalizers;
+            drop_nulls(new);
+        }
+    }
+}
+
+fn keep(new: &mut Value, old: &Value, field: &str) {
+    let Some(map) = new.as_object_mut() else {
+        return;
+    };
+    match old.get(field) {
+        Some(kept) => map.insert(field.into(), kept.clone()),
+        None => map.shift_remove(field),
+    };
+}
+
+fn may_create(kind: &Kind, part: Part, value: &Value) -> bool {
+    kind.rules.create_on_update
+        && part == Part::Main
+        && meta::text(value, "resourceVersion").is_empty()
+        && meta::text(value, "uid").is_empty()
+}
+
+/// The stored JSON; what we wrote we can read.
+pub(super) fn parse(record: &Record) -> Value {
+    serde_json::from_slice(&record.value).unwrap_or(Value::Null)
+}
+
+pub(super) fn contention(kind: &'static Kind, name: &str) -> ApiError {
+    ApiError::Contention {
+        kind,
+        name: name.to_owned(),
+    }
+}
