@@ -1,0 +1,359 @@
+//! Real sockets on loopback.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+
+use super::{Config, Running, Server, ServerError};
+use crate::Zone;
+use crate::records::{Change, Host, Port, Service};
+use crate::zone;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+fn service(name: &str, records: Service) -> Change {
+    Change::Service {
+        namespace: "default".into(),
+        name: name.into(),
+        records: Some(records),
+    }
+}
+
+fn a_zone() -> Zone {
+    let zone = Zone::new(zone::Config::default()).unwrap();
+    let host = |n: u32| Host {
+        hostname: None,
+        addr: std::net::Ipv4Addr::from(0x0af4_0000 + n).into(),
+        ports: vec![Port {
+            name: "http".into(),
+            protocol: "tcp",
+            number: 80,
+        }],
+    };
+    let addrs = vec!["10.96.0.7".parse().unwrap()];
+    zone.apply(vec![
+        service(
+            "web",
+            Service::Virtual {
+                addrs,
+                ports: vec![],
+            },
+        ),
+        service(
+            "many",
+            Service::Headless {
+                hosts: (1..=200).map(host).collect(),
+            },
+        ),
+        service(
+            "five",
+            Service::Headless {
+                hosts: (1..=5).map(host).collect(),
+            },
+        ),
+        service(
+            "db",
+            Service::Alias {
+                target: "db.example.org".into(),
+            },
+        ),
+    ]);
+    zone.set_synced(true);
+    zone
+}
+
+fn start(upstreams: Vec<SocketAddr>, threads: usize) -> (Running, SocketAddr) {
+    let config = Config {
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        upstreams,
+        threads: NonZeroUsize::new(threads).unwrap(),
+    };
+    let server = Server::bind(config, a_zone()).unwrap();
+    let addr = server.local_addrs()[0];
+    (server.serve().unwrap(), addr)
+}
+
+fn question(name: &str, qtype: RecordType, edns_bytes: Option<u16>) -> Message {
+    let mut message = Message::new(0x1234, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), qtype));
+    message.edns = edns_bytes.map(|bytes| {
+        let mut edns = Edns::new();
+        edns.set_max_payload(bytes);
+        edns
+    });
+    message
+}
+
+fn over_udp(server: SocketAddr, message: &Message) -> (Message, usize) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
+    socket.send_to(&message.to_vec().unwrap(), server).unwrap();
+    let mut buffer = [0; 65_535];
+    let (bytes, from) = socket.recv_from(&mut buffer).unwrap();
+    assert_eq!(from, server, "the answer comes from the address asked");
+    (Message::from_vec(&buffer[..bytes]).unwrap(), bytes)
+}
+
+fn over_tcp(server: SocketAddr, message: &Message) -> Message {
+    let mut stream = TcpStream::connect(server).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let bytes = message.to_vec().unwrap();
+    let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+    stream.write_all(&[&length, &bytes[..]].concat()).unwrap();
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).unwrap();
+    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut answer).unwrap();
+    Message::from_vec(&answer).unwrap()
+}
+
+fn udp(server: SocketAddr, name: &str, qtype: RecordType) -> Message {
+    over_udp(server, &question(name, qtype, Some(1232))).0
+}
+
+/// An upstream that knows `*.example.org` as 192.0.2.42 and nothing else. Ends with the test process.
+fn upstream() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1500];
+        while let Ok((bytes, client)) = socket.recv_from(&mut buffer) {
+            let Ok(asked) = Message::from_vec(&buffer[..bytes]) else {
+                continue;
+            };
+            let answer = upstream_answer(&asked);
+            let _client_may_be_gone = socket.send_to(&answer.to_vec().unwrap(), client);
+        }
+    });
+    addr
+}
+
+fn upstream_answer(asked: &Message) -> Message {
+    let query = &asked.queries[0];
+    let mut answer = Message::new(asked.metadata.id, MessageType::Response, OpCode::Query);
+    answer.metadata.recursion_desired = true;
+    answer.metadata.recursion_available = true;
+    answer.add_query(query.clone());
+    let known = Name::from_ascii("example.org.")
+        .unwrap()
+        .zone_of(query.name());
+    match known && query.query_type() == RecordType::A {
+        true => {
+            let addr = RData::A("192.0.2.42".parse().unwrap());
+            answer.add_answer(Record::from_rdata(query.name().clone(), 60, addr));
+        }
+        false => answer.metadata.response_code = ResponseCode::NXDomain,
+    }
+    answer
+}
+
+#[test]
+fn a_service_is_answered_over_udp_and_tcp_with_the_case_of_the_question() {
+    let (_running, server) = start(vec![], 2);
+    let asked = question("Web.default.SVC.cluster.local.", RecordType::A, None);
+    for answer in [over_udp(server, &asked).0, over_tcp(server, &asked)] {
+        assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+        assert!(answer.metadata.authoritative && !answer.metadata.recursion_available);
+        assert_eq!(answer.answers.len(), 1);
+        assert_eq!(
+            answer.answers[0].name.to_ascii(),
+            "Web.default.SVC.cluster.local."
+        );
+        assert_eq!(
+            answer.answers[0].data,
+            RData::A("10.96.0.7".parse().unwrap())
+        );
+        assert!(answer.edns.is_none(), "no OPT unasked");
+    }
+}
+
+#[test]
+fn a_large_answer_is_cut_to_the_clients_size_with_tc_and_whole_over_tcp() {
+    let (_running, server) = start(vec![], 1);
+    for (edns, limit) in [
+        (None, 512),
+        (Some(800), 800),
+        (Some(65_535), 1232),
+        (Some(100), 512),
+    ] {
+        let (answer, bytes) = over_udp(
+            server,
+            &question("many.default.svc.cluster.local.", RecordType::A, edns),
+        );
+        assert!(
+            bytes <= limit,
+            "{bytes} bytes for a client that takes {limit}"
+        );
+        assert!(bytes + 32 > limit, "the space is used: {bytes} of {limit}");
+        assert!(answer.metadata.truncation);
+        assert_eq!(
+            answer.edns.as_ref().map(Edns::max_payload),
+            edns.map(|_| 1232)
+        );
+    }
+    let whole = over_tcp(
+        server,
+        &question("many.default.svc.cluster.local.", RecordType::A, None),
+    );
+    assert_eq!(
+        (whole.answers.len(), whole.metadata.truncation),
+        (200, false)
+    );
+}
+
+#[test]
+fn additionals_that_do_not_fit_are_left_out_without_tc() {
+    let (_running, server) = start(vec![], 1);
+    let asked = question(
+        "_http._tcp.five.default.svc.cluster.local.",
+        RecordType::SRV,
+        None,
+    );
+    let (answer, bytes) = over_udp(server, &asked);
+    assert!(bytes <= 512 && !answer.metadata.truncation);
+    assert_eq!(answer.answers.len(), 5);
+    assert!(answer.additionals.len() < 5);
+}
+
+#[test]
+fn names_outside_the_zone_are_refused_without_an_upstream() {
+    let (_running, server) = start(vec![], 1);
+    assert_eq!(
+        udp(server, "www.example.org.", RecordType::A)
+            .metadata
+            .response_code,
+        ResponseCode::Refused
+    );
+    let alias = udp(server, "db.default.svc.cluster.local.", RecordType::A);
+    assert_eq!(
+        (alias.metadata.response_code, alias.answers.len()),
+        (ResponseCode::NoError, 1)
+    );
+}
+
+#[test]
+fn names_outside_the_zone_are_asked_of_the_upstream() {
+    let (_running, server) = start(vec![upstream()], 1);
+    let answer = udp(server, "www.example.org.", RecordType::A);
+    assert_eq!(
+        answer.answers[0].data,
+        RData::A("192.0.2.42".parse().unwrap())
+    );
+    assert!(answer.metadata.recursion_available && !answer.metadata.authoritative);
+    let missing = udp(server, "www.example.net.", RecordType::A);
+    assert_eq!(missing.metadata.response_code, ResponseCode::NXDomain);
+}
+
+#[test]
+fn an_external_name_is_followed_to_its_address_at_the_upstream() {
+    let (_running, server) = start(vec![upstream()], 1);
+    let answer = udp(server, "db.default.svc.cluster.local.", RecordType::A);
+    let types: Vec<_> = answer.answers.iter().map(Record::record_type).collect();
+    assert_eq!(types, [RecordType::CNAME, RecordType::A]);
+    assert_eq!(answer.answers[1].name.to_ascii(), "db.example.org.");
+}
+
+#[test]
+fn a_missing_name_of_the_zone_never_reaches_the_upstream() {
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let (_running, server) = start(vec![silent.local_addr().unwrap()], 1);
+    let answer = udp(server, "nobody.default.svc.cluster.local.", RecordType::A);
+    assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
+    assert_eq!(answer.authorities[0].record_type(), RecordType::SOA);
+    let received = silent.recv(&mut [0; 512]).map_err(|error| error.kind());
+    assert_eq!(received, Err(std::io::ErrorKind::WouldBlock));
+}
+
+#[test]
+fn what_is_not_a_plain_question_is_refused_in_words_of_the_protocol() {
+    let (_running, server) = start(vec![], 1);
+    let code = |message: &Message| over_udp(server, message).0.metadata.response_code;
+    let mut update = question("cluster.local.", RecordType::SOA, None);
+    update.metadata.op_code = OpCode::Notify;
+    assert_eq!(code(&update), ResponseCode::NotImp);
+    let mut two = question("cluster.local.", RecordType::SOA, None);
+    two.add_query(Query::query(Name::root(), RecordType::A));
+    assert_eq!(code(&two), ResponseCode::FormErr);
+    assert_eq!(
+        code(&question("cluster.local.", RecordType::AXFR, None)),
+        ResponseCode::Refused
+    );
+    let mut version = question("cluster.local.", RecordType::SOA, Some(1232));
+    version.edns.as_mut().unwrap().set_version(1);
+    // BADSIG is read back: the two share the number 16.
+    assert_eq!(u16::from(code(&version)), u16::from(ResponseCode::BADVERS));
+}
+
+#[test]
+fn a_stopped_server_frees_its_port() {
+    let (running, server) = start(vec![], 2);
+    udp(server, "web.default.svc.cluster.local.", RecordType::A);
+    running.shutdown();
+    let config = |threads| Config {
+        listen: vec![server],
+        upstreams: vec![],
+        threads,
+    };
+    let again = Server::bind(config(NonZeroUsize::MIN), a_zone()).unwrap();
+    assert_eq!(again.local_addrs(), [server]);
+}
+
+#[test]
+fn a_port_held_by_another_server_is_an_error_that_names_it() {
+    let (_running, server) = start(vec![], 1);
+    let config = Config {
+        listen: vec![server],
+        upstreams: vec![],
+        threads: NonZeroUsize::MIN,
+    };
+    let error = Server::bind(config, a_zone()).err().unwrap();
+    assert!(matches!(
+        error,
+        ServerError::Bind {
+            protocol: "UDP",
+            ..
+        }
+    ));
+    let words = error.to_string();
+    for wanted in [&server.to_string()[..], "in use", "--cluster-dns"] {
+        assert!(words.contains(wanted), "wanted {wanted:?} in {words:?}");
+    }
+}
+
+/// The second opinion: BIND's dig reads our answers.
+#[test]
+fn dig_reads_the_same_answer() {
+    let (_running, server) = start(vec![], 1);
+    let port = server.port().to_string();
+    let dig = |args: &[&str]| {
+        let output = std::process::Command::new("dig")
+            .args(["@127.0.0.1", "-p", &port, "+tries=1"])
+            .args(args)
+            .output();
+        String::from_utf8(output.expect("dig runs (package dnsutils)").stdout).unwrap()
+    };
+    assert_eq!(
+        dig(&["+short", "web.default.svc.cluster.local", "A"]),
+        "10.96.0.7\n"
+    );
+    assert_eq!(
+        dig(&["+short", "many.default.svc.cluster.local", "A"])
+            .lines()
+            .count(),
+        200,
+        "dig retries over TCP"
+    );
+    let missing = dig(&["none.default.svc.cluster.local", "A"]);
+    assert!(
+        missing.contains("status: NXDOMAIN") && missing.contains("\tSOA\tns.dns.cluster.local."),
+        "{missing}"
+    );
+    let transfer = dig(&["+tcp", "+noall", "+comments", "cluster.local", "AXFR"]);
+    assert!(transfer.contains("Transfer failed"), "{transfer}");
+}
