@@ -1,1 +1,28 @@
-//! Pod sandboxes, the shim and images. Knows no API objects.
+//! Pod sandboxes: namespaces, containers, the shim that outlives the agent. Knows no API objects.
+//!
+//! ```text
+//! agent --- Runtime, Pod ---(SOCK_SEQPACKET)--- shim (one small process per Pod)
+//!                                                |  holds the Pod's net, ipc and uts namespaces
+//!                                                |  owns stdio, logs, exit codes
+//!                                                +-- container, container, ...
+//! ```
+//!
+//! The shim is this very binary, run again as `minik shim DIR`: it must call [`shim::main`] before it starts any thread.
+//! The agent may die and come back: Pods go on, and [`Runtime::adopt`] finds them. When a shim dies, the kernel ends its
+//! containers and removes its namespaces with everything in them.
+//!
+//! Reading order: [`spec`] (what is wanted), [`protocol`] (what agent and shim say to each other), [`pod`] (the agent's side),
+//! [`shim`] (the other side), `sandbox` (what is done between fork and exec).
+
+mod error;
+pub mod pod;
+pub mod protocol;
+mod sandbox;
+pub mod shim;
+mod socket;
+pub mod spec;
+
+pub use error::RuntimeError;
+pub use pod::{Pod, Runtime, Subscription};
+pub use protocol::{ContainerState, ContainerStatus, PodState};
+pub use spec::{Config, ContainerSpec, ExecSpec, Image, Limits, Network, PodSpec, User};

@@ -1,0 +1,394 @@
+//! The agent's side: making Pods, finding them again, talking to their shims. Every call blocks for a short while.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::fs::DirBuilderExt,
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{Signal, kill},
+        socket::MsgFlags,
+    },
+    unistd::Pid,
+};
+
+use crate::{
+    error::{Explain, RuntimeError},
+    protocol::{PodState, Reply, Request},
+    sandbox::cgroup::Cgroup,
+    socket::{Packets, Received},
+    spec::{Config, ContainerSpec, ExecSpec, PodSpec},
+};
+
+/// How long a killed shim gets to end, in milliseconds.
+const END_DEADLINE_MS: u16 = 10_000;
+/// What the shim needs to know besides the Pod itself.
+pub(crate) const SETUP_FILE: &str = "pod.json";
+pub(crate) const PID_FILE: &str = "shim.pid";
+
+/// Everything a shim is started with; written to [`SETUP_FILE`] in its directory.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub(crate) struct Setup {
+    pub(crate) pod: PodSpec,
+    pub(crate) log_dir: PathBuf,
+    pub(crate) cgroup: String,
+    pub(crate) built_in: PathBuf,
+}
+
+/// Makes Pods on this node.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    config: Config,
+}
+
+/// One Pod whose shim lives.
+#[derive(Debug)]
+pub struct Pod {
+    uid: String,
+    spec: PodSpec,
+    dir: PathBuf,
+    shim: Pid,
+    cgroup: Cgroup,
+}
+
+impl Runtime {
+    /// A runtime on these directories, which are made when they do not exist.
+    ///
+    /// # Errors
+    /// When a directory cannot be made.
+    pub fn new(config: Config) -> Result<Self, RuntimeError> {
+        let pods = config.run_dir.join("pods");
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&pods)
+            .explain("create", pods.display())?;
+        fs::create_dir_all(&config.log_dir).explain("create", config.log_dir.display())?;
+        Ok(Self { config })
+    }
+
+    /// Starts a Pod's shim, and with it the Pod's namespaces. No container runs yet.
+    ///
+    /// # Errors
+    /// [`RuntimeError::ShimFailed`] with what the shim said; nothing is left behind then.
+    pub fn create_pod(&self, spec: &PodSpec) -> Result<Pod, RuntimeError> {
+        let dir = self.dir(&spec.uid);
+        // What an interrupted attempt may have left would be in the way.
+        self.clear(&spec.uid)?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&dir)
+            .explain("create", dir.display())?;
+        let setup = Setup {
+            pod: spec.clone(),
+            log_dir: self.log_dir(spec),
+            cgroup: self.cgroup(&spec.uid),
+            built_in: self.config.built_in.clone(),
+        };
+        let file = dir.join(SETUP_FILE);
+        let json = serde_json::to_vec(&setup)
+            .map_err(io::Error::from)
+            .explain("encode", file.display())?;
+        fs::write(&file, json).explain("write", file.display())?;
+        match self.start_shim(&spec.uid, &dir) {
+            Ok(()) => self.open(&spec.uid),
+            Err(error) => {
+                let _ = self.clear(&spec.uid);
+                Err(error)
+            }
+        }
+    }
+
+    fn start_shim(&self, uid: &str, dir: &Path) -> Result<(), RuntimeError> {
+        let log = dir.join("shim.log");
+        let errors = File::create(&log).explain("create", log.display())?;
+        let mut command = Command::new(&self.config.exe);
+        command.arg("shim").arg(dir).env_clear().current_dir("/");
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors);
+        let mut child = command
+            .spawn()
+            .explain("start", self.config.exe.display())?;
+        let mut answer = String::new();
+        if let Some(mut out) = child.stdout.take() {
+            out.read_to_string(&mut answer)
+                .explain("read from the shim of", uid)?;
+        }
+        // The process started here ends at once; the shim is its child, and nobody's but the first process's.
+        child.wait().explain("wait for the start of", uid)?;
+        if answer == "ready" {
+            return Ok(());
+        }
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        Err(RuntimeError::ShimFailed {
+            uid: uid.to_owned(),
+            reason: format!("{answer}{}", said.trim()),
+        })
+    }
+
+    /// Every Pod whose shim lives, as an agent finds them after a restart. What dead shims left behind is removed.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn adopt(&self) -> Result<Vec<Pod>, RuntimeError> {
+        let pods = self.config.run_dir.join("pods");
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&pods).explain("list", pods.display())? {
+            let entry = entry.explain("list", pods.display())?;
+            let uid = entry.file_name().to_string_lossy().into_owned();
+            match self.open(&uid) {
+                Ok(pod) => found.push(pod),
+                Err(_) => self.clear(&uid)?,
+            }
+        }
+        Ok(found)
+    }
+
+    fn open(&self, uid: &str) -> Result<Pod, RuntimeError> {
+        let dir = self.dir(uid);
+        let path = dir.join(PID_FILE);
+        let text = fs::read_to_string(&path).explain("read", path.display())?;
+        let pid = text
+            .trim()
+            .parse()
+            .map_err(io::Error::other)
+            .explain("read", path.display())?;
+        let cgroup = Cgroup::named(&self.cgroup(uid));
+        match Packets::connect(&dir).map(|shim| ask(&shim, uid, &Request::Hello, &[])) {
+            Ok(Ok(Reply::Hello { pod, .. })) => Ok(Pod {
+                uid: uid.to_owned(),
+                spec: *pod,
+                dir,
+                shim: Pid::from_raw(pid),
+                cgroup,
+            }),
+            Ok(Ok(other)) => Err(unexpected(uid, &other)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(RuntimeError::ShimGone {
+                uid: uid.to_owned(),
+            }),
+        }
+    }
+
+    /// Removes what a Pod without a shim has left.
+    fn clear(&self, uid: &str) -> Result<(), RuntimeError> {
+        Cgroup::named(&self.cgroup(uid)).remove()?;
+        remove_dir(&self.dir(uid))
+    }
+
+    fn dir(&self, uid: &str) -> PathBuf {
+        self.config.run_dir.join("pods").join(uid)
+    }
+
+    fn log_dir(&self, spec: &PodSpec) -> PathBuf {
+        self.config
+            .log_dir
+            .join(format!("{}_{}_{}", spec.namespace, spec.name, spec.uid))
+    }
+
+    fn cgroup(&self, uid: &str) -> String {
+        format!("{}/pod{uid}", self.config.cgroup_parent)
+    }
+}
+
+impl Pod {
+    /// The Pod's uid.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// What the Pod was made from.
+    #[must_use]
+    pub fn spec(&self) -> &PodSpec {
+        &self.spec
+    }
+
+    /// The Pod's network namespace. It lives as long as the shim, or this descriptor.
+    ///
+    /// # Errors
+    /// When the shim is gone.
+    pub fn netns(&self) -> Result<OwnedFd, RuntimeError> {
+        let path = format!("/proc/{}/ns/net", self.shim);
+        Ok(File::open(&path).explain("open", path)?.into())
+    }
+
+    /// Starts a container. Its program's own failure to start (not found, not executable) is an error too.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Refused`] with the step that failed.
+    pub fn start_container(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+        self.done(&Request::Start(Box::new(spec.clone())))
+    }
+
+    /// Sends a signal to a container's first process; SIGKILL goes to all of its processes. One that has ended is fine.
+    ///
+    /// # Errors
+    /// When there never was such a container, or the shim is gone.
+    pub fn signal(&self, container: &str, signal: i32) -> Result<(), RuntimeError> {
+        self.done(&Request::Signal {
+            container: container.to_owned(),
+            signal,
+        })
+    }
+
+    /// The state of every container.
+    ///
+    /// # Errors
+    /// When the shim is gone.
+    pub fn state(&self) -> Result<PodState, RuntimeError> {
+        match self.ask(&Request::State, &[])? {
+            Reply::State(state) => Ok(state),
+            other => Err(unexpected(&self.uid, &other)),
+        }
+    }
+
+    /// The state now and after every change, on a descriptor that can be polled.
+    ///
+    /// # Errors
+    /// When the shim is gone.
+    pub fn subscribe(&self) -> Result<Subscription, RuntimeError> {
+        let shim = self.connect()?;
+        shim.send(&Request::Subscribe, &[])
+            .explain("write to the shim of", &self.uid)?;
+        Ok(Subscription {
+            uid: self.uid.clone(),
+            shim,
+        })
+    }
+
+    /// Runs a program in a running container with these standard descriptors, and waits for its exit code.
+    ///
+    /// # Errors
+    /// When it cannot be started. A program that fails is not an error.
+    pub fn exec(&self, spec: &ExecSpec, stdio: [BorrowedFd<'_>; 3]) -> Result<i32, RuntimeError> {
+        let fds = stdio.map(|fd| fd.as_raw_fd());
+        match self.ask(&Request::Exec(spec.clone()), &fds)? {
+            Reply::Exited { code } => Ok(code),
+            other => Err(unexpected(&self.uid, &other)),
+        }
+    }
+
+    /// Ends every container and the shim, and removes what they leave. Logs stay.
+    ///
+    /// # Errors
+    /// When something cannot be ended or removed; calling again is fine.
+    pub fn remove(&self) -> Result<(), RuntimeError> {
+        let pidfd = pidfd(self.shim);
+        if self.done(&Request::Shutdown).is_err() {
+            // It may hang, or be gone. SIGKILL takes its containers with it.
+            let _ = kill(self.shim, Signal::SIGKILL);
+        }
+        if let Ok(pidfd) = pidfd {
+            let mut polled = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            poll(&mut polled, PollTimeout::from(END_DEADLINE_MS))
+                .explain("wait for the shim of", &self.uid)?;
+        }
+        self.cgroup.remove()?;
+        remove_dir(&self.dir)
+    }
+
+    fn done(&self, request: &Request) -> Result<(), RuntimeError> {
+        match self.ask(request, &[])? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(&self.uid, &other)),
+        }
+    }
+
+    fn ask(&self, request: &Request, fds: &[i32]) -> Result<Reply, RuntimeError> {
+        ask(&self.connect()?, &self.uid, request, fds)
+    }
+
+    fn connect(&self) -> Result<Packets, RuntimeError> {
+        Packets::connect(&self.dir).map_err(|_| RuntimeError::ShimGone {
+            uid: self.uid.clone(),
+        })
+    }
+}
+
+/// The states of one Pod as they come. Poll the descriptor for reading.
+#[derive(Debug)]
+pub struct Subscription {
+    uid: String,
+    shim: Packets,
+}
+
+impl Subscription {
+    /// The next state that has arrived; `None` when there is none yet.
+    ///
+    /// # Errors
+    /// [`RuntimeError::ShimGone`] when there will never be another.
+    pub fn try_next(&mut self) -> Result<Option<PodState>, RuntimeError> {
+        let uid = || self.uid.clone();
+        match self
+            .shim
+            .receive(MsgFlags::MSG_DONTWAIT)
+            .explain("read from the shim of", &self.uid)?
+        {
+            Received::Message(Reply::State(state), _) => Ok(Some(state)),
+            Received::Message(other, _) => Err(unexpected(&self.uid, &other)),
+            Received::Nothing => Ok(None),
+            Received::Closed => Err(RuntimeError::ShimGone { uid: uid() }),
+        }
+    }
+}
+
+impl AsFd for Subscription {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shim.0.as_fd()
+    }
+}
+
+impl AsRawFd for Subscription {
+    fn as_raw_fd(&self) -> i32 {
+        self.shim.0.as_raw_fd()
+    }
+}
+
+fn ask(shim: &Packets, uid: &str, request: &Request, fds: &[i32]) -> Result<Reply, RuntimeError> {
+    let gone = || RuntimeError::ShimGone {
+        uid: uid.to_owned(),
+    };
+    shim.send(request, fds).map_err(|_| gone())?;
+    match shim
+        .receive(MsgFlags::empty())
+        .explain("read from the shim of", uid)?
+    {
+        Received::Message(Reply::Error { reason }, _) => Err(RuntimeError::Refused {
+            uid: uid.to_owned(),
+            reason,
+        }),
+        Received::Message(reply, _) => Ok(reply),
+        Received::Nothing | Received::Closed => Err(gone()),
+    }
+}
+
+fn unexpected(uid: &str, answer: &Reply) -> RuntimeError {
+    RuntimeError::Protocol {
+        uid: uid.to_owned(),
+        answer: format!("{answer:?}"),
+    }
+}
+
+fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
+    crate::sandbox::syscall::pidfd_open(pid)
+}
+
+fn remove_dir(dir: &Path) -> Result<(), RuntimeError> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).explain("remove", dir.display())
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,111 @@
+//! What agent and shim say to each other: one JSON message per packet.
+//!
+//! Shims live through upgrades of the agent, so fields are only ever added, and always with a default.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::spec::{ContainerSpec, ExecSpec, PodSpec};
+
+/// Raised when something is added that an older shim cannot do.
+pub const VERSION: u32 = 1;
+
+/// The agent's side.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Who are you?
+    Hello,
+    /// Starts a container; one of that name must not be running.
+    Start(Box<ContainerSpec>),
+    /// Sends a signal to a container's first process; to all of its processes when it is SIGKILL.
+    Signal {
+        /// The container.
+        container: String,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// The Pod's state, once.
+    State,
+    /// The Pod's state, now and after every change, on this connection.
+    Subscribe,
+    /// Runs a program in a container. Comes with three descriptors: its standard input, output and error.
+    Exec(ExecSpec),
+    /// Ends every container at once, and then the shim.
+    Shutdown,
+}
+
+/// The shim's side.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// To [`Request::Hello`].
+    Hello {
+        /// [`VERSION`] of the shim.
+        version: u32,
+        /// What it was made for.
+        pod: Box<PodSpec>,
+    },
+    /// Done.
+    Done,
+    /// To [`Request::State`] and [`Request::Subscribe`].
+    State(PodState),
+    /// An exec'd program has ended.
+    Exited {
+        /// Its exit code; 128 + the signal's number when a signal ended it.
+        code: i32,
+    },
+    /// Not done.
+    Error {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Every container that was ever started, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodState {
+    /// The newest attempt of each.
+    pub containers: BTreeMap<String, ContainerStatus>,
+}
+
+/// One container's newest attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    /// Which attempt this is, from 0.
+    pub attempt: u32,
+    /// When it was started, in Unix milliseconds.
+    pub started_at_ms: i64,
+    /// Whether it runs.
+    pub state: ContainerState,
+    /// What it was started from.
+    pub spec: ContainerSpec,
+}
+
+/// Whether a container runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContainerState {
+    /// It runs.
+    Running {
+        /// Its first process, as the shim's PID namespace numbers it.
+        pid: i32,
+    },
+    /// It has ended.
+    Exited {
+        /// Its exit code; 128 + the signal's number when a signal ended it.
+        code: i32,
+        /// The signal that ended it.
+        signal: Option<i32>,
+        /// Whether the kernel ended it for using too much memory.
+        oom_killed: bool,
+        /// When, in Unix milliseconds.
+        finished_at_ms: i64,
+    },
+}
+
+impl ContainerState {
+    /// Whether it runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        matches!(self, Self::Running { .. })
+    }
+}

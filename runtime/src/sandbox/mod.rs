@@ -1,0 +1,282 @@
+//! What happens between the clone and the exec of a container's first process.
+
+pub(crate) mod cgroup;
+mod privileges;
+mod rootfs;
+pub(crate) mod syscall;
+
+use std::{
+    ffi::CString,
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    sched::{CloneFlags, setns},
+    sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask},
+    unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, execve, pipe2, setsid},
+};
+
+use self::{cgroup::Cgroup, syscall::clone_process};
+use crate::spec::{ContainerSpec, PodSpec};
+
+/// The environment's `PATH` when a container brings none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a container is made of, beside its own specification.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) pod: &'a PodSpec,
+    /// An empty directory, to mount the root file system on inside the new mount namespace.
+    pub(crate) mount_point: &'a Path,
+    /// The program of the built-in image.
+    pub(crate) built_in: &'a Path,
+    pub(crate) cgroup: &'a Cgroup,
+}
+
+/// A step of the child that failed: what, and why.
+type Failure = (&'static str, io::Error);
+
+/// Starts a container's first process with these standard descriptors; returns once its program runs.
+///
+/// # Errors
+/// The step that failed, in words.
+pub(crate) fn start(
+    spec: &ContainerSpec,
+    around: &Surroundings<'_>,
+    stdio: [BorrowedFd<'_>; 3],
+) -> Result<Pid, String> {
+    let image = prepare_exec(&spec.argv, &spec.env)?;
+    let doors = around.cgroup.doors();
+    let report = Report::new()?;
+    let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS;
+    match clone_process(flags).map_err(|error| format!("clone: {error}"))? {
+        Some(pid) => report.outcome(pid),
+        None => {
+            report.fail(become_container(spec, around, stdio, &doors).and_then(|()| image.exec()))
+        }
+    }
+}
+
+fn become_container(
+    spec: &ContainerSpec,
+    around: &Surroundings<'_>,
+    stdio: [BorrowedFd<'_>; 3],
+    doors: &[PathBuf],
+) -> Result<(), Failure> {
+    join(doors)?;
+    own_session(stdio)?;
+    syscall::prctl(libc::PR_SET_DUMPABLE, 0).map_err(|error| ("hide the process", error))?;
+    rootfs::enter(spec, around)?;
+    privileges::drop_to(&spec.user, spec.allow_privilege_escalation)?;
+    last_steps(&spec.working_dir)
+}
+
+/// Starts a program inside a running container; its parent is the shim, whose child it must be to be reaped.
+///
+/// # Errors
+/// The step that failed, in words.
+pub(crate) fn exec(
+    container: Pid,
+    spec: &ContainerSpec,
+    argv: &[String],
+    cgroup: &Cgroup,
+    stdio: [BorrowedFd<'_>; 3],
+) -> Result<Pid, String> {
+    let image = prepare_exec(argv, &spec.env)?;
+    let doors = cgroup.doors();
+    let namespaces = open_namespaces(container)
+        .map_err(|error| format!("open the container's namespaces: {error}"))?;
+    let report = Report::new()?;
+    let (mut from, to) = os_pipe()?;
+    let middle = match clone_process(0).map_err(|error| format!("clone: {error}"))? {
+        Some(pid) => pid,
+        None => report.fail(enter_namespaces(&doors, &namespaces).and_then(|()| {
+            // Only a child of this process is in the new PID namespace; CLONE_PARENT makes it the shim's child.
+            let child = clone_process(libc::CLONE_PARENT).map_err(|error| ("clone", error))?;
+            if let Some(child) = child {
+                let _ = File::from(to).write_all(&child.as_raw().to_ne_bytes());
+                syscall::exit_now(0);
+            }
+            own_session(stdio)?;
+            privileges::drop_to(&spec.user, spec.allow_privilege_escalation)?;
+            last_steps(&spec.working_dir)?;
+            image.exec()
+        })),
+    };
+    drop(to);
+    let mut number = [0; 4];
+    let told = from.read_exact(&mut number);
+    let _ = nix::sys::wait::waitpid(middle, None);
+    match told {
+        Ok(()) => report.outcome(Pid::from_raw(i32::from_ne_bytes(number))),
+        Err(_) => report
+            .outcome(middle)
+            .and(Err("the process ended before it could start".to_owned())),
+    }
+}
+
+fn open_namespaces(pid: Pid) -> io::Result<Vec<(File, CloneFlags)>> {
+    let kinds = [
+        ("net", CloneFlags::CLONE_NEWNET),
+        ("ipc", CloneFlags::CLONE_NEWIPC),
+        ("uts", CloneFlags::CLONE_NEWUTS),
+        ("pid", CloneFlags::CLONE_NEWPID),
+        ("mnt", CloneFlags::CLONE_NEWNS),
+    ];
+    kinds
+        .into_iter()
+        .map(|(kind, flag)| Ok((File::open(format!("/proc/{pid}/ns/{kind}"))?, flag)))
+        .collect()
+}
+
+fn enter_namespaces(doors: &[PathBuf], namespaces: &[(File, CloneFlags)]) -> Result<(), Failure> {
+    join(doors)?;
+    for (namespace, kind) in namespaces {
+        setns(namespace, *kind).map_err(|error| ("enter a namespace", error.into()))?;
+    }
+    Ok(())
+}
+
+fn join(doors: &[PathBuf]) -> Result<(), Failure> {
+    doors
+        .iter()
+        .try_for_each(|door| std::fs::write(door, "0"))
+        .map_err(|error| ("join the cgroup", error))
+}
+
+fn own_session(stdio: [BorrowedFd<'_>; 3]) -> Result<(), Failure> {
+    let [input, output, errors] = stdio;
+    let place = || {
+        setsid()?;
+        dup2_stdin(input)?;
+        dup2_stdout(output)?;
+        dup2_stderr(errors)
+    };
+    place().map_err(|error| ("set up standard input and output", error.into()))
+}
+
+fn last_steps(working_dir: &str) -> Result<(), Failure> {
+    nix::unistd::chdir(working_dir)
+        .map_err(|error| ("change to the working directory", error.into()))?;
+    // The shim blocks signals to read them from a descriptor; a program starts with none blocked.
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+        .map_err(|error| ("unblock signals", error.into()))?;
+    reset_sigpipe().map_err(|error| ("reset SIGPIPE", error))?;
+    syscall::close_on_exec_above_stderr().map_err(|error| ("close descriptors", error))?;
+    // A change of user clears this, so it comes last.
+    syscall::prctl(libc::PR_SET_PDEATHSIG, Signal::SIGKILL as u64)
+        .map_err(|error| ("die with the shim", error))
+}
+
+/// Rust programs ignore SIGPIPE, and what is ignored stays so across an exec.
+fn reset_sigpipe() -> io::Result<()> {
+    use nix::sys::signal::{SigHandler, signal};
+    #[expect(unsafe_code, reason = "nix marks every change of a handler as unsafe")]
+    // SAFETY: the default action runs no code of ours.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    Ok(())
+}
+
+/// Everything an exec needs, allocated before the clone.
+struct Exec {
+    candidates: Vec<CString>,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+}
+
+fn prepare_exec(argv: &[String], env: &[(String, String)]) -> Result<Exec, String> {
+    let program = argv.first().ok_or("no command given")?;
+    let c_string = |text: String| {
+        CString::new(text).map_err(|error| format!("{:?} holds a zero byte", error.into_vec()))
+    };
+    let path = env
+        .iter()
+        .find(|(name, _)| name == "PATH")
+        .map_or(DEFAULT_PATH, |(_, value)| value);
+    let candidates: Vec<String> = if program.contains('/') {
+        vec![program.clone()]
+    } else {
+        path.split(':')
+            .map(|dir| format!("{}/{program}", if dir.is_empty() { "." } else { dir }))
+            .collect()
+    };
+    Ok(Exec {
+        candidates: candidates
+            .into_iter()
+            .map(c_string)
+            .collect::<Result<_, _>>()?,
+        argv: argv
+            .iter()
+            .cloned()
+            .map(c_string)
+            .collect::<Result<_, _>>()?,
+        env: env
+            .iter()
+            .map(|(name, value)| c_string(format!("{name}={value}")))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+impl Exec {
+    fn exec(&self) -> Result<(), Failure> {
+        let mut last = Errno::ENOENT;
+        for candidate in &self.candidates {
+            let Err(error) = execve(candidate, &self.argv, &self.env);
+            // One that is there but may not run is a better reason than the absence of the next.
+            if !matches!(error, Errno::ENOENT | Errno::ENOTDIR) {
+                last = error;
+            }
+        }
+        Err(("start the program", last.into()))
+    }
+}
+
+/// How a child tells that it did not get to its program: a pipe that the exec closes.
+struct Report {
+    from: File,
+    to: OwnedFd,
+}
+
+impl Report {
+    fn new() -> Result<Self, String> {
+        let (from, to) = os_pipe()?;
+        Ok(Self { from, to })
+    }
+
+    /// In the parent: the child's pid, or what it reported.
+    fn outcome(self, pid: Pid) -> Result<Pid, String> {
+        drop(self.to);
+        let mut text = String::new();
+        let mut from = self.from;
+        let _ = from.read_to_string(&mut text);
+        if text.is_empty() { Ok(pid) } else { Err(text) }
+    }
+
+    /// In the child: reports and ends. Only a failed exec returns, so there is nothing but failure to report.
+    fn fail(self, outcome: Result<(), Failure>) -> ! {
+        let (step, error) = outcome
+            .err()
+            .unwrap_or_else(|| ("start the program", io::Error::other("it returned")));
+        let _ = File::from(self.to).write_all(format!("{step}: {error}").as_bytes());
+        // 127 not found, 126 found but not to be run, as a shell has it.
+        syscall::exit_now(if error.kind() == io::ErrorKind::NotFound {
+            127
+        } else {
+            126
+        })
+    }
+}
+
+fn os_pipe() -> Result<(File, OwnedFd), String> {
+    let (from, to) = pipe2(OFlag::O_CLOEXEC).map_err(|error| format!("make a pipe: {error}"))?;
+    // Above the standard numbers: those are about to be replaced in the child.
+    debug_assert!(
+        to.as_raw_fd() > RawFd::from(2u8),
+        "standard descriptors are open"
+    );
+    Ok((from.into(), to))
+}

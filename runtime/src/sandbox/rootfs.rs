@@ -1,0 +1,271 @@
+//! A container's file system, made inside its own mount namespace: nothing of it is ever visible outside.
+
+use std::{
+    fs::{self, OpenOptions},
+    io,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink},
+    path::Path,
+};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::stat::{Mode, SFlag, makedev, mknod, umask},
+    unistd::{chdir, pivot_root},
+};
+
+use super::{Failure, Surroundings};
+use crate::spec::{ContainerSpec, Image, Network, PodSpec};
+
+const NONE: Option<&str> = None;
+/// The writable layer lives in memory.
+const ROOT_OPTIONS: &str = "mode=755,size=64m";
+/// Device nodes that every program may expect: name, major, minor.
+const DEVICES: [(&str, u64, u64); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
+const LINKS: [(&str, &str); 5] = [
+    ("/proc/self/fd", "dev/fd"),
+    ("/proc/self/fd/0", "dev/stdin"),
+    ("/proc/self/fd/1", "dev/stdout"),
+    ("/proc/self/fd/2", "dev/stderr"),
+    ("pts/ptmx", "dev/ptmx"),
+];
+/// Files of /proc and /sys that tell about, or reach into, the machine. Files are covered by /dev/null, directories by an
+/// empty read-only tmpfs.
+const MASKED: [&str; 9] = [
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/firmware",
+];
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+/// Builds the root file system and makes it `/`.
+pub(super) fn enter(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<(), Failure> {
+    umask(Mode::empty());
+    let root = around.mount_point;
+    step(
+        "make the mounts private",
+        mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE),
+    )?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    step(
+        "mount the root",
+        mount(
+            Some("tmpfs"),
+            root,
+            Some("tmpfs"),
+            flags,
+            Some(ROOT_OPTIONS),
+        ),
+    )?;
+    match spec.image {
+        Image::BuiltIn => built_in(root, around.built_in)?,
+    }
+    files(root, around.pod).map_err(|error| ("write /etc", error))?;
+    step("change to the root", chdir(root))?;
+    kernel_file_systems(around.pod)?;
+    devices()?;
+    if let Some(dir) = spec.working_dir.strip_prefix('/') {
+        fs::create_dir_all(Path::new(".").join(dir))
+            .map_err(|error| ("make the working directory", error))?;
+    }
+    // The new root over the old one, then the old one away: no directory for it is needed.
+    step("change the root", pivot_root(".", "."))?;
+    step("unmount the old root", umount2(".", MntFlags::MNT_DETACH))?;
+    step("change to the new root", chdir("/"))?;
+    protect()?;
+    if spec.read_only_root {
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | flags;
+        step(
+            "make the root read-only",
+            mount(NONE, "/", NONE, flags, NONE),
+        )?;
+    }
+    umask(Mode::from_bits_truncate(0o022));
+    Ok(())
+}
+
+fn built_in(root: &Path, program: &Path) -> Result<(), Failure> {
+    let target = root.join("minik");
+    fs::write(&target, "").map_err(|error| ("make /minik", error))?;
+    step(
+        "mount /minik",
+        mount(Some(program), &target, NONE, MsFlags::MS_BIND, NONE),
+    )?;
+    // A bind mount takes its flags in a second step only.
+    let flags = MsFlags::MS_REMOUNT
+        | MsFlags::MS_BIND
+        | MsFlags::MS_RDONLY
+        | MsFlags::MS_NOSUID
+        | MsFlags::MS_NODEV;
+    step(
+        "make /minik read-only",
+        mount(NONE, &target, NONE, flags, NONE),
+    )
+}
+
+fn files(root: &Path, pod: &PodSpec) -> io::Result<()> {
+    for (dir, mode) in [
+        ("etc", 0o755),
+        ("proc", 0o555),
+        ("sys", 0o555),
+        ("dev", 0o755),
+        ("tmp", 0o1777),
+        ("run", 0o755),
+    ] {
+        fs::create_dir(root.join(dir))?;
+        fs::set_permissions(root.join(dir), fs::Permissions::from_mode(mode))?;
+    }
+    let hostname = format!("{}\n", pod.hostname);
+    for (name, content) in [
+        ("resolv.conf", pod.resolv_conf.as_str()),
+        ("hosts", &pod.hosts),
+        ("hostname", &hostname),
+        (
+            "passwd",
+            "root:x:0:0:root:/:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n",
+        ),
+        ("group", "root:x:0:\nnobody:x:65534:\n"),
+    ] {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(root.join("etc").join(name))?;
+        io::Write::write_all(&mut file, content.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn kernel_file_systems(pod: &PodSpec) -> Result<(), Failure> {
+    let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    step(
+        "mount /proc",
+        mount(Some("proc"), "proc", Some("proc"), safe, NONE),
+    )?;
+    let read_only = safe | MsFlags::MS_RDONLY;
+    match pod.network {
+        Network::Own => step(
+            "mount /sys",
+            mount(Some("sysfs"), "sys", Some("sysfs"), read_only, NONE),
+        )?,
+        Network::Host => {
+            step(
+                "mount /sys",
+                mount(Some("/sys"), "sys", NONE, MsFlags::MS_BIND, NONE),
+            )?;
+            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | read_only;
+            step("make /sys read-only", mount(NONE, "sys", NONE, flags, NONE))?;
+        }
+    }
+    let dev = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    step(
+        "mount /dev",
+        mount(
+            Some("tmpfs"),
+            "dev",
+            Some("tmpfs"),
+            dev,
+            Some("mode=755,size=64k"),
+        ),
+    )?;
+    for dir in ["dev/pts", "dev/shm"] {
+        fs::create_dir(dir).map_err(|error| ("make a directory in /dev", error))?;
+    }
+    let options = Some("newinstance,ptmxmode=0666,mode=0620");
+    step(
+        "mount /dev/pts",
+        mount(Some("devpts"), "dev/pts", Some("devpts"), dev, options),
+    )?;
+    step(
+        "mount /dev/shm",
+        mount(
+            Some("shm"),
+            "dev/shm",
+            Some("tmpfs"),
+            safe,
+            Some("mode=1777,size=64m"),
+        ),
+    )
+}
+
+fn devices() -> Result<(), Failure> {
+    for (name, major, minor) in DEVICES {
+        let path = Path::new("dev").join(name);
+        let mode = Mode::from_bits_truncate(0o666);
+        step(
+            "make a device",
+            mknod(&path, SFlag::S_IFCHR, mode, makedev(major, minor)),
+        )?;
+    }
+    LINKS
+        .iter()
+        .try_for_each(|(target, link)| symlink(target, link))
+        .map_err(|error| ("link in /dev", error))
+}
+
+/// Covers what tells about the machine, and makes read-only what could change it.
+fn protect() -> Result<(), Failure> {
+    for path in MASKED {
+        match fs::symlink_metadata(path) {
+            Err(_) => {}
+            Ok(meta) if meta.is_dir() => {
+                let flags = MsFlags::MS_RDONLY
+                    | MsFlags::MS_NOSUID
+                    | MsFlags::MS_NODEV
+                    | MsFlags::MS_NOEXEC;
+                step(
+                    "mask a directory",
+                    mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some("size=0")),
+                )?;
+            }
+            Ok(_) => step(
+                "mask a file",
+                mount(Some("/dev/null"), path, NONE, MsFlags::MS_BIND, NONE),
+            )?,
+        }
+    }
+    for path in READ_ONLY
+        .iter()
+        .filter(|path| fs::symlink_metadata(path).is_ok())
+    {
+        step(
+            "protect a path",
+            mount(
+                Some(*path),
+                *path,
+                NONE,
+                MsFlags::MS_BIND | MsFlags::MS_REC,
+                NONE,
+            ),
+        )?;
+        let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | safe;
+        step(
+            "make a path read-only",
+            mount(NONE, *path, NONE, flags, NONE),
+        )?;
+    }
+    Ok(())
+}
+
+fn step(what: &'static str, outcome: nix::Result<()>) -> Result<(), Failure> {
+    outcome.map_err(|error| (what, error.into()))
+}

@@ -1,0 +1,444 @@
+//! The shim: one small process per Pod, with one thread and one loop.
+//!
+//! It holds the Pod's namespaces, is the parent of every process of the Pod, copies their output to the logs and remembers
+//! their exit codes, whether an agent is there or not.
+
+mod log;
+mod setup;
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs::File,
+    io::{self, Read},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use jiff::Timestamp;
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{Signal, kill},
+        signalfd::SignalFd,
+        socket::MsgFlags,
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{Pid, pipe2},
+};
+
+use crate::{
+    pod::Setup,
+    protocol::{ContainerState, ContainerStatus, PodState, Reply, Request, VERSION},
+    sandbox::{self, Surroundings, cgroup::Cgroup},
+    socket::{Packets, Received, accept_from},
+    spec::{ContainerSpec, ExecSpec},
+};
+use log::Stream;
+
+/// How much of a container's output is read at once.
+const READ_BYTES: usize = 32 << 10;
+
+/// Runs `minik shim DIR`. Must be called before this process has started any thread.
+pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
+    let Some(dir) = args.next().map(PathBuf::from) else {
+        eprintln!("shim: the Pod's directory is missing");
+        return ExitCode::FAILURE;
+    };
+    match setup::prepare(&dir) {
+        Ok(Some(prepared)) => match Shim::new(dir, prepared).run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("shim: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        // The process that only started the shim.
+        Ok(None) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What the loop has to do next, by the descriptor that woke it.
+#[derive(Clone)]
+enum Source {
+    Signals,
+    Listener,
+    Client(usize),
+    Output(String, usize),
+}
+
+struct Container {
+    status: ContainerStatus,
+    log: File,
+    /// Standard output and error while they are open.
+    streams: [Option<(File, Stream)>; 2],
+    cgroup: Cgroup,
+    oom_kills_before: u64,
+}
+
+struct Client {
+    packets: Packets,
+    subscribed: bool,
+    /// The exec'd program whose end it waits for.
+    waits_for: Option<Pid>,
+}
+
+struct Shim {
+    dir: PathBuf,
+    setup: Setup,
+    cgroup: Cgroup,
+    signals: SignalFd,
+    listener: OwnedFd,
+    containers: BTreeMap<String, Container>,
+    clients: Vec<Option<Client>>,
+    changed: bool,
+    ending: bool,
+}
+
+impl Shim {
+    fn new(dir: PathBuf, prepared: setup::Prepared) -> Self {
+        let setup::Prepared {
+            setup,
+            signals,
+            listener,
+        } = prepared;
+        let cgroup = Cgroup::named(&setup.cgroup);
+        Self {
+            dir,
+            setup,
+            cgroup,
+            signals,
+            listener,
+            containers: BTreeMap::new(),
+            clients: Vec::new(),
+            changed: false,
+            ending: false,
+        }
+    }
+
+    fn run(mut self) -> io::Result<()> {
+        loop {
+            for source in self.wait()? {
+                match source {
+                    Source::Signals => self.on_signal()?,
+                    Source::Listener => self.on_connection()?,
+                    Source::Client(index) => self.on_client(index),
+                    Source::Output(name, stream) => self.on_output(&name, stream),
+                }
+            }
+            if std::mem::take(&mut self.changed) {
+                self.tell_subscribers();
+            }
+            if self.ending
+                && self
+                    .containers
+                    .values()
+                    .all(|container| !container.status.state.is_running())
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for the next events.
+    fn wait(&self) -> io::Result<Vec<Source>> {
+        let mut sources = vec![
+            (Source::Signals, self.signals.as_fd()),
+            (Source::Listener, self.listener.as_fd()),
+        ];
+        for (index, client) in self.clients.iter().enumerate() {
+            if let Some(client) = client {
+                sources.push((Source::Client(index), client.packets.0.as_fd()));
+            }
+        }
+        for (name, container) in &self.containers {
+            for (index, stream) in container.streams.iter().enumerate() {
+                if let Some((file, _)) = stream {
+                    sources.push((Source::Output(name.clone(), index), file.as_fd()));
+                }
+            }
+        }
+        let mut polled: Vec<PollFd<'_>> = sources
+            .iter()
+            .map(|(_, fd)| PollFd::new(*fd, PollFlags::POLLIN))
+            .collect();
+        match poll(&mut polled, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        }
+        let ready = polled
+            .iter()
+            .map(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
+        Ok(sources
+            .iter()
+            .zip(ready)
+            .filter(|(_, ready)| *ready)
+            .map(|((source, _), _)| source.clone())
+            .collect())
+    }
+
+    fn on_signal(&mut self) -> io::Result<()> {
+        while let Some(signal) = self.signals.read_signal()? {
+            if signal.ssi_signo == Signal::SIGTERM as u32 {
+                self.shut_down();
+            }
+        }
+        // One SIGCHLD may stand for many children.
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => self.on_end(pid, code, None),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    self.on_end(pid, 128 + signal as i32, Some(signal as i32))
+                }
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// A child has ended: a container, an exec'd program, or an orphan of one.
+    fn on_end(&mut self, pid: Pid, code: i32, signal: Option<i32>) {
+        let running = |container: &&mut Container| {
+            container.status.state == ContainerState::Running { pid: pid.as_raw() }
+        };
+        if let Some(container) = self.containers.values_mut().find(running) {
+            let oom_killed = container.cgroup.oom_kills() > container.oom_kills_before;
+            let finished_at_ms = Timestamp::now().as_millisecond();
+            container.status.state = ContainerState::Exited {
+                code,
+                signal,
+                oom_killed,
+                finished_at_ms,
+            };
+            self.changed = true;
+        }
+        for client in self
+            .clients
+            .iter_mut()
+            .filter(|client| matches!(client, Some(c) if c.waits_for == Some(pid)))
+        {
+            if let Some(client) = client.take() {
+                let _ = client.packets.send(&Reply::Exited { code }, &[]);
+            }
+        }
+    }
+
+    fn on_connection(&mut self) -> io::Result<()> {
+        while let Some(packets) = accept_from(&self.listener)? {
+            let client = Client {
+                packets,
+                subscribed: false,
+                waits_for: None,
+            };
+            match self.clients.iter_mut().find(|place| place.is_none()) {
+                Some(place) => *place = Some(client),
+                None => self.clients.push(Some(client)),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_client(&mut self, index: usize) {
+        let Some(client) = self.clients[index].take() else {
+            return;
+        };
+        match client.packets.receive(MsgFlags::MSG_DONTWAIT) {
+            Ok(Received::Message(request, fds)) => {
+                self.clients[index] = self.answer(client, request, fds)
+            }
+            Ok(Received::Nothing) => self.clients[index] = Some(client),
+            // Gone, or not speaking our language.
+            Ok(Received::Closed) | Err(_) => {}
+        }
+    }
+
+    /// Does what was asked; the client stays unless it does not listen.
+    fn answer(
+        &mut self,
+        mut client: Client,
+        request: Request,
+        fds: Vec<OwnedFd>,
+    ) -> Option<Client> {
+        let reply = match request {
+            Request::Hello => Reply::Hello {
+                version: VERSION,
+                pod: Box::new(self.setup.pod.clone()),
+            },
+            Request::State => Reply::State(self.state()),
+            Request::Subscribe => {
+                client.subscribed = true;
+                Reply::State(self.state())
+            }
+            Request::Start(spec) => done(self.start(*spec)),
+            Request::Signal { container, signal } => done(self.signal(&container, signal)),
+            Request::Exec(spec) => match self.exec(&spec, &fds) {
+                Ok(pid) => {
+                    client.waits_for = Some(pid);
+                    return Some(client);
+                }
+                Err(reason) => Reply::Error { reason },
+            },
+            Request::Shutdown => {
+                self.shut_down();
+                Reply::Done
+            }
+        };
+        client.packets.send(&reply, &[]).ok().map(|()| client)
+    }
+
+    fn start(&mut self, spec: ContainerSpec) -> Result<(), String> {
+        if self
+            .containers
+            .get(&spec.name)
+            .is_some_and(|container| container.status.state.is_running())
+        {
+            return Err(format!("container {} is already running", spec.name));
+        }
+        let text = |error: &dyn std::fmt::Display| format!("container {}: {error}", spec.name);
+        let cgroup = self.cgroup.child(&spec.name);
+        cgroup.create(&spec.limits).map_err(|error| text(&error))?;
+        let log = log::open(&self.setup.log_dir.join(&spec.name), spec.attempt)
+            .map_err(|error| text(&error))?;
+        let mount_point = self.dir.join("root");
+        std::fs::create_dir_all(&mount_point).map_err(|error| text(&error))?;
+        let input = File::open("/dev/null").map_err(|error| text(&error))?;
+        let (output, output_end) = pipe2(OFlag::O_CLOEXEC).map_err(|error| text(&error))?;
+        let (errors, errors_end) = pipe2(OFlag::O_CLOEXEC).map_err(|error| text(&error))?;
+        let around = Surroundings {
+            pod: &self.setup.pod,
+            mount_point: &mount_point,
+            built_in: &self.setup.built_in,
+            cgroup: &cgroup,
+        };
+        let oom_kills_before = cgroup.oom_kills();
+        let stdio = [input.as_fd(), output_end.as_fd(), errors_end.as_fd()];
+        let pid = sandbox::start(&spec, &around, stdio).map_err(|reason| text(&reason))?;
+        let status = ContainerStatus {
+            attempt: spec.attempt,
+            started_at_ms: Timestamp::now().as_millisecond(),
+            state: ContainerState::Running { pid: pid.as_raw() },
+            spec,
+        };
+        let streams = [(output, "stdout"), (errors, "stderr")]
+            .map(|(fd, name)| Some((File::from(fd), Stream::named(name))));
+        let container = Container {
+            log,
+            streams,
+            cgroup,
+            oom_kills_before,
+            status,
+        };
+        self.containers
+            .insert(container.status.spec.name.clone(), container);
+        self.changed = true;
+        Ok(())
+    }
+
+    fn signal(&mut self, name: &str, signal: i32) -> Result<(), String> {
+        let container = self
+            .containers
+            .get(name)
+            .ok_or_else(|| format!("there is no container {name}"))?;
+        let signal =
+            Signal::try_from(signal).map_err(|_| format!("there is no signal {signal}"))?;
+        let ContainerState::Running { pid } = container.status.state else {
+            return Ok(());
+        };
+        // The end of its first process ends every process of a container.
+        match kill(Pid::from_raw(pid), signal) {
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(error) => Err(format!("send {signal} to container {name}: {error}")),
+        }
+    }
+
+    fn exec(&mut self, spec: &ExecSpec, fds: &[OwnedFd]) -> Result<Pid, String> {
+        let [input, output, errors] = fds else {
+            return Err("three descriptors must come with an exec".to_owned());
+        };
+        let name = &spec.container;
+        let container = self
+            .containers
+            .get(name)
+            .ok_or_else(|| format!("there is no container {name}"))?;
+        let ContainerState::Running { pid } = container.status.state else {
+            return Err(format!("container {name} is not running"));
+        };
+        let stdio: [BorrowedFd<'_>; 3] = [input.as_fd(), output.as_fd(), errors.as_fd()];
+        sandbox::exec(
+            Pid::from_raw(pid),
+            &container.status.spec,
+            &spec.argv,
+            &container.cgroup,
+            stdio,
+        )
+        .map_err(|reason| format!("container {name}: {reason}"))
+    }
+
+    fn on_output(&mut self, name: &str, index: usize) {
+        let Some(container) = self.containers.get_mut(name) else {
+            return;
+        };
+        let Some((file, stream)) = &mut container.streams[index] else {
+            return;
+        };
+        let mut bytes = [0; READ_BYTES];
+        let now = Timestamp::now();
+        // A full disk must not stop the container: its output is lost then, and nothing else.
+        match file.read(&mut bytes) {
+            Ok(0) | Err(_) => {
+                let _ = stream.finish(&mut container.log, now);
+                container.streams[index] = None;
+            }
+            Ok(length) => {
+                let _ = stream.push(&bytes[..length], &mut container.log, now);
+            }
+        }
+    }
+
+    fn shut_down(&mut self) {
+        self.ending = true;
+        for container in self.containers.values() {
+            if let ContainerState::Running { pid } = container.status.state {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
+
+    fn state(&self) -> PodState {
+        let containers = self
+            .containers
+            .iter()
+            .map(|(name, container)| (name.clone(), container.status.clone()));
+        PodState {
+            containers: containers.collect(),
+        }
+    }
+
+    fn tell_subscribers(&mut self) {
+        let state = Reply::State(self.state());
+        for place in &mut self.clients {
+            if let Some(client) = place
+                && client.subscribed
+                && client.packets.send(&state, &[]).is_err()
+            {
+                *place = None;
+            }
+        }
+    }
+}
+
+fn done(outcome: Result<(), String>) -> Reply {
+    match outcome {
+        Ok(()) => Reply::Done,
+        Err(reason) => Reply::Error { reason },
+    }
+}

@@ -1,0 +1,93 @@
+//! What a shim does before its loop: leave the agent's session, make the Pod's namespaces, say that it is ready.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::fd::OwnedFd,
+    path::Path,
+};
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::{
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
+    unistd::{dup2_stdout, sethostname, setsid},
+};
+
+use crate::{
+    error::{Explain, RuntimeError},
+    pod::{PID_FILE, SETUP_FILE, Setup},
+    sandbox::syscall,
+    socket::listen_in,
+    spec::Network,
+};
+
+/// A shim that is about to run its loop.
+pub(super) struct Prepared {
+    pub(super) setup: Setup,
+    pub(super) signals: SignalFd,
+    pub(super) listener: OwnedFd,
+}
+
+/// Forks the shim off. `None` is the first process, which only waits for the news and ends.
+pub(super) fn prepare(dir: &Path) -> Result<Option<Prepared>, RuntimeError> {
+    let path = dir.join(SETUP_FILE);
+    let json = fs::read(&path).explain("read", path.display())?;
+    let setup: Setup = serde_json::from_slice(&json)
+        .map_err(io::Error::from)
+        .explain("read", path.display())?;
+    // Nobody's child but the node's first process's: the agent neither waits for it nor takes it with it.
+    if let Some(pid) = syscall::clone_process(0).explain("fork the shim of", &setup.pod.uid)? {
+        let path = dir.join(PID_FILE);
+        fs::write(&path, pid.to_string()).explain("write", path.display())?;
+        return Ok(None);
+    }
+    setsid().explain("start a session for", &setup.pod.uid)?;
+    syscall::prctl(libc::PR_SET_CHILD_SUBREAPER, 1).explain("adopt orphans of", &setup.pod.uid)?;
+    namespaces(&setup)?;
+    let mut blocked = SigSet::empty();
+    blocked.extend([Signal::SIGCHLD, Signal::SIGTERM]);
+    blocked
+        .thread_block()
+        .explain("block signals of", &setup.pod.uid)?;
+    let signals = SignalFd::with_flags(&blocked, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .explain("read signals of", &setup.pod.uid)?;
+    let listener = listen_in(dir).explain("listen in", dir.display())?;
+    ready().explain("report readiness of", &setup.pod.uid)?;
+    Ok(Some(Prepared {
+        setup,
+        signals,
+        listener,
+    }))
+}
+
+fn namespaces(setup: &Setup) -> Result<(), RuntimeError> {
+    let uid = &setup.pod.uid;
+    let own = match setup.pod.network {
+        Network::Own => {
+            CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS
+        }
+        Network::Host => CloneFlags::CLONE_NEWIPC,
+    };
+    unshare(own).explain("make the namespaces of", uid)?;
+    if setup.pod.network == Network::Own {
+        sethostname(&setup.pod.hostname).explain("set the host name of", uid)?;
+        syscall::loopback_up().explain("bring up the loopback of", uid)?;
+        // As containerd and cri-o have it: a container need not be root to listen on port 80.
+        let path = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+        fs::write(path, "0").explain("write", path)?;
+    }
+    Ok(())
+}
+
+/// Whoever reads standard output waits for this, and for its end.
+fn ready() -> io::Result<()> {
+    let mut out = io::stdout();
+    out.write_all(b"ready")?;
+    out.flush()?;
+    let null = File::options().write(true).open("/dev/null")?;
+    dup2_stdout(&null)?;
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! What runs inside the containers of `tests/pods.rs`: built by it as one static executable, without any crate.
+
+use std::{env, fs, process::exit, thread, time::Duration};
+
+fn main() {
+    let args: Vec<String> = env::args().skip(1).collect();
+    match args.first().map(String::as_str) {
+        Some("say") => {
+            println!("to stdout {}", env::var("GREETING").unwrap_or_default());
+            eprintln!("to stderr");
+            exit(args[1].parse().unwrap());
+        }
+        // As process 1 it has no handler for SIGTERM, so the kernel does not deliver it.
+        Some("wait") => {
+            println!("waiting");
+            loop {
+                thread::sleep(Duration::from_secs(3600));
+            }
+        }
+        Some("look") => look(),
+        Some("exit") => exit(args[1].parse().unwrap()),
+        other => panic!("unknown part {other:?}"),
+    }
+}
+
+fn look() {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    println!("pid={}", std::process::id());
+    println!("capabilities={}", field("CapBnd:"));
+    println!("no-new-privileges={}", field("NoNewPrivs:"));
+    println!("groups={}", field("Groups:"));
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let count = processes.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok()).count();
+    println!("processes={count}");
+    let mut fds: Vec<_> = fs::read_dir("/proc/self/fd").unwrap().flatten().map(|entry| entry.file_name()).collect();
+    fds.sort();
+    // The fourth is the directory being read.
+    println!("descriptors={}", fds.len() - 1);
+    println!("hostname={}", fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim());
+    println!("kcore={}", fs::metadata("/proc/kcore").map(|meta| meta.len()).unwrap_or(0));
+    println!("firmware={}", fs::read_dir("/sys/firmware").map(|dir| dir.count()).unwrap_or(0));
+    println!("sysctl-writable={}", fs::write("/proc/sys/kernel/hostname", "x").is_ok());
+    println!("program-writable={}", fs::write("/minik", "x").is_ok());
+    println!("root-writable={}", fs::write("/file", "x").is_ok());
+    println!("resolv={}", fs::read_to_string("/etc/resolv.conf").unwrap().trim());
+    let mut interfaces: Vec<_> = fs::read_dir("/sys/class/net")
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| fs::metadata(format!("/sys/class/net/{name}/ifindex")).is_ok())
+        .collect();
+    interfaces.sort();
+    println!("interfaces={}", interfaces.join(","));
+    println!("null={}", fs::write("/dev/null", "x").is_ok());
+}

@@ -1,0 +1,474 @@
+//! Real containers on the running kernel. Needs root; one thread at a time, because it is its own shim.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{Read, Seek},
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sched::{CloneFlags, unshare},
+    sys::signal::Signal,
+};
+use runtime::{
+    Config, ContainerSpec, ContainerState, ExecSpec, Image, Limits, Network, Pod, PodSpec,
+    PodState, Runtime, RuntimeError, User, shim,
+};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+type Test = fn(&Fixture);
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    match args.next() {
+        Some(first) if first == "shim" => return shim::main(args),
+        // A Pod's creator that is about to be killed.
+        Some(first) if first == "create" => {
+            return create_and_wait(&PathBuf::from(args.next().expect("a directory")));
+        }
+        _ => {}
+    }
+    // Whatever goes wrong, no packet leaves.
+    unshare(CloneFlags::CLONE_NEWNET).expect("root is needed: run `make test`");
+    let tests: [(&str, Test); 8] = [
+        (
+            "output_and_exit_code_are_kept",
+            output_and_exit_code_are_kept,
+        ),
+        ("a_container_sees_only_itself", a_container_sees_only_itself),
+        ("limits_and_user_are_enforced", limits_and_user_are_enforced),
+        (
+            "a_signal_ends_it_and_says_which",
+            a_signal_ends_it_and_says_which,
+        ),
+        (
+            "a_missing_program_is_an_error_in_words",
+            a_missing_program_is_an_error_in_words,
+        ),
+        (
+            "exec_returns_the_exit_code_and_leaves_no_zombie",
+            exec_returns_the_exit_code_and_leaves_no_zombie,
+        ),
+        (
+            "a_pod_outlives_its_creator_and_is_adopted",
+            a_pod_outlives_its_creator_and_is_adopted,
+        ),
+        (
+            "a_dead_shim_takes_its_containers_and_is_cleaned_up",
+            a_dead_shim_takes_its_containers_and_is_cleaned_up,
+        ),
+    ];
+    let program = build_checker();
+    for (name, test) in tests {
+        let fixture = Fixture::new(&program);
+        test(&fixture);
+        fixture.leaves_nothing_behind();
+        println!("test {name} ... ok");
+    }
+    println!("\ntest result: ok. {} passed; 0 failed", tests.len());
+    ExitCode::SUCCESS
+}
+
+/// The container holds nothing but this program, so it must be static.
+fn build_checker() -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/container/checker.rs");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("checker");
+    let mut rustc = Command::new("rustc");
+    rustc
+        .args([
+            "--edition",
+            "2024",
+            "-C",
+            "target-feature=+crt-static",
+            "-o",
+        ])
+        .arg(&target)
+        .arg(source);
+    assert!(
+        rustc.status().expect("rustc is on PATH").success(),
+        "the checker does not build"
+    );
+    target
+}
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    runtime: Runtime,
+    cgroup_parent: String,
+}
+
+impl Fixture {
+    fn new(program: &Path) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cgroup_parent = format!("minik-test-{}", std::process::id());
+        let runtime = Runtime::new(config(dir.path(), &cgroup_parent, program)).expect("a runtime");
+        Self {
+            dir,
+            runtime,
+            cgroup_parent,
+        }
+    }
+
+    fn pod(&self) -> Pod {
+        self.runtime
+            .create_pod(&pod_spec())
+            .expect("the Pod starts")
+    }
+
+    fn log(&self, attempt: u32) -> String {
+        let path = format!("logs/default_test_uid-1/main/{attempt}.log");
+        fs::read_to_string(self.dir.path().join(path)).unwrap_or_default()
+    }
+
+    fn leaves_nothing_behind(&self) {
+        for pod in self.runtime.adopt().expect("adopt") {
+            pod.remove().expect("remove");
+        }
+        let left = fs::read_dir(self.dir.path().join("run/pods"))
+            .expect("list")
+            .count();
+        assert_eq!(left, 0, "directories are left");
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+        assert!(
+            !mounts.contains(&*self.dir.path().to_string_lossy()),
+            "mounts are left: {mounts}"
+        );
+        for hierarchy in ["", "pids", "memory", "cpu"] {
+            let group = Path::new("/sys/fs/cgroup")
+                .join(hierarchy)
+                .join(&self.cgroup_parent);
+            let left = fs::read_dir(&group)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter(|entry| entry.path().is_dir())
+                .count();
+            assert_eq!(left, 0, "groups are left in {}", group.display());
+            let _ = fs::remove_dir(group);
+        }
+    }
+}
+
+fn config(dir: &Path, cgroup_parent: &str, program: &Path) -> Config {
+    Config {
+        run_dir: dir.join("run"),
+        log_dir: dir.join("logs"),
+        cgroup_parent: cgroup_parent.to_owned(),
+        exe: std::env::current_exe().expect("this program's file"),
+        built_in: program.to_owned(),
+    }
+}
+
+fn pod_spec() -> PodSpec {
+    PodSpec {
+        uid: "uid-1".to_owned(),
+        namespace: "default".to_owned(),
+        name: "test".to_owned(),
+        hostname: "test-host".to_owned(),
+        network: Network::Own,
+        resolv_conf: "nameserver 10.96.0.10\n".to_owned(),
+        hosts: "127.0.0.1 localhost\n".to_owned(),
+    }
+}
+
+fn container(argv: &[&str]) -> ContainerSpec {
+    ContainerSpec {
+        name: "main".to_owned(),
+        attempt: 0,
+        image: Image::BuiltIn,
+        argv: [&["/minik"], argv]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
+        env: vec![("GREETING".to_owned(), "hello".to_owned())],
+        working_dir: "/work/here".to_owned(),
+        user: User::default(),
+        limits: Limits::default(),
+        allow_privilege_escalation: true,
+        read_only_root: false,
+    }
+}
+
+/// Follows the Pod's state until the container has ended.
+fn ended(pod: &Pod) -> (i32, Option<i32>) {
+    let mut states = pod.subscribe().expect("subscribe");
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match states.try_next().expect("the shim lives") {
+            Some(PodState { containers }) => {
+                if let ContainerState::Exited { code, signal, .. } = containers["main"].state {
+                    return (code, signal);
+                }
+            }
+            None => {
+                assert!(Instant::now() < deadline, "the container did not end");
+                poll(
+                    &mut [PollFd::new(states.as_fd(), PollFlags::POLLIN)],
+                    PollTimeout::from(1000u16),
+                )
+                .expect("poll");
+            }
+        }
+    }
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+fn output_and_exit_code_are_kept(fixture: &Fixture) {
+    let pod = fixture.pod();
+    pod.start_container(&container(&["say", "42"]))
+        .expect("start");
+    assert_eq!(ended(&pod), (42, None));
+    eventually("both lines are logged", || {
+        fixture.log(0).lines().count() == 2
+    });
+    let log = fixture.log(0);
+    assert!(
+        log.contains(" stdout F to stdout hello\n") && log.contains(" stderr F to stderr\n"),
+        "{log}"
+    );
+    // The next attempt has a log of its own, and the state is the newest attempt's.
+    pod.start_container(&ContainerSpec {
+        attempt: 1,
+        ..container(&["say", "0"])
+    })
+    .expect("start again");
+    assert_eq!(ended(&pod).0, 0);
+    assert_eq!(pod.state().expect("state").containers["main"].attempt, 1);
+    eventually("the second log", || fixture.log(1).contains("to stdout"));
+    pod.remove().expect("remove");
+    assert!(fixture.log(0).contains("to stdout"), "logs outlive the Pod");
+}
+
+fn look(fixture: &Fixture, spec: &ContainerSpec) -> BTreeMap<String, String> {
+    let pod = fixture.pod();
+    pod.start_container(spec).expect("start");
+    assert_eq!(ended(&pod).0, 0, "{}", fixture.log(0));
+    eventually("the log is whole", || fixture.log(0).contains("null="));
+    pod.remove().expect("remove");
+    let log = fixture.log(0);
+    let lines = log
+        .lines()
+        .filter_map(|line| line.split_once(" F ")?.1.split_once('='));
+    lines
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn a_container_sees_only_itself(fixture: &Fixture) {
+    let seen = look(fixture, &container(&["look"]));
+    let wanted = [
+        ("pid", "1"),
+        ("processes", "1"),
+        ("descriptors", "3"),
+        ("capabilities", "00000000a80425fb"),
+        ("no-new-privileges", "0"),
+        ("groups", ""),
+        ("hostname", "test-host"),
+        ("kcore", "0"),
+        ("firmware", "0"),
+        ("sysctl-writable", "false"),
+        ("program-writable", "false"),
+        ("root-writable", "true"),
+        ("resolv", "nameserver 10.96.0.10"),
+        ("interfaces", "lo"),
+        ("null", "true"),
+    ];
+    for (name, value) in wanted {
+        assert_eq!(
+            seen.get(name).map(String::as_str),
+            Some(value),
+            "{name} in {seen:?}"
+        );
+    }
+}
+
+fn limits_and_user_are_enforced(fixture: &Fixture) {
+    let limits = Limits {
+        memory_bytes: Some(64 << 20),
+        cpu_millis: Some(500),
+        pids: Some(16),
+    };
+    let user = User {
+        uid: 1000,
+        gid: 1000,
+        groups: vec![2000],
+    };
+    let base = container(&["look"]);
+    let seen = look(
+        fixture,
+        &ContainerSpec {
+            limits,
+            user,
+            allow_privilege_escalation: false,
+            read_only_root: true,
+            ..base
+        },
+    );
+    assert_eq!(
+        (seen["groups"].as_str(), seen["no-new-privileges"].as_str()),
+        ("2000", "1")
+    );
+    assert_eq!(seen["root-writable"], "false");
+}
+
+fn a_signal_ends_it_and_says_which(fixture: &Fixture) {
+    let pod = fixture.pod();
+    pod.start_container(&container(&["wait"])).expect("start");
+    eventually("it waits", || fixture.log(0).contains("waiting"));
+    pod.signal("main", Signal::SIGTERM as i32).expect("SIGTERM");
+    assert!(
+        pod.state().expect("state").containers["main"]
+            .state
+            .is_running(),
+        "process 1 ignores what it does not handle"
+    );
+    pod.signal("main", Signal::SIGKILL as i32).expect("SIGKILL");
+    assert_eq!(ended(&pod), (137, Some(9)));
+    pod.signal("main", Signal::SIGKILL as i32)
+        .expect("one that has ended is fine");
+    assert!(matches!(
+        pod.signal("other", 9),
+        Err(RuntimeError::Refused { .. })
+    ));
+    pod.remove().expect("remove");
+}
+
+fn a_missing_program_is_an_error_in_words(fixture: &Fixture) {
+    let pod = fixture.pod();
+    for (program, words) in [
+        ("/no-such-program", "No such file"),
+        ("nothing", "No such file"),
+        ("/etc/hosts", "denied"),
+    ] {
+        let error = pod.start_container(&ContainerSpec {
+            argv: vec![program.to_owned()],
+            ..container(&[])
+        });
+        let text = error.expect_err("it cannot start").to_string();
+        assert!(
+            text.contains(words) && text.contains("container main"),
+            "{program}: {text}"
+        );
+    }
+    pod.remove().expect("remove");
+}
+
+fn exec_returns_the_exit_code_and_leaves_no_zombie(fixture: &Fixture) {
+    let pod = fixture.pod();
+    pod.start_container(&container(&["wait"])).expect("start");
+    let input = File::open("/dev/null").expect("null");
+    let mut output = tempfile::tempfile().expect("a file");
+    let exec = |argv: &[&str], output: &File| {
+        let argv = argv.iter().map(|word| (*word).to_owned()).collect();
+        let spec = ExecSpec {
+            container: "main".to_owned(),
+            argv,
+        };
+        pod.exec(&spec, [input.as_fd(), output.as_fd(), output.as_fd()])
+    };
+    for code in [0, 7] {
+        assert_eq!(
+            exec(&["/minik", "say", &code.to_string()], &output).expect("exec"),
+            code
+        );
+    }
+    let mut text = String::new();
+    output.rewind().expect("rewind");
+    output.read_to_string(&mut text).expect("read");
+    assert_eq!(text.matches("to stdout hello").count(), 2, "{text}");
+    let missing = exec(&["/nothing"], &output)
+        .expect_err("not there")
+        .to_string();
+    assert!(missing.contains("No such file"), "{missing}");
+    pod.signal("main", Signal::SIGKILL as i32).expect("SIGKILL");
+    assert_eq!(
+        ended(&pod).0,
+        137,
+        "an exec'd zombie would keep it from ending"
+    );
+    pod.remove().expect("remove");
+}
+
+fn create_and_wait(dir: &Path) -> ExitCode {
+    let parent = fs::read_to_string(dir.join("cgroup")).expect("the group's name");
+    let program = PathBuf::from(fs::read_to_string(dir.join("program")).expect("the program"));
+    let runtime = Runtime::new(config(dir, &parent, &program)).expect("a runtime");
+    let pod = runtime.create_pod(&pod_spec()).expect("the Pod starts");
+    pod.start_container(&container(&["wait"])).expect("start");
+    println!("created");
+    loop {
+        std::thread::park();
+    }
+}
+
+fn a_pod_outlives_its_creator_and_is_adopted(fixture: &Fixture) {
+    fs::write(fixture.dir.path().join("cgroup"), &fixture.cgroup_parent).expect("write");
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("checker");
+    fs::write(
+        fixture.dir.path().join("program"),
+        &*program.to_string_lossy(),
+    )
+    .expect("write");
+    let mut creator = Command::new(std::env::current_exe().expect("this program's file"));
+    let mut creator = creator
+        .arg("create")
+        .arg(fixture.dir.path())
+        .spawn()
+        .expect("start the creator");
+    eventually("the container waits", || fixture.log(0).contains("waiting"));
+    creator.kill().expect("kill -9");
+    creator.wait().expect("wait");
+
+    let pods = fixture.runtime.adopt().expect("adopt");
+    let [pod] = &pods[..] else {
+        panic!("one Pod: {pods:?}")
+    };
+    assert_eq!(pod.spec(), &pod_spec());
+    assert!(
+        pod.state().expect("state").containers["main"]
+            .state
+            .is_running()
+    );
+    pod.netns().expect("its network namespace");
+    pod.signal("main", Signal::SIGKILL as i32).expect("SIGKILL");
+    assert_eq!(ended(pod), (137, Some(9)));
+    pod.remove().expect("remove");
+}
+
+fn a_dead_shim_takes_its_containers_and_is_cleaned_up(fixture: &Fixture) {
+    let pod = fixture.pod();
+    pod.start_container(&container(&["wait"])).expect("start");
+    let ContainerState::Running { pid } = pod.state().expect("state").containers["main"].state
+    else {
+        panic!("running")
+    };
+    let mut states = pod.subscribe().expect("subscribe");
+    let shim = fs::read_to_string(fixture.dir.path().join("run/pods/uid-1/shim.pid"))
+        .expect("the shim's pid");
+    let killed = Command::new("kill")
+        .args(["-9", &shim])
+        .status()
+        .expect("kill");
+    assert!(killed.success());
+    eventually("the container ends with its shim", || {
+        !Path::new(&format!("/proc/{pid}")).exists()
+    });
+    eventually("the subscriber learns of it", || {
+        matches!(states.try_next(), Err(RuntimeError::ShimGone { .. }))
+    });
+    assert_eq!(fixture.runtime.adopt().expect("adopt").len(), 0);
+}
