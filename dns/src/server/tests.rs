@@ -3,11 +3,21 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::num::NonZeroUsize;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::serialize::binary::BinEncoder;
+use hickory_server::net::NetError;
+use hickory_server::net::runtime::TokioTime;
+use hickory_server::net::xfer::Protocol;
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use hickory_server::zone_handler::MessageResponse;
+use proptest::prelude::*;
 
+use super::handler::Handler;
 use super::{Config, Running, Server, ServerError};
 use crate::Zone;
 use crate::records::{Change, Host, Port, Service};
@@ -356,4 +366,151 @@ fn dig_reads_the_same_answer() {
     );
     let transfer = dig(&["+tcp", "+noall", "+comments", "cluster.local", "AXFR"]);
     assert!(transfer.contains("Transfer failed"), "{transfer}");
+}
+
+/// Encodes what it is given, as the real one does, and keeps it.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<Vec<u8>>>>);
+
+#[async_trait]
+impl ResponseHandler for Kept {
+    async fn send_response<'a>(
+        &mut self,
+        response: MessageResponse<
+            '_,
+            'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+        >,
+    ) -> Result<ResponseInfo, NetError> {
+        let mut bytes = Vec::new();
+        let sent = response.destructive_emit(&mut BinEncoder::new(&mut bytes))?;
+        self.0.lock().unwrap().push(bytes);
+        Ok(sent)
+    }
+}
+
+/// The responses to one datagram: none when it is no message at all.
+fn handle(bytes: Vec<u8>) -> Vec<Vec<u8>> {
+    let kept = Kept::default();
+    let client = "127.0.0.1:5353".parse().unwrap();
+    if let Ok(request) = Request::from_bytes(bytes, client, Protocol::Udp) {
+        static ZONE: LazyLock<Zone> = LazyLock::new(a_zone);
+        let handler = Handler::new(ZONE.clone(), None);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(handler.handle_request::<_, TokioTime>(&request, kept.clone()));
+    }
+    std::mem::take(&mut kept.0.lock().unwrap())
+}
+
+/// Messages that get past the parser: any header, one to three questions from pieces of our names, maybe EDNS.
+fn some_message() -> impl Strategy<Value = Vec<u8>> {
+    let pieces =
+        "_http|_tcp|web|many|five|db|default|svc|pod|cluster|local|10-1-2-3|in-addr|arpa|10";
+    let label = prop::sample::select(pieces.split('|').map(str::to_owned).collect::<Vec<_>>());
+    let label = prop_oneof![4 => label.prop_map(String::into_bytes), 1 => prop::collection::vec(any::<u8>(), 1..64)];
+    let tail = prop::sample::select(vec![
+        "",
+        "default.svc.cluster.local",
+        "cluster.local",
+        "96.10.in-addr.arpa",
+        "ip6.arpa",
+    ]);
+    let question = (
+        prop::collection::vec(label, 0..6),
+        tail,
+        any::<u16>(),
+        0..4u16,
+    )
+        .prop_map(wire_question);
+    let edns = prop::option::of(any::<[u8; 6]>());
+    (
+        any::<[u8; 4]>(),
+        prop::collection::vec(question, 1..4),
+        edns,
+    )
+        .prop_map(wire_message)
+}
+
+fn wire_question((labels, tail, qtype, class): (Vec<Vec<u8>>, &str, u16, u16)) -> Vec<u8> {
+    let tail = tail
+        .split('.')
+        .filter(|label| !label.is_empty())
+        .map(|label| label.as_bytes().to_vec());
+    let mut wire = Vec::new();
+    for label in labels.into_iter().chain(tail) {
+        wire.push(u8::try_from(label.len()).unwrap());
+        wire.extend(label);
+    }
+    wire.push(0);
+    // Mostly types that exist, and class IN.
+    let qtype = if qtype % 4 == 0 {
+        qtype
+    } else {
+        [1, 28, 33, 12, 5, 6, 255][usize::from(qtype % 7)]
+    };
+    wire.extend(qtype.to_be_bytes());
+    wire.extend(class.max(1).to_be_bytes());
+    wire
+}
+
+fn wire_message((head, questions, edns): ([u8; 4], Vec<Vec<u8>>, Option<[u8; 6]>)) -> Vec<u8> {
+    let [id_high, id_low, flags_high, flags_low] = head;
+    // A question with the opcode QUERY, unless the bits say otherwise once in a while.
+    let flags_high = if id_low % 8 == 0 {
+        flags_high & 0x7f
+    } else {
+        flags_high & 0x01
+    };
+    let mut wire = vec![id_high, id_low, flags_high, flags_low];
+    // Usually only the first question is counted, the rest is trailing garbage.
+    let count = if id_low % 4 == 0 { questions.len() } else { 1 };
+    wire.extend([
+        0,
+        u8::try_from(count).unwrap(),
+        0,
+        0,
+        0,
+        0,
+        0,
+        u8::from(edns.is_some()),
+    ]);
+    questions
+        .iter()
+        .take(count)
+        .for_each(|question| wire.extend(question));
+    if let Some(size_and_flags) = edns {
+        wire.extend([0, 0, 41]);
+        wire.extend(size_and_flags);
+        wire.extend([0, 0]);
+    }
+    wire
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn no_bytes_make_the_handler_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        prop_assert!(handle(bytes).len() <= 1);
+    }
+
+    #[test]
+    fn every_message_gets_one_readable_answer_within_its_limit(bytes in some_message()) {
+        let asked = Message::from_vec(&bytes);
+        let answers = handle(bytes.clone());
+        if let Ok(asked) = asked {
+            prop_assert_eq!(answers.len(), 1);
+            let answer = Message::from_vec(&answers[0]).expect("our own answer is readable");
+            prop_assert_eq!(answer.metadata.id, asked.metadata.id);
+            prop_assert_eq!(answer.metadata.message_type, MessageType::Response);
+            let limit = asked.edns.map_or(512, |edns| edns.max_payload().clamp(512, 1232));
+            let questions = bytes.len().max(512);
+            prop_assert!(answers[0].len() <= usize::from(limit).max(questions));
+        }
+    }
 }
