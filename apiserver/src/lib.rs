@@ -4,5 +4,6 @@
 //! (loops that write objects), `pki` and `auth` (who may do what), `server` (wires them together).
 
 pub mod auth;
+pub mod http;
 pub mod registry;
 pub mod store;

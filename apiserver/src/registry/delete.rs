@@ -4,11 +4,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{
-    ApiError, DeleteOptions, Deleted, Kind, ListQuery, Object, Registry, allocate, meta,
+    ApiError, DeleteOptions, Deleted, Kind, List, ListQuery, Object, Registry, allocate, meta,
     object::canonical,
     write::{contention, parse},
 };
-use crate::store::{Expect, Operation, Outcome, Record, Revision, Write};
+use crate::store::{Expect, Operation, Outcome, Record, Write};
 
 /// How often a deletion is tried again when others were faster.
 const ATTEMPTS: usize = 64;
@@ -130,7 +130,7 @@ impl Registry {
         namespace: Option<&str>,
         query: &ListQuery,
         options: &DeleteOptions,
-    ) -> Result<(Vec<Object>, Revision), ApiError> {
+    ) -> Result<List, ApiError> {
         let list = self.list(kind, namespace, query).await?;
         let mut deleted = Vec::with_capacity(list.objects.len());
         for object in &list.objects {
@@ -143,7 +143,10 @@ impl Registry {
                 Err(error) => return Err(error),
             }
         }
-        Ok((deleted, list.revision))
+        Ok(List {
+            objects: deleted,
+            ..list
+        })
     }
 }
 

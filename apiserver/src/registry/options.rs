@@ -15,6 +15,8 @@ pub enum Part {
     Main,
     /// The status, and the labels, annotations and finalizers of the metadata.
     Status,
+    /// The binding of a Pod to a node: spec and status in one write.
+    Binding,
     /// `spec.finalizers` of a Namespace.
     Finalize,
 }

@@ -320,7 +320,7 @@ pub(super) fn may_go(kind: &Kind, value: &Value) -> bool {
 fn keep_other_parts(kind: &Kind, part: Part, old: &Value, new: &mut Value) {
     match part {
         Part::Main if kind.rules.has_status => keep(new, old, "status"),
-        Part::Main => {}
+        Part::Main | Part::Binding => {}
         Part::Status => {
             let mut kept = old.clone();
             if let Some(status) = new.get("status") {

@@ -16,7 +16,7 @@ use crate::store::{self, Revision, Watch};
 mod memo;
 pub(super) mod selectable;
 
-pub use memo::{Memos, Shared};
+pub use memo::{Encoding, Memos, Shared};
 
 /// What happened to a selected object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,96 @@
+//! Request bodies: JSON, YAML, protobuf (N1-N3, N9).
+
+use std::sync::PoisonError;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::header;
+use serde_json::Value;
+
+use super::{Call, schema};
+use crate::registry::ApiError;
+
+/// The largest body read, as upstream.
+const LIMIT_BYTES: usize = 3 * 1024 * 1024;
+/// The media types of bodies.
+pub(super) const ACCEPTED: &str =
+    "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+
+/// A decoded body.
+#[derive(Debug, Default)]
+pub(super) struct Document {
+    pub(super) value: Value,
+    /// Keys that came twice.
+    pub(super) duplicates: Vec<String>,
+}
+
+/// Reads the whole body.
+pub(super) async fn read(call: &mut Call) -> Result<Bytes, ApiError> {
+    let unread = call.body.get_mut().unwrap_or_else(PoisonError::into_inner);
+    let body = std::mem::replace(unread, Body::empty());
+    let too_large = ApiError::TooLarge {
+        limit_bytes: LIMIT_BYTES,
+    };
+    let announced = call.header(header::CONTENT_LENGTH).parse::<usize>();
+    if announced.is_ok_and(|length| length > LIMIT_BYTES) {
+        return Err(too_large);
+    }
+    axum::body::to_bytes(body, LIMIT_BYTES)
+        .await
+        .map_err(|error| {
+            let source = std::error::Error::source(&error);
+            if source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>()) {
+                too_large
+            } else {
+                ApiError::BadRequest(format!("reading the request body: {error}"))
+            }
+        })
+}
+
+/// The media type of the body without parameters, lower case. A missing one counts as JSON.
+pub(super) fn media_type(call: &Call) -> String {
+    let text = call.header(header::CONTENT_TYPE);
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    if essence.is_empty() {
+        "application/json".into()
+    } else {
+        essence.to_ascii_lowercase()
+    }
+}
+
+/// Reads and decodes the body.
+pub(super) async fn decode(call: &mut Call) -> Result<Document, ApiError> {
+    let media_type = media_type(call);
+    let bytes = read(call).await?;
+    document(&media_type, &bytes)
+}
+
+pub(super) fn document(media_type: &str, bytes: &[u8]) -> Result<Document, ApiError> {
+    match media_type {
+        "application/json" => json(bytes),
+        "application/yaml" => yaml(bytes),
+        "application/vnd.kubernetes.protobuf" => Ok(Document {
+            value: schema::from_protobuf(bytes)?,
+            duplicates: Vec::new(),
+        }),
+        _ => Err(ApiError::UnsupportedMediaType { accepted: ACCEPTED }),
+    }
+}
+
+/// JSON, with an eye on keys that come twice (V5).
+pub(super) fn json(bytes: &[u8]) -> Result<Document, ApiError> {
+    let (value, duplicates) = api::json::parse(bytes).map_err(|error| {
+        ApiError::BadRequest(format!("the request body is not valid JSON: {error}"))
+    })?;
+    Ok(Document { value, duplicates })
+}
+
+fn yaml(bytes: &[u8]) -> Result<Document, ApiError> {
+    let value = serde_yaml_ng::from_slice(bytes).map_err(|error| {
+        ApiError::BadRequest(format!("the request body is not valid YAML: {error}"))
+    })?;
+    Ok(Document {
+        value,
+        duplicates: Vec::new(),
+    })
+}

@@ -1,0 +1,249 @@
+//! The REST API: paths and verbs, media types, discovery, streams.
+//!
+//! Reading order: [`route`] (what a path means), [`accept`] (what the client wants to read), [`body`] (what it sent),
+//! `resource` (one function per verb), `render` and `stream` (how objects leave), `discovery` and `openapi` (what
+//! clients ask first), `health`.
+//!
+//! Connections, TLS and authentication are not here: the caller puts an [`auth::User`](crate::auth::User) into the
+//! request's extensions; a request without one is anonymous.
+
+use std::sync::{Arc, Mutex};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State as Shared},
+    response::Response,
+};
+use http::{HeaderMap, Method, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::{
+    auth::{Attributes, Authorizer, Decision, User},
+    registry::{ApiError, Registry},
+};
+
+pub mod accept;
+pub mod body;
+mod discovery;
+mod health;
+mod openapi;
+mod options;
+mod patch;
+mod query;
+mod render;
+mod resource;
+pub mod route;
+mod schema;
+mod stream;
+
+pub use health::{Check, version};
+use query::Query;
+use route::{Route, Target};
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct State {
+    /// The objects.
+    pub registry: Registry,
+    /// Who may do what.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// What `/readyz` looks at.
+    pub checks: Arc<Vec<Check>>,
+}
+
+/// The whole REST API as a router; other routes may be merged in front of it.
+pub fn router(state: State) -> Router {
+    Router::new().fallback(handle).with_state(state)
+}
+
+/// A request with its body still unread.
+pub(crate) struct Call {
+    state: State,
+    user: User,
+    method: Method,
+    path: String,
+    query: Query,
+    headers: HeaderMap,
+    /// Behind a mutex only because a body is not `Sync`, and the call is borrowed across awaits.
+    body: Mutex<Body>,
+}
+
+impl Call {
+    fn header(&self, name: header::HeaderName) -> &str {
+        let value = self.headers.get(name);
+        value
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    }
+}
+
+async fn handle(Shared(state): Shared<State>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let user = parts.extensions.get::<User>().cloned();
+    let call = Call {
+        state,
+        user: user.unwrap_or_else(User::anonymous),
+        path: parts.uri.path().to_owned(),
+        query: Query::parse(parts.uri.query().unwrap_or_default()),
+        method: parts.method,
+        headers: parts.headers,
+        body: Mutex::new(body),
+    };
+    let response = dispatch(call).await;
+    response.unwrap_or_else(|error| status_of(&error))
+}
+
+async fn dispatch(mut call: Call) -> Result<Response, ApiError> {
+    let Some(route) = route::parse(&call.path) else {
+        permit_path(&call).await?;
+        return Ok(plain(StatusCode::NOT_FOUND, "404 page not found\n".into()));
+    };
+    if let Route::Resource(target) = route {
+        let verb = resource::verb(&call, &target)?;
+        permit(&call, &target, verb).await?;
+        return resource::serve(&mut call, &target, verb).await;
+    }
+    permit_path(&call).await?;
+    if !matches!(call.method, Method::GET | Method::HEAD) {
+        return Err(ApiError::MethodNotAllowed { allow: "GET, HEAD" });
+    }
+    match route {
+        Route::Health(probe) => Ok(health::serve(&call, probe)),
+        Route::Version => Ok(json_value(StatusCode::OK, &version())),
+        Route::OpenApiV2 => Ok(openapi::v2(&call)),
+        Route::OpenApiV3 => Ok(openapi::v3_root()),
+        Route::OpenApiV3Document { group, version } => openapi::v3_document(&group, &version),
+        Route::Core | Route::Groups | Route::Group(_) | Route::Resources { .. } => {
+            discovery::serve(&call, &route)
+        }
+        Route::Resource(_) => Err(ApiError::UnknownPath),
+    }
+}
+
+/// Asks the authorizer about an object or collection.
+async fn permit(call: &Call, target: &Target, verb: &str) -> Result<(), ApiError> {
+    let kind = target.kind;
+    let attributes = Attributes {
+        verb,
+        group: kind.group,
+        resource: kind.plural,
+        subresource: target
+            .subresource
+            .map_or("", |subresource| subresource.name),
+        namespace: target.namespace.as_deref(),
+        name: target.name.as_deref(),
+        field_selector: call.query.get("fieldSelector"),
+        path: &call.path,
+    };
+    let Decision::Deny(reason) = call
+        .state
+        .authorizer
+        .authorize(&call.user, &attributes)
+        .await
+    else {
+        return Ok(());
+    };
+    let resource = match target.subresource {
+        Some(subresource) => format!("{}/{}", kind.plural, subresource.name),
+        None => kind.plural.to_owned(),
+    };
+    let scope = match &target.namespace {
+        Some(namespace) => format!("in the namespace \"{namespace}\""),
+        None => "at the cluster scope".to_owned(),
+    };
+    let subject = match &target.name {
+        Some(name) => format!("{} \"{name}\"", kind.resource()),
+        None => kind.resource(),
+    };
+    let mut message = format!(
+        "{subject} is forbidden: User \"{}\" cannot {verb} resource \"{resource}\" in API group \"{}\" {scope}",
+        call.user.name, kind.group
+    );
+    if !reason.is_empty() {
+        message = format!("{message}: {reason}");
+    }
+    Err(ApiError::Forbidden {
+        message,
+        resource: kind.plural.to_owned(),
+        group: kind.group.to_owned(),
+        name: target.name.clone().unwrap_or_default(),
+    })
+}
+
+/// Asks the authorizer about a path that is no resource.
+async fn permit_path(call: &Call) -> Result<(), ApiError> {
+    let verb = call.method.as_str().to_lowercase();
+    let attributes = Attributes {
+        verb: &verb,
+        path: &call.path,
+        ..Attributes::default()
+    };
+    match call
+        .state
+        .authorizer
+        .authorize(&call.user, &attributes)
+        .await
+    {
+        Decision::Allow => Ok(()),
+        Decision::Deny(_) => Err(ApiError::Forbidden {
+            message: format!(
+                "forbidden: User \"{}\" cannot {verb} path \"{}\"",
+                call.user.name, call.path
+            ),
+            resource: String::new(),
+            group: String::new(),
+            name: String::new(),
+        }),
+    }
+}
+
+/// The `Status` of an error as a response.
+pub fn status_of(error: &ApiError) -> Response {
+    let (code, _) = error.code_and_reason();
+    if code >= 500 && code != 504 {
+        tracing::error!(error = %error, "request failed");
+    }
+    let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json_value(code, &error.to_status());
+    if let Some(secs) = error.retry_after_secs() {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, secs.into());
+    }
+    if let ApiError::MethodNotAllowed { allow } = error {
+        let allow = header::HeaderValue::from_static(allow);
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
+/// A `Status` that says it worked.
+pub(crate) fn success(details: &Value) -> Value {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details,
+    })
+}
+
+fn json_value(code: StatusCode, value: &Value) -> Response {
+    json_bytes(code, value.to_string())
+}
+
+fn json_bytes(code: StatusCode, body: impl Into<Body>) -> Response {
+    respond(code, "application/json", body)
+}
+
+fn plain(code: StatusCode, text: String) -> Response {
+    respond(code, "text/plain; charset=utf-8", text)
+}
+
+fn respond(code: StatusCode, media_type: &'static str, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    let media_type = header::HeaderValue::from_static(media_type);
+    headers.insert(header::CONTENT_TYPE, media_type);
+    let private = header::HeaderValue::from_static("no-cache, private");
+    headers.insert(header::CACHE_CONTROL, private);
+    response
+}

@@ -1,0 +1,237 @@
+//! Query parameters and DELETE bodies as the registry's options.
+
+use std::time::Duration;
+
+use rand::Rng as _;
+use serde_json::Value;
+
+use super::{Call, query::Query};
+use crate::{
+    registry::{
+        ApiError, Causes, DeleteOptions, Freshness, ListQuery, Propagation, Selection, WatchQuery,
+        WatchStart, WriteOptions,
+    },
+    store::Revision,
+};
+
+/// How often a watch tells how far it has come: about every minute, as upstream.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// For agents, which report the revision they have applied: they need to know soon that nothing came in between.
+const NODE_BOOKMARK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How unknown and duplicate fields are treated (V1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FieldValidation {
+    /// They are dropped.
+    Ignore,
+    /// They are dropped, and a header says so.
+    Warn,
+    /// They are refused.
+    Strict,
+}
+
+/// Refuses an option by its field.
+fn invalid_option(kind: &'static str, refuse: impl FnOnce(&mut Causes)) -> ApiError {
+    let mut causes = Causes::default();
+    refuse(&mut causes);
+    ApiError::Invalid {
+        group: "meta.k8s.io",
+        kind,
+        name: String::new(),
+        causes: causes.0,
+    }
+}
+
+pub(super) fn field_validation(query: &Query) -> Result<FieldValidation, ApiError> {
+    match query.get("fieldValidation").unwrap_or_default() {
+        "" | "Warn" => Ok(FieldValidation::Warn),
+        "Ignore" => Ok(FieldValidation::Ignore),
+        "Strict" => Ok(FieldValidation::Strict),
+        other => Err(invalid_option("CreateOptions", |causes| {
+            causes.not_supported("fieldValidation", other, &["Ignore", "Strict", "Warn"]);
+        })),
+    }
+}
+
+fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, ApiError> {
+    let mut dry = false;
+    for value in values.filter(|value| !value.is_empty()) {
+        if value != "All" {
+            return Err(invalid_option("CreateOptions", |causes| {
+                causes.not_supported("dryRun", value, &["All"]);
+            }));
+        }
+        dry = true;
+    }
+    Ok(dry)
+}
+
+pub(super) fn write(query: &Query) -> Result<WriteOptions, ApiError> {
+    Ok(WriteOptions {
+        dry_run: dry_run(query.all("dryRun"))?,
+    })
+}
+
+/// Both selectors.
+pub(super) fn selection(query: &Query) -> Result<Selection, ApiError> {
+    let bad = |error: api::selector::SelectorError| ApiError::BadRequest(error.to_string());
+    let labels = query.filled("labelSelector").map(str::parse).transpose();
+    let fields = query.filled("fieldSelector").map(str::parse).transpose();
+    Ok(Selection {
+        labels: labels.map_err(bad)?,
+        fields: fields.map_err(bad)?,
+    })
+}
+
+fn revision(query: &Query) -> Result<Option<Revision>, ApiError> {
+    let Some(text) = query.filled("resourceVersion") else {
+        return Ok(None);
+    };
+    let number: Result<u64, _> = text.parse();
+    number.map(|number| Some(Revision(number))).map_err(|_| {
+        invalid_option("ListOptions", |causes| {
+            causes.invalid("resourceVersion", text, "must be a whole number");
+        })
+    })
+}
+
+/// How fresh a list or get must be (R3, R4).
+pub(super) fn freshness(query: &Query) -> Result<Freshness, ApiError> {
+    let revision = revision(query)?;
+    let matching = query.get("resourceVersionMatch").unwrap_or_default();
+    let refuse = |detail: &str| {
+        Err(invalid_option("ListOptions", |causes| {
+            causes.forbidden("resourceVersionMatch", detail);
+        }))
+    };
+    let continued = query.filled("continue").is_some();
+    if !matching.is_empty() && continued {
+        return refuse("resourceVersionMatch is forbidden when continue is provided");
+    }
+    if continued && revision.is_some_and(|revision| revision.0 != 0) {
+        return Err(ApiError::BadRequest(
+            "specifying resource version is not allowed when using continue".into(),
+        ));
+    }
+    match (matching, revision) {
+        ("", None) => Ok(Freshness::Newest),
+        ("" | "NotOlderThan", Some(Revision(0))) => Ok(Freshness::Any),
+        ("" | "NotOlderThan", Some(revision)) => Ok(Freshness::AtLeast(revision)),
+        ("Exact", Some(Revision(0))) => {
+            refuse("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"")
+        }
+        ("Exact", Some(revision)) => Ok(Freshness::Exact(revision)),
+        ("Exact" | "NotOlderThan", None) => {
+            refuse("resourceVersionMatch is forbidden unless resourceVersion is provided")
+        }
+        (other, _) => Err(invalid_option("ListOptions", |causes| {
+            let supported = &["Exact", "NotOlderThan"];
+            causes.not_supported("resourceVersionMatch", other, supported);
+        })),
+    }
+}
+
+/// A list request.
+pub(super) fn list(query: &Query) -> Result<ListQuery, ApiError> {
+    if query.filled("sendInitialEvents").is_some() {
+        return Err(invalid_option("ListOptions", |causes| {
+            let detail = "sendInitialEvents is forbidden for list";
+            causes.forbidden("sendInitialEvents", detail);
+        }));
+    }
+    Ok(ListQuery {
+        selection: selection(query)?,
+        freshness: freshness(query)?,
+        limit: query.number("limit")?.unwrap_or(0),
+        continue_token: query.filled("continue").map(str::to_owned),
+    })
+}
+
+/// A watch request.
+pub(super) fn watch(call: &Call) -> Result<WatchQuery, ApiError> {
+    let query = &call.query;
+    let matching = query.get("resourceVersionMatch").unwrap_or_default();
+    let revision = revision(query)?;
+    let start = if query.filled("sendInitialEvents").is_some() {
+        if matching != "NotOlderThan" {
+            return Err(invalid_option("ListOptions", |causes| {
+                let detail =
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+                causes.forbidden("resourceVersionMatch", detail);
+            }));
+        }
+        initial(query.flag("sendInitialEvents"), revision)
+    } else if matching.is_empty() {
+        initial(false, revision)
+    } else {
+        return Err(invalid_option("ListOptions", |causes| {
+            let detail =
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            causes.forbidden("resourceVersionMatch", detail);
+        }));
+    };
+    let interval = if call.user.in_group("system:nodes") {
+        NODE_BOOKMARK_INTERVAL
+    } else {
+        BOOKMARK_INTERVAL
+    };
+    let secs = query
+        .number("timeoutSeconds")?
+        .filter(|&secs: &u64| secs > 0);
+    // Spread over half an hour, so that watches that began together do not come back together.
+    let secs = secs.unwrap_or_else(|| rand::rng().random_range(1800..3600));
+    Ok(WatchQuery {
+        selection: selection(query)?,
+        start,
+        bookmarks: query.flag("allowWatchBookmarks").then_some(interval),
+        timeout: Duration::from_secs(secs),
+    })
+}
+
+fn initial(send: bool, revision: Option<Revision>) -> WatchStart {
+    match revision {
+        revision if send => WatchStart::Initial(revision.unwrap_or_default()),
+        None | Some(Revision(0)) => WatchStart::State,
+        Some(revision) => WatchStart::After(revision),
+    }
+}
+
+/// How to delete, from the query and the body; the body has the last word.
+pub(super) fn delete(query: &Query, body: &Value) -> Result<DeleteOptions, ApiError> {
+    let in_body = body["dryRun"].as_array().into_iter().flatten();
+    let dry_run = dry_run(in_body.filter_map(Value::as_str).chain(query.all("dryRun")))?;
+    let policy = body["propagationPolicy"].as_str();
+    let policy = policy
+        .or(query.filled("propagationPolicy"))
+        .unwrap_or_default();
+    let orphan = body["orphanDependents"].as_bool();
+    let orphan = orphan.or(query.get("orphanDependents").map(|value| value == "true"));
+    if orphan.is_some() && !policy.is_empty() {
+        return Err(invalid_option("DeleteOptions", |causes| {
+            let detail = "orphanDependents and deletionPropagation cannot be both set";
+            causes.invalid("propagationPolicy", policy, detail);
+        }));
+    }
+    let propagation = match policy {
+        "" if orphan == Some(true) => Propagation::Orphan,
+        "" | "Background" => Propagation::Background,
+        "Foreground" => Propagation::Foreground,
+        "Orphan" => Propagation::Orphan,
+        other => {
+            return Err(invalid_option("DeleteOptions", |causes| {
+                let supported = &["Background", "Foreground", "Orphan"];
+                causes.not_supported("propagationPolicy", other, supported);
+            }));
+        }
+    };
+    let text = |field: &str| body["preconditions"][field].as_str().map(str::to_owned);
+    let grace = body["gracePeriodSeconds"].as_i64();
+    Ok(DeleteOptions {
+        grace_secs: grace
+            .map_or_else(|| query.number("gracePeriodSeconds"), |secs| Ok(Some(secs)))?,
+        uid: text("uid"),
+        resource_version: text("resourceVersion"),
+        propagation,
+        dry_run,
+    })
+}

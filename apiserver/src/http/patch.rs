@@ -1,0 +1,76 @@
+//! Patches (P1-P3).
+
+use serde_json::Value;
+
+use super::{Call, body, schema};
+use crate::registry::{ApiError, Kind};
+
+/// The media types of patches.
+pub(super) const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+/// More operations than this are refused, as upstream.
+const MAX_OPERATIONS: usize = 10_000;
+
+/// A patch, parsed.
+pub(super) enum Patch {
+    Json(json_patch::Patch),
+    Merge(Value),
+    Strategic(Value),
+}
+
+impl Patch {
+    /// Reads the body as its media type says.
+    pub(super) async fn read(call: &mut Call) -> Result<(Self, Vec<String>), ApiError> {
+        let media_type = body::media_type(call);
+        let known = ACCEPTED.split(", ").any(|accepted| accepted == media_type);
+        if !known {
+            return Err(ApiError::UnsupportedMediaType { accepted: ACCEPTED });
+        }
+        if call.query.flag("force") && call.query.get("force").is_some() {
+            return Err(ApiError::Unprocessable(
+                "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch".into(),
+            ));
+        }
+        let bytes = body::read(call).await?;
+        let document = body::json(&bytes)?;
+        let patch = match media_type.as_str() {
+            "application/json-patch+json" => Self::Json(operations(document.value)?),
+            _ if !document.value.is_object() => {
+                return Err(ApiError::BadRequest(
+                    "the patch is not a JSON object".into(),
+                ));
+            }
+            "application/merge-patch+json" => Self::Merge(document.value),
+            _ => Self::Strategic(document.value),
+        };
+        Ok((patch, document.duplicates))
+    }
+
+    /// Changes `target`.
+    pub(super) fn apply(&self, kind: &'static Kind, target: &mut Value) -> Result<(), ApiError> {
+        match self {
+            Self::Json(patch) => json_patch::patch(target, patch).map_err(|error| {
+                ApiError::Unprocessable(format!(
+                    "the server rejected our request due to an error in our request: {error}"
+                ))
+            }),
+            Self::Merge(patch) => {
+                json_patch::merge(target, patch);
+                Ok(())
+            }
+            Self::Strategic(patch) => schema::strategic_merge(kind, target, patch),
+        }
+    }
+}
+
+fn operations(value: Value) -> Result<json_patch::Patch, ApiError> {
+    if value
+        .as_array()
+        .is_some_and(|operations| operations.len() > MAX_OPERATIONS)
+    {
+        return Err(ApiError::TooLarge {
+            limit_bytes: MAX_OPERATIONS,
+        });
+    }
+    serde_json::from_value(value)
+        .map_err(|error| ApiError::BadRequest(format!("error decoding patch: {error}")))
+}

@@ -1,0 +1,311 @@
+//! One function per verb.
+
+use axum::response::Response;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::{
+    Call,
+    body::{self, Document},
+    json_value, options,
+    patch::Patch,
+    render::View,
+    route::Target,
+    schema, stream, success,
+};
+use crate::registry::{ApiError, Kind, Object, Part, Selection, kinds::PODS};
+
+/// The verb of a request (U7), if the target serves it.
+pub(super) fn verb(call: &Call, target: &Target) -> Result<&'static str, ApiError> {
+    let one = target.name.is_some();
+    let watching = call.query.flag("watch") && target.subresource.is_none();
+    let verb = match call.method {
+        Method::GET | Method::HEAD if watching => "watch",
+        Method::GET | Method::HEAD if one => "get",
+        Method::GET | Method::HEAD => "list",
+        Method::POST => "create",
+        Method::PUT if one => "update",
+        Method::PATCH if one => "patch",
+        Method::DELETE if one => "delete",
+        Method::DELETE => "deletecollection",
+        _ => "",
+    };
+    let kind = target.kind;
+    let served = target
+        .subresource
+        .map_or(kind.verbs, |subresource| subresource.verbs);
+    let homeless = verb == "create" && kind.namespaced && target.namespace.is_none();
+    let misplaced = verb == "create" && one && target.subresource.is_none();
+    if homeless || misplaced || !served.contains(&verb) {
+        return Err(ApiError::MethodNotAllowed {
+            allow: if one {
+                "GET, PUT, PATCH, DELETE"
+            } else {
+                "GET, POST, DELETE"
+            },
+        });
+    }
+    Ok(verb)
+}
+
+/// Answers a request whose verb is permitted.
+pub(super) async fn serve(
+    call: &mut Call,
+    target: &Target,
+    verb: &str,
+) -> Result<Response, ApiError> {
+    match (verb, target.subresource.map(|subresource| subresource.name)) {
+        ("create", Some("binding")) => bind(call, target).await,
+        ("get", _) => get(call, target).await,
+        ("list", _) => list(call, target).await,
+        ("watch", _) => watch(call, target).await,
+        ("create", _) => create(call, target).await,
+        ("update", _) => update(call, target).await,
+        ("patch", _) => patch(call, target).await,
+        ("delete", _) => delete(call, target).await,
+        ("deletecollection", _) => delete_collection(call, target).await,
+        _ => Err(ApiError::UnknownPath),
+    }
+}
+
+impl Target {
+    fn scope(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
+    fn object_name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+
+    fn part(&self) -> Part {
+        match self.subresource.map(|subresource| subresource.name) {
+            Some("status") => Part::Status,
+            Some("finalize") => Part::Finalize,
+            _ => Part::Main,
+        }
+    }
+}
+
+async fn get(call: &Call, target: &Target) -> Result<Response, ApiError> {
+    let view = View::of(call)?;
+    let freshness = options::freshness(&call.query)?;
+    let registry = &call.state.registry;
+    let name = target.object_name();
+    let object = registry
+        .get_fresh(target.kind, target.scope(), name, freshness)
+        .await?;
+    Ok(view.respond(StatusCode::OK, &object, &[]))
+}
+
+async fn list(call: &Call, target: &Target) -> Result<Response, ApiError> {
+    let view = View::of(call)?;
+    let query = options::list(&call.query)?;
+    query.selection.check(target.kind)?;
+    let registry = &call.state.registry;
+    let list = registry.list(target.kind, target.scope(), &query).await?;
+    Ok(view.list(target.kind, &list))
+}
+
+async fn watch(call: &Call, target: &Target) -> Result<Response, ApiError> {
+    let view = View::of(call)?;
+    let mut query = options::watch(call)?;
+    if let Some(name) = &target.name {
+        only(&mut query.selection, name);
+    }
+    query.selection.check(target.kind)?;
+    let registry = &call.state.registry;
+    match registry.watch(target.kind, target.scope(), &query).await {
+        Ok(watch) => Ok(stream::respond(target.kind, view, watch)),
+        Err(error) if error.is_expired() => Ok(stream::refuse(&error)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Watching one object is watching by its name (W14).
+fn only(selection: &mut Selection, name: &str) {
+    let fields = selection.fields.get_or_insert_default();
+    fields.requirements.push(api::selector::FieldRequirement {
+        field: "metadata.name".into(),
+        operator: api::selector::FieldOperator::Equals,
+        value: name.into(),
+    });
+}
+
+/// Reads a body as an object of this kind.
+async fn object_body(
+    call: &mut Call,
+    kind: &'static Kind,
+) -> Result<(Value, schema::Warnings), ApiError> {
+    let validation = options::field_validation(&call.query)?;
+    let Document {
+        mut value,
+        duplicates,
+    } = body::decode(call).await?;
+    let warnings = schema::settle(
+        kind,
+        &mut value,
+        &duplicates,
+        validation,
+        ApiError::BadRequest,
+    )?;
+    Ok((value, warnings))
+}
+
+async fn create(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
+    let view = View::of(call)?;
+    let write = options::write(&call.query)?;
+    let (value, warnings) = object_body(call, target.kind).await?;
+    let registry = &call.state.registry;
+    let object = registry
+        .create(target.kind, target.scope(), value, &write)
+        .await?;
+    Ok(view.respond(StatusCode::CREATED, &object, &warnings))
+}
+
+async fn update(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
+    let view = View::of(call)?;
+    let write = options::write(&call.query)?;
+    let (value, warnings) = object_body(call, target.kind).await?;
+    let (object, created) = call
+        .state
+        .registry
+        .replace(
+            target.kind,
+            target.scope(),
+            target.object_name(),
+            value,
+            target.part(),
+            &write,
+        )
+        .await?;
+    let code = if created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok(view.respond(code, &object, &warnings))
+}
+
+async fn patch(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
+    let view = View::of(call)?;
+    let write = options::write(&call.query)?;
+    let validation = options::field_validation(&call.query)?;
+    let (patch, duplicates) = Patch::read(call).await?;
+    let kind = target.kind;
+    let mut warnings = Vec::new();
+    let object = call
+        .state
+        .registry
+        .modify(
+            kind,
+            target.scope(),
+            target.object_name(),
+            target.part(),
+            &write,
+            |value| {
+                patch.apply(kind, value)?;
+                warnings = schema::settle(
+                    kind,
+                    value,
+                    &duplicates,
+                    validation,
+                    ApiError::Unprocessable,
+                )?;
+                Ok(())
+            },
+        )
+        .await?;
+    Ok(view.respond(StatusCode::OK, &object, &warnings))
+}
+
+/// The body of a DELETE: DeleteOptions, or nothing.
+async fn delete_body(call: &mut Call) -> Result<Value, ApiError> {
+    let media_type = body::media_type(call);
+    let bytes = body::read(call).await?;
+    if bytes.is_empty() {
+        return Ok(json!({}));
+    }
+    Ok(body::document(&media_type, &bytes)?.value)
+}
+
+async fn delete(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
+    let view = View::of(call)?;
+    let body = delete_body(call).await?;
+    let how = options::delete(&call.query, &body)?;
+    let kind = target.kind;
+    let registry = &call.state.registry;
+    let deleted = registry
+        .delete(kind, target.scope(), target.object_name(), &how)
+        .await?;
+    if !deleted.gone || kind.rules.delete_returns_object {
+        return Ok(view.respond(StatusCode::OK, &deleted.object, &[]));
+    }
+    let value = deleted.object.value();
+    let mut details = json!({"name": target.object_name()});
+    if !kind.group.is_empty() {
+        details["group"] = json!(kind.group);
+    }
+    details["kind"] = json!(kind.plural);
+    details["uid"] = value["metadata"]["uid"].clone();
+    Ok(json_value(StatusCode::OK, &success(&details)))
+}
+
+async fn delete_collection(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
+    let view = View::of(call)?;
+    let query = options::list(&call.query)?;
+    query.selection.check(target.kind)?;
+    let body = delete_body(call).await?;
+    let how = options::delete(&call.query, &body)?;
+    let registry = &call.state.registry;
+    let list = registry
+        .delete_collection(target.kind, target.scope(), &query, &how)
+        .await?;
+    Ok(view.list(target.kind, &list))
+}
+
+/// `POST pods/X/binding`: puts the Pod on a node, once (X10).
+async fn bind(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
+    let write = options::write(&call.query)?;
+    let body = body::decode(call).await?.value;
+    let node = body["target"]["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    if node.is_empty() {
+        return Err(ApiError::BadRequest(
+            "target.name: the node to bind to is required".into(),
+        ));
+    }
+    let name = target.object_name();
+    let registry = &call.state.registry;
+    let now = crate::registry::meta::timestamp(jiff::Timestamp::now());
+    let bound: Object = registry
+        .modify(&PODS, target.scope(), name, Part::Binding, &write, |pod| {
+            let before = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+            if !before.is_empty() {
+                return Err(ApiError::Conflict {
+                    kind: &PODS,
+                    name: name.to_owned(),
+                    detail: format!("pod {name} is already assigned to node \"{before}\""),
+                });
+            }
+            pod["spec"]["nodeName"] = node.clone().into();
+            scheduled(pod, &now);
+            Ok(())
+        })
+        .await?;
+    tracing::debug!(pod = name, node, revision = bound.revision().0, "bound");
+    let mut status = success(&json!({}));
+    status["code"] = json!(201);
+    Ok(json_value(StatusCode::CREATED, &status))
+}
+
+fn scheduled(pod: &mut Value, now: &str) {
+    let mut conditions = pod["status"]["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    conditions.retain(|condition| condition["type"] != "PodScheduled");
+    conditions.push(json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": now}));
+    pod["status"]["conditions"] = conditions.into();
+}

@@ -1,0 +1,224 @@
+//! What a path means.
+
+use super::query::decode;
+use crate::registry::{Kind, kind::Subresource, kinds};
+
+/// An object, a collection, or something below an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The kind.
+    pub kind: &'static Kind,
+    /// The namespace, when the path names one. For the kind Namespace this is the name once more, as upstream has it
+    /// for authorisation.
+    pub namespace: Option<String>,
+    /// The object's name.
+    pub name: Option<String>,
+    /// What of the object.
+    pub subresource: Option<&'static Subresource>,
+}
+
+/// Everything the API serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `/api/v1/…` and `/apis/<group>/<version>/…`.
+    Resource(Target),
+    /// `/api`.
+    Core,
+    /// `/apis`.
+    Groups,
+    /// `/apis/<group>`.
+    Group(String),
+    /// `/api/v1` and `/apis/<group>/<version>`.
+    Resources {
+        /// The group, empty for core.
+        group: String,
+        /// The version.
+        version: String,
+    },
+    /// `/openapi/v2`.
+    OpenApiV2,
+    /// `/openapi/v3`.
+    OpenApiV3,
+    /// `/openapi/v3/api/v1` and `/openapi/v3/apis/<group>/<version>`.
+    OpenApiV3Document {
+        /// The group, empty for core.
+        group: String,
+        /// The version.
+        version: String,
+    },
+    /// `/version`.
+    Version,
+    /// `/healthz`, `/livez`, `/readyz`.
+    Health(Probe),
+}
+
+/// Which health path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// The process answers.
+    Live,
+    /// It can serve.
+    Ready,
+}
+
+/// Reads a path. `None` is a plain 404.
+#[must_use]
+pub fn parse(path: &str) -> Option<Route> {
+    let path = path.strip_prefix('/')?;
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let parts: Vec<String> = path.split('/').map(|part| decode(part, false)).collect();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    // Keys are made of these: no name has a slash in it, and none is empty.
+    if parts
+        .iter()
+        .any(|part| part.is_empty() || part.contains('/'))
+    {
+        return None;
+    }
+    Some(match parts.as_slice() {
+        ["healthz" | "livez", ..] => Route::Health(Probe::Live),
+        ["readyz", ..] => Route::Health(Probe::Ready),
+        ["version"] => Route::Version,
+        ["openapi", "v2"] => Route::OpenApiV2,
+        ["openapi", "v3"] => Route::OpenApiV3,
+        ["openapi", "v3", "api", version] => served_version("", version)?.document(),
+        ["openapi", "v3", "apis", group, version] => served_version(group, version)?.document(),
+        ["api"] => Route::Core,
+        ["apis"] => Route::Groups,
+        ["api", version] => served_version("", version)?.resources(),
+        ["apis", group] => {
+            let known = kinds::ALL.iter().any(|kind| kind.group == *group);
+            (known && !group.is_empty()).then(|| Route::Group((*group).to_owned()))?
+        }
+        ["apis", group, version] => served_version(group, version)?.resources(),
+        ["api", version, rest @ ..] => Route::Resource(target("", version, rest)?),
+        ["apis", group, version, rest @ ..] => Route::Resource(target(group, version, rest)?),
+        _ => return None,
+    })
+}
+
+struct GroupVersion(String, String);
+
+impl GroupVersion {
+    fn document(self) -> Route {
+        let Self(group, version) = self;
+        Route::OpenApiV3Document { group, version }
+    }
+
+    fn resources(self) -> Route {
+        let Self(group, version) = self;
+        Route::Resources { group, version }
+    }
+}
+
+fn served_version(group: &str, version: &str) -> Option<GroupVersion> {
+    let served = kinds::ALL
+        .iter()
+        .any(|kind| kind.group == group && kind.version == version);
+    served.then(|| GroupVersion(group.to_owned(), version.to_owned()))
+}
+
+fn target(group: &str, version: &str, rest: &[&str]) -> Option<Target> {
+    let (namespace, plural, rest) = match rest {
+        // `/namespaces/<name>/finalize` is below the Namespace; `/namespaces/<name>/pods` is inside it.
+        ["namespaces", name, sub, ..]
+            if group.is_empty() && kinds::NAMESPACES.subresource(sub).is_some() =>
+        {
+            (None, "namespaces", &rest[1..])
+        }
+        ["namespaces", namespace, plural, rest @ ..] => (Some(*namespace), *plural, rest),
+        [plural, rest @ ..] => (None, *plural, rest),
+        [] => return None,
+    };
+    let kind = kinds::find(group, version, plural)?;
+    if namespace.is_some() != kind.namespaced && (namespace.is_some() || !rest.is_empty()) {
+        return None;
+    }
+    let (name, subresource) = match rest {
+        [] => (None, None),
+        [name] => (Some(*name), None),
+        [name, sub] => (Some(*name), Some(kind.subresource(sub)?)),
+        _ => return None,
+    };
+    Some(Target {
+        kind,
+        namespace: namespace.map(str::to_owned),
+        name: name.map(str::to_owned),
+        subresource,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::kinds::{NAMESPACES, PODS};
+
+    fn resource(
+        path: &str,
+    ) -> Option<(&'static Kind, Option<String>, Option<String>, &'static str)> {
+        let Route::Resource(target) = parse(path)? else {
+            return None;
+        };
+        let sub = target.subresource.map_or("", |sub| sub.name);
+        Some((target.kind, target.namespace, target.name, sub))
+    }
+
+    #[test]
+    fn paths_name_kinds_objects_and_subresources() {
+        let some = |text: &str| Some(text.to_owned());
+        let cases = [
+            ("/api/v1/pods", Some((&PODS, None, None, ""))),
+            (
+                "/api/v1/namespaces/a/pods",
+                Some((&PODS, some("a"), None, "")),
+            ),
+            (
+                "/api/v1/namespaces/a/pods/b",
+                Some((&PODS, some("a"), some("b"), "")),
+            ),
+            (
+                "/api/v1/namespaces/a/pods/b/status",
+                Some((&PODS, some("a"), some("b"), "status")),
+            ),
+            ("/api/v1/namespaces", Some((&NAMESPACES, None, None, ""))),
+            (
+                "/api/v1/namespaces/a",
+                Some((&NAMESPACES, None, some("a"), "")),
+            ),
+            (
+                "/api/v1/namespaces/a/finalize",
+                Some((&NAMESPACES, None, some("a"), "finalize")),
+            ),
+            (
+                "/api/v1/namespaces/a/status",
+                Some((&NAMESPACES, None, some("a"), "status")),
+            ),
+            ("/api/v1/namespaces/a%2Fb/pods", None),
+            ("/api/v1/namespaces/a/nodes", None),
+            ("/api/v1/pods/b", None),
+            ("/api/v1/unknowns", None),
+            ("/apis/apps/v1/pods", None),
+        ];
+        for (path, wanted) in cases {
+            let wanted = wanted.map(|(kind, namespace, name, sub): (&'static Kind, _, _, _)| {
+                (kind, namespace, name, sub)
+            });
+            assert_eq!(resource(path), wanted, "{path}");
+        }
+    }
+
+    #[test]
+    fn d6_unknown_paths_are_no_route() {
+        for path in [
+            "/",
+            "/apis/apps",
+            "/apis/apps/v1",
+            "/api/v2",
+            "/metricsx",
+            "/api//v1",
+        ] {
+            assert_eq!(parse(path), None, "{path}");
+        }
+        assert_eq!(parse("/apis/"), Some(Route::Groups));
+    }
+}
