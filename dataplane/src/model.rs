@@ -37,7 +37,11 @@ impl Family {
 
     /// The family of an address.
     pub fn of(addr: IpAddr) -> Family {
-        if addr.is_ipv4() { Family::V4 } else { Family::V6 }
+        if addr.is_ipv4() {
+            Family::V4
+        } else {
+            Family::V6
+        }
     }
 
     /// Length of an address in bytes.

@@ -1,0 +1,255 @@
+//! A kernel in memory, as strict about order and references as the real one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
+
+use super::{Holder, Kernel, KernelError, Snapshot, describe};
+use crate::{
+    model::Family,
+    plan::{Action, Operation},
+    ruleset::{Chain, Data, Name, Ruleset, Set, Statement, Table, Verdict},
+    wire::Chunk,
+};
+
+/// nf_tables of a network namespace that does not exist. Its fields are open for tests to spoil.
+#[derive(Clone, Debug, Default)]
+pub struct Fake {
+    /// What it holds.
+    pub ruleset: Ruleset,
+    /// Moves with every commit.
+    pub generation: u32,
+    /// Elements of dynamic sets, by family and set.
+    pub dynamic: BTreeMap<(Family, String), Chunk>,
+    /// How many commits will fail from now on, each having applied nothing.
+    pub failures: u32,
+    /// Transactions committed so far.
+    pub commits: Vec<Vec<Operation>>,
+}
+
+impl Kernel for Fake {
+    fn generation(&mut self) -> Result<u32, KernelError> {
+        Ok(self.generation)
+    }
+
+    fn holders(&mut self) -> Result<BTreeMap<Family, Holder>, KernelError> {
+        Ok(self
+            .ruleset
+            .tables
+            .keys()
+            .map(|family| (*family, Holder::Us))
+            .collect())
+    }
+
+    fn read(&mut self) -> Result<Snapshot, KernelError> {
+        let holders = self.holders()?;
+        Ok(Snapshot {
+            generation: self.generation,
+            ruleset: self.ruleset.clone(),
+            holders,
+        })
+    }
+
+    fn elements(&mut self, family: Family, set: &str) -> Result<Chunk, KernelError> {
+        Ok(self
+            .dynamic
+            .get(&(family, set.to_owned()))
+            .cloned()
+            .unwrap_or_default())
+    }
+
+    fn commit(
+        &mut self,
+        operations: &[Operation],
+        generation: Option<u32>,
+    ) -> Result<(), KernelError> {
+        if generation.is_some_and(|expected| expected != self.generation) {
+            return Err(KernelError::Stale);
+        }
+        if self.failures > 0 {
+            self.failures -= 1;
+            return Err(KernelError::AnswersLost);
+        }
+        let (mut ruleset, mut dynamic) = (self.ruleset.clone(), self.dynamic.clone());
+        for operation in operations {
+            apply(&mut ruleset, &mut dynamic, operation).map_err(|errno| KernelError::Refused {
+                operation: describe(operation),
+                detail: None,
+                source: io::Error::from_raw_os_error(errno),
+            })?;
+        }
+        (self.ruleset, self.dynamic) = (ruleset, dynamic);
+        self.generation += 1;
+        self.commits.push(operations.to_vec());
+        Ok(())
+    }
+
+    fn is_exclusive(&self) -> bool {
+        false
+    }
+}
+
+/// An errno.
+type Errno = i32;
+type Dynamic = BTreeMap<(Family, String), Chunk>;
+
+fn apply(ruleset: &mut Ruleset, dynamic: &mut Dynamic, operation: &Operation) -> Result<(), Errno> {
+    let family = operation.family;
+    match &operation.action {
+        Action::AddTable => return Ok(_ = ruleset.tables.entry(family).or_default()),
+        Action::DeleteTable => {
+            dynamic.retain(|(of, _), _| *of != family);
+            return ruleset.tables.remove(&family).map(drop).ok_or(libc::ENOENT);
+        }
+        _ => {}
+    }
+    let table = ruleset.tables.get_mut(&family).ok_or(libc::ENOENT)?;
+    if let Action::Elements { set, delete, .. } = &operation.action
+        && table.sets.get(set).is_some_and(|set| set.kind.dynamic)
+    {
+        let elements = dynamic
+            .get_mut(&(family, set.to_string()))
+            .ok_or(libc::ENOENT)?;
+        let gone: BTreeSet<_> = delete.iter().map(|(key, _)| *key).collect();
+        elements.retain(|(key, _)| !gone.contains(key));
+        return Ok(());
+    }
+    apply_to_table(table, &operation.action)
+}
+
+fn apply_to_table(table: &mut Table, action: &Action) -> Result<(), Errno> {
+    match action {
+        Action::AddTable | Action::DeleteTable => Ok(()),
+        Action::AddChain { name, base } => {
+            let chain = Chain {
+                base: *base,
+                rules: Vec::new(),
+            };
+            table
+                .chains
+                .insert(name.clone(), chain)
+                .map_or(Ok(()), |_| Err(libc::EEXIST))
+        }
+        Action::DeleteChain { name } => {
+            if named_chains(table).contains(name)
+                || table
+                    .chains
+                    .get(name)
+                    .is_some_and(|chain| !chain.rules.is_empty())
+            {
+                return Err(libc::EBUSY);
+            }
+            table.chains.remove(name).map(drop).ok_or(libc::ENOENT)
+        }
+        Action::FlushChain { name } => table
+            .chains
+            .get_mut(name)
+            .map(|chain| chain.rules.clear())
+            .ok_or(libc::ENOENT),
+        Action::AddRule { chain, rule } => {
+            let names = rule.statements.iter().all(|statement| {
+                chain_of(statement).is_none_or(|chain| table.chains.contains_key(chain))
+                    && set_of(statement).is_none_or(|set| table.sets.contains_key(set))
+            });
+            let chain = table
+                .chains
+                .get_mut(chain)
+                .filter(|_| names)
+                .ok_or(libc::ENOENT)?;
+            chain.rules.push(rule.clone());
+            Ok(())
+        }
+        Action::AddSet {
+            name,
+            kind,
+            capacity,
+        } => {
+            let set = Set {
+                capacity: *capacity,
+                ..Set::new(kind.clone())
+            };
+            table
+                .sets
+                .insert(name.clone(), set)
+                .map_or(Ok(()), |_| Err(libc::EEXIST))
+        }
+        Action::DeleteSet { name } => {
+            let statements = table
+                .chains
+                .values()
+                .flat_map(|chain| &chain.rules)
+                .flat_map(|rule| &rule.statements);
+            if statements.filter_map(set_of).any(|set| set == name) {
+                return Err(libc::EBUSY);
+            }
+            table.sets.remove(name).map(drop).ok_or(libc::ENOENT)
+        }
+        Action::Elements { set, delete, add } => change_elements(table, set, delete, add),
+    }
+}
+
+fn change_elements(
+    table: &mut Table,
+    name: &Name,
+    delete: &Chunk,
+    add: &Chunk,
+) -> Result<(), Errno> {
+    let chains: BTreeSet<Name> = table.chains.keys().cloned().collect();
+    let set = table.sets.get_mut(name).ok_or(libc::ENOENT)?;
+    for (key, _) in delete {
+        set.elements.remove(key).ok_or(libc::ENOENT)?;
+    }
+    for (key, data) in add {
+        if let Data::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)) = data
+            && !chains.contains(chain)
+        {
+            return Err(libc::ENOENT);
+        }
+        if set.elements.insert(*key, data.clone()).is_some() {
+            return Err(libc::EEXIST);
+        }
+    }
+    if set.elements.len() as u64 > u64::from(set.capacity) {
+        Err(libc::ENFILE)
+    } else {
+        Ok(())
+    }
+}
+
+fn named_chains(table: &Table) -> BTreeSet<Name> {
+    let by_elements = table
+        .sets
+        .values()
+        .flat_map(|set| set.elements.values())
+        .filter_map(|data| match data {
+            Data::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)) => Some(chain),
+            _ => None,
+        });
+    let statements = table
+        .chains
+        .values()
+        .flat_map(|chain| &chain.rules)
+        .flat_map(|rule| &rule.statements);
+    by_elements
+        .chain(statements.filter_map(chain_of))
+        .cloned()
+        .collect()
+}
+
+fn chain_of(statement: &Statement) -> Option<&Name> {
+    match statement {
+        Statement::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)) => Some(chain),
+        _ => None,
+    }
+}
+
+fn set_of(statement: &Statement) -> Option<&Name> {
+    match statement {
+        Statement::InSet { set, .. } => Some(set),
+        Statement::VerdictMap { map, .. }
+        | Statement::Dnat { map, .. }
+        | Statement::Record { map, .. } => Some(map),
+        _ => None,
+    }
+}

@@ -1,0 +1,492 @@
+//! The real kernel: one netlink socket, kept open because it owns the tables.
+//!
+//! The kernel runs a whole transaction, and writes its answers, inside `sendmsg`: afterwards the answers are only drained,
+//! nothing is waited for. No message asks to be acknowledged, because an acknowledgement does not mean "committed" and many
+//! of them overflow the receive buffer; success is the absence of errors.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
+
+use super::{Holder, Kernel, KernelError, Snapshot, describe};
+use crate::{
+    model::Family,
+    plan::Operation,
+    ruleset::{Chain, Holds, Rule, Ruleset, Set, SetKind, TABLE, Table},
+    wire::{self, Batch, Chunk, Message, Messages},
+};
+
+/// Dumps are tried this often when the ruleset moves under them.
+const READ_ATTEMPTS: usize = 5;
+/// The kernel's dump messages are at most this large (`NLMSG_GOODSIZE` and what it grows them to).
+const RECEIVE_BUFFER_BYTES: usize = 128 * 1024;
+
+/// Whether to ask for tables that nobody else can change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// When the kernel has both `owner` and `persist` (since 6.9): `nft flush ruleset` skips such tables, and they outlive us.
+    WhenPossible,
+    /// Never: anybody may change them, and they are repaired.
+    Never,
+}
+
+/// A netlink socket to the nf_tables of one network namespace: that of the thread which opened it.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: OwnedFd,
+    port: u32,
+    seq: u32,
+    table_flags: u32,
+    send_buffer_bytes: usize,
+    receive: Vec<u8>,
+}
+
+impl Netlink {
+    /// Opens the socket and finds out, by doing it, whether tables can be made here and whether they can be owned.
+    ///
+    /// # Errors
+    /// [`KernelError::NotPermitted`] and [`KernelError::Unsupported`] say what is missing.
+    pub fn open(ownership: Ownership) -> Result<Netlink, KernelError> {
+        let (socket, port) = sys::open().map_err(|source| match source.raw_os_error() {
+            Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT) => KernelError::Unsupported(source),
+            Some(libc::EPERM | libc::EACCES) => KernelError::NotPermitted(source),
+            _ => KernelError::Socket {
+                call: "socket",
+                source,
+            },
+        })?;
+        let mut this = Netlink {
+            socket,
+            port,
+            seq: 1,
+            table_flags: 0,
+            send_buffer_bytes: 0,
+            receive: vec![0; RECEIVE_BUFFER_BYTES],
+        };
+        this.probe(0)?;
+        let owned = wire::FLAG_OWNER | wire::FLAG_PERSIST;
+        if ownership == Ownership::WhenPossible && this.probe(owned).is_ok() {
+            this.table_flags = owned;
+        }
+        Ok(this)
+    }
+
+    /// Makes and deletes a table of another name in one transaction.
+    fn probe(&mut self, flags: u32) -> Result<(), KernelError> {
+        let seq = self.seq;
+        let batch = Batch::probe(seq, flags);
+        self.send_batch(&batch, &[]).map_err(|error| match error {
+            KernelError::Refused { source, .. } => match source.raw_os_error() {
+                Some(libc::EPERM) => KernelError::NotPermitted(source),
+                _ => KernelError::Unsupported(source),
+            },
+            other => other,
+        })
+    }
+
+    fn send_batch(&mut self, batch: &Batch, operations: &[Operation]) -> Result<(), KernelError> {
+        self.seq = batch.next_seq();
+        self.make_room(batch.bytes.len())?;
+        sys::send(&self.socket, &batch.bytes).map_err(|source| match source.raw_os_error() {
+            Some(libc::EPERM) => KernelError::NotPermitted(source),
+            _ => KernelError::Socket {
+                call: "sendmsg",
+                source,
+            },
+        })?;
+        self.drain(batch, operations)
+    }
+
+    /// A batch must fit the send buffer: 208 KiB unless raised.
+    fn make_room(&mut self, batch_bytes: usize) -> Result<(), KernelError> {
+        let wanted = batch_bytes + 4096;
+        if wanted > self.send_buffer_bytes {
+            sys::set_send_buffer(&self.socket, wanted).map_err(|source| KernelError::Socket {
+                call: "setsockopt(SO_SNDBUFFORCE)",
+                source,
+            })?;
+            self.send_buffer_bytes = wanted;
+        }
+        Ok(())
+    }
+
+    /// Reads the answers that the transaction left; the first error is the one that counts, others follow from it.
+    fn drain(&mut self, batch: &Batch, operations: &[Operation]) -> Result<(), KernelError> {
+        let mut result = Ok(());
+        loop {
+            let len = match sys::receive(&self.socket, &mut self.receive, true) {
+                Ok(len) => len,
+                Err(source) if source.kind() == io::ErrorKind::WouldBlock => return result,
+                Err(source) if source.raw_os_error() == Some(libc::ENOBUFS) => {
+                    result = Err(KernelError::AnswersLost);
+                    continue;
+                }
+                Err(source) => {
+                    return Err(KernelError::Socket {
+                        call: "recvmsg",
+                        source,
+                    });
+                }
+            };
+            for message in
+                Messages(&self.receive[..len]).filter(|message| batch.contains(message.seq))
+            {
+                if let (Ok(()), Some(error)) = (&result, refusal(&message, batch, operations)) {
+                    result = Err(error);
+                }
+            }
+        }
+    }
+
+    /// Sends a request and hands every answer to `each`, until the last.
+    fn request(
+        &mut self,
+        bytes: &[u8],
+        seq: u32,
+        mut each: impl FnMut(&Message<'_>) -> Result<(), KernelError>,
+    ) -> Result<(), KernelError> {
+        sys::send(&self.socket, bytes).map_err(|source| KernelError::Socket {
+            call: "sendmsg",
+            source,
+        })?;
+        let dump = bytes.get(6..8).is_some_and(|flags| flags[1] & 0x3 != 0);
+        loop {
+            let len =
+                sys::receive(&self.socket, &mut self.receive, false).map_err(
+                    |source| match source.raw_os_error() {
+                        Some(libc::ENOBUFS) => KernelError::AnswersLost,
+                        _ => KernelError::Socket {
+                            call: "recvmsg",
+                            source,
+                        },
+                    },
+                )?;
+            for message in Messages(&self.receive[..len]).filter(|message| message.seq == seq) {
+                match wire::answer(&message) {
+                    wire::Answer::Done => return Ok(()),
+                    wire::Answer::Interrupted => return Err(KernelError::Unsteady),
+                    wire::Answer::Error(errno, detail) => {
+                        let source = io::Error::from_raw_os_error(errno);
+                        return Err(KernelError::Refused {
+                            operation: "dump our tables".into(),
+                            detail,
+                            source,
+                        });
+                    }
+                    wire::Answer::Object => each(&message)?,
+                }
+                if !dump {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn dump(
+        &mut self,
+        kind: u16,
+        family: Family,
+        set: Option<&str>,
+        each: impl FnMut(&Message<'_>) -> Result<(), KernelError>,
+    ) -> Result<(), KernelError> {
+        let seq = self.next_seq();
+        self.request(&wire::dump_request(seq, kind, family, set), seq, each)
+    }
+
+    fn next_seq(&mut self) -> u32 {
+        self.seq = self.seq.wrapping_add(1);
+        self.seq
+    }
+
+    fn read_table(&mut self, family: Family) -> Result<Table, KernelError> {
+        let mut table = Table::default();
+        self.dump(wire::NFT_MSG_GETCHAIN, family, None, |message| {
+            let (of, name, base) = wire::parse_chain(message)?;
+            if of == TABLE {
+                table.chains.insert(
+                    name.into(),
+                    Chain {
+                        base,
+                        rules: Vec::new(),
+                    },
+                );
+            }
+            Ok(())
+        })?;
+        self.dump(wire::NFT_MSG_GETRULE, family, None, |message| {
+            let (of, chain, fingerprint) = wire::parse_rule(message)?;
+            if let Some(chain) = table.chains.get_mut(chain).filter(|_| of == TABLE) {
+                chain.rules.push(Rule::opaque(fingerprint));
+            }
+            Ok(())
+        })?;
+        self.dump(wire::NFT_MSG_GETSET, family, None, |message| {
+            let (of, name, kind, capacity) = wire::parse_set(message, family)?;
+            if of == TABLE {
+                table.sets.insert(
+                    name.into(),
+                    Set {
+                        capacity,
+                        ..Set::new(kind.unwrap_or(UNKNOWN_KIND))
+                    },
+                );
+            }
+            Ok(())
+        })?;
+        for (name, set) in &mut table.sets {
+            if set.kind.dynamic || set.kind == UNKNOWN_KIND {
+                continue;
+            }
+            match self.elements(family, name) {
+                Ok(elements) => set.elements = elements.into_iter().collect(),
+                // An element that we would never make: the set is not ours any more.
+                Err(KernelError::Parse(_)) => set.kind = UNKNOWN_KIND,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(table)
+    }
+
+    fn read_once(&mut self) -> Result<Snapshot, KernelError> {
+        let generation = self.generation()?;
+        let holders = self.holders()?;
+        let mut ruleset = Ruleset::default();
+        for family in holders.keys() {
+            ruleset.tables.insert(*family, self.read_table(*family)?);
+        }
+        if self.generation()? != generation {
+            return Err(KernelError::Unsteady);
+        }
+        Ok(Snapshot {
+            generation,
+            ruleset,
+            holders,
+        })
+    }
+
+    fn holder(&self, flags: u32, owner: Option<u32>) -> Holder {
+        match owner.filter(|_| flags & wire::FLAG_OWNER != 0) {
+            Some(port) if port == self.port => Holder::Us,
+            Some(port) => Holder::Other(port),
+            None if flags & wire::FLAG_PERSIST == self.table_flags & wire::FLAG_PERSIST => {
+                if self.table_flags == 0 {
+                    Holder::Us
+                } else {
+                    Holder::Nobody
+                }
+            }
+            None => Holder::Anybody,
+        }
+    }
+}
+
+/// A declaration that no table of ours has.
+const UNKNOWN_KIND: SetKind = SetKind {
+    key: Vec::new(),
+    holds: Holds::Keys,
+    dynamic: false,
+};
+
+fn refusal(message: &Message<'_>, batch: &Batch, operations: &[Operation]) -> Option<KernelError> {
+    let wire::Answer::Error(errno, detail) = wire::answer(message) else {
+        return None;
+    };
+    let index = batch.operation(message.seq);
+    if errno == libc::ERESTART && index.is_none() {
+        return Some(KernelError::Stale);
+    }
+    let operation = index.and_then(|index| operations.get(index));
+    let operation = operation.map_or_else(|| "begin or end a transaction".to_owned(), describe);
+    Some(KernelError::Refused {
+        operation,
+        detail,
+        source: io::Error::from_raw_os_error(errno),
+    })
+}
+
+impl Kernel for Netlink {
+    fn generation(&mut self) -> Result<u32, KernelError> {
+        let seq = self.next_seq();
+        let mut generation = None;
+        self.request(&wire::generation_request(seq), seq, |message| {
+            generation = Some(wire::parse_generation(message)?);
+            Ok(())
+        })?;
+        generation.ok_or(KernelError::AnswersLost)
+    }
+
+    fn holders(&mut self) -> Result<BTreeMap<Family, Holder>, KernelError> {
+        let mut tables = Vec::new();
+        for family in Family::ALL {
+            self.dump(wire::NFT_MSG_GETTABLE, family, None, |message| {
+                let table = wire::parse_table(message)?;
+                if table.name == TABLE {
+                    tables.push((family, table));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(tables
+            .into_iter()
+            .map(|(family, table)| (family, self.holder(table.flags, table.owner)))
+            .collect())
+    }
+
+    fn read(&mut self) -> Result<Snapshot, KernelError> {
+        for _ in 1..READ_ATTEMPTS {
+            match self.read_once() {
+                // A table, chain or set went away under the dump.
+                Err(error) if matches!(error, KernelError::Unsteady) || error.is_not_found() => {}
+                done => return done,
+            }
+        }
+        self.read_once()
+    }
+
+    fn elements(&mut self, family: Family, set: &str) -> Result<Chunk, KernelError> {
+        let mut elements = Vec::new();
+        let mut unknown = None;
+        self.dump(wire::NFT_MSG_GETSETELEM, family, Some(set), |message| {
+            match wire::parse_elements(message) {
+                Ok(chunk) => elements.extend(chunk),
+                // The dump has to be read to its end before the socket can be used again.
+                Err(error) => unknown = Some(error),
+            }
+            Ok(())
+        })?;
+        unknown.map_or(Ok(elements), |error| Err(error.into()))
+    }
+
+    fn commit(
+        &mut self,
+        operations: &[Operation],
+        generation: Option<u32>,
+    ) -> Result<(), KernelError> {
+        let batch = Batch::encode(operations, self.next_seq(), generation, self.table_flags);
+        self.send_batch(&batch, operations)
+    }
+
+    fn is_exclusive(&self) -> bool {
+        self.table_flags != 0
+    }
+}
+
+/// System calls on the socket.
+#[expect(unsafe_code, reason = "netlink sockets have no safe interface in std")]
+mod sys {
+    use super::{AsRawFd, FromRawFd, OwnedFd, io};
+
+    fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(result)
+        }
+    }
+
+    fn address() -> libc::sockaddr_nl {
+        // SAFETY: sockaddr_nl is plain integers, for which all zeroes are valid.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        address.nl_family =
+            libc::sa_family_t::try_from(libc::AF_NETLINK).expect("AF_NETLINK is 16");
+        address
+    }
+
+    const ADDRESS_LEN: libc::socklen_t = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+
+    /// Opens and binds; returns the port that the kernel chose.
+    pub(super) fn open() -> io::Result<(OwnedFd, u32)> {
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+        // SAFETY: no pointers; the result is checked.
+        let fd = check(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_NETFILTER) })?;
+        // SAFETY: `fd` was just made and belongs to nobody else.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut bound = address();
+        let mut len = ADDRESS_LEN;
+        // SAFETY: the address outlives the calls and its length is right.
+        check(unsafe { libc::bind(fd, (&raw const bound).cast(), len) })?;
+        // SAFETY: as above; the kernel writes at most `len` bytes.
+        check(unsafe { libc::getsockname(fd, (&raw mut bound).cast(), &raw mut len) })?;
+        for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
+            // Better errors only: a kernel without them still reports errno.
+            let _ = set(fd, libc::SOL_NETLINK, option, 1);
+        }
+        Ok((socket, bound.nl_pid))
+    }
+
+    fn set(
+        fd: libc::c_int,
+        level: libc::c_int,
+        option: libc::c_int,
+        value: libc::c_int,
+    ) -> io::Result<()> {
+        let len = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: the value outlives the call and its length is right.
+        check(unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), len) })
+            .map(drop)
+    }
+
+    pub(super) fn set_send_buffer(socket: &OwnedFd, bytes: usize) -> io::Result<()> {
+        let bytes = libc::c_int::try_from(bytes)
+            .map_err(|_| io::Error::from_raw_os_error(libc::EMSGSIZE))?;
+        set(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_SNDBUFFORCE,
+            bytes,
+        )
+    }
+
+    pub(super) fn send(socket: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+        let kernel = address();
+        loop {
+            // SAFETY: buffer and address outlive the call and their lengths are right.
+            let sent = unsafe {
+                let to = (&raw const kernel).cast();
+                libc::sendto(
+                    socket.as_raw_fd(),
+                    bytes.as_ptr().cast(),
+                    bytes.len(),
+                    0,
+                    to,
+                    ADDRESS_LEN,
+                )
+            };
+            if sent >= 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+
+    pub(super) fn receive(
+        socket: &OwnedFd,
+        buffer: &mut [u8],
+        only_waiting: bool,
+    ) -> io::Result<usize> {
+        let flags = if only_waiting { libc::MSG_DONTWAIT } else { 0 };
+        loop {
+            // SAFETY: the buffer outlives the call and its length is right.
+            let len = unsafe {
+                libc::recv(
+                    socket.as_raw_fd(),
+                    buffer.as_mut_ptr().cast(),
+                    buffer.len(),
+                    flags,
+                )
+            };
+            if let Ok(len) = usize::try_from(len) {
+                return Ok(len);
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+}

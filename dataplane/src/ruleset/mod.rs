@@ -1,0 +1,210 @@
+//! The two tables as plain values: what the kernel should hold, or what was read back from it.
+//!
+//! A [`Ruleset`] knows nothing of netlink. It is made by [`Ruleset::compile`] from a [`crate::model::Desired`], changed in
+//! place by [`Ruleset::edit`], printed by [`Ruleset::text`] and asked for a packet's fate by [`Ruleset::trace`].
+
+mod compile;
+mod key;
+mod rule;
+mod skeleton;
+mod text;
+mod trace;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+pub(crate) use self::compile::{endpoint, frontend_of};
+pub use self::{
+    key::{Bytes, Data, Key, KeyReader, Verdict},
+    rule::{Field, Rule, Statement},
+    skeleton::{chains, sets},
+    trace::{ConnectionState, Landing, Origin, Packet, Source, World},
+};
+use crate::model::Family;
+
+/// Name of both tables.
+pub const TABLE: &str = "minik";
+
+/// The name of a chain or set; shared, because a verdict map names the same few chains many times.
+pub type Name = Arc<str>;
+
+/// The tables `ip minik` and `ip6 minik`; a family without an entry has no table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    /// One table per family.
+    pub tables: BTreeMap<Family, Table>,
+}
+
+/// One table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Every chain by name.
+    pub chains: BTreeMap<Name, Chain>,
+    /// Every set and map by name.
+    pub sets: BTreeMap<Name, Set>,
+}
+
+/// One chain: a base chain when it hangs on a hook.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// Where the kernel calls it; `None` for a chain that is only jumped to.
+    pub base: Option<Base>,
+    /// Its rules in order.
+    pub rules: Vec<Rule>,
+}
+
+/// Kind of a base chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChainType {
+    /// May accept, drop, reject, notrack.
+    Filter,
+    /// Sees the first packet of each connection and may translate it.
+    Nat,
+}
+
+impl ChainType {
+    /// The kernel's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ChainType::Filter => "filter",
+            ChainType::Nat => "nat",
+        }
+    }
+}
+
+/// Netfilter hooks; discriminants of `enum nf_inet_hooks` (linux/netfilter.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Hook {
+    /// Arrived on an interface, not yet routed.
+    Prerouting = 0,
+    /// For this host.
+    Input = 1,
+    /// Passing through.
+    Forward = 2,
+    /// Made by this host.
+    Output = 3,
+    /// About to leave.
+    Postrouting = 4,
+}
+
+impl Hook {
+    /// nft's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Hook::Prerouting => "prerouting",
+            Hook::Input => "input",
+            Hook::Forward => "forward",
+            Hook::Output => "output",
+            Hook::Postrouting => "postrouting",
+        }
+    }
+
+    /// The hook with this number.
+    pub fn from_number(number: u32) -> Option<Hook> {
+        [
+            Hook::Prerouting,
+            Hook::Input,
+            Hook::Forward,
+            Hook::Output,
+            Hook::Postrouting,
+        ]
+        .into_iter()
+        .find(|hook| *hook as u32 == number)
+    }
+}
+
+/// Where a base chain hangs. The policy is always accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// filter or nat.
+    pub kind: ChainType,
+    /// The hook.
+    pub hook: Hook,
+    /// Lower runs earlier.
+    pub priority: i32,
+}
+
+/// One column of a key or of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Type {
+    /// An address of the table's family.
+    Address,
+    /// An IP protocol number.
+    Protocol,
+    /// A port.
+    Port,
+    /// A host-endian 32-bit number; nft's type `mark`, the only one of that shape which every nft version prints.
+    Number,
+}
+
+/// What a set's elements carry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// Keys only: a set.
+    Keys,
+    /// A verdict per key: a verdict map.
+    Verdicts,
+    /// Values of these columns: a map.
+    Values(Vec<Type>),
+}
+
+/// The declaration of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetKind {
+    /// The key's columns.
+    pub key: Vec<Type>,
+    /// What belongs to a key.
+    pub holds: Holds,
+    /// Filled by the packet path, with a timeout per element; its elements are not part of a [`Ruleset`].
+    pub dynamic: bool,
+}
+
+/// One set or map with its elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// Its declaration.
+    pub kind: SetKind,
+    /// Hard cap on the number of elements (`size`). It makes the kernel choose the hash table of fixed size, which fills in
+    /// half the time of the growing one.
+    pub capacity: u32,
+    /// Every element. Empty for a dynamic set.
+    pub elements: BTreeMap<Key, Data>,
+}
+
+impl Set {
+    /// An empty set with the smallest capacity.
+    pub fn new(kind: SetKind) -> Set {
+        let capacity = if kind.dynamic {
+            DYNAMIC_CAPACITY
+        } else {
+            MIN_CAPACITY
+        };
+        Set {
+            kind,
+            capacity,
+            elements: BTreeMap::new(),
+        }
+    }
+}
+
+/// Capacity of a set that holds little, so that it rarely outgrows it: a full set means rebuilding the table.
+const MIN_CAPACITY: u32 = 1 << 14;
+/// Capacity of a set which the packet path fills.
+const DYNAMIC_CAPACITY: u32 = 1 << 16;
+
+/// The smallest good capacity for `count` elements: twice as much again, a power of two.
+fn capacity_for(count: usize) -> u32 {
+    let count = u32::try_from(count).unwrap_or(u32::MAX / 4);
+    count
+        .saturating_mul(2)
+        .checked_next_power_of_two()
+        .unwrap_or(u32::MAX)
+        .max(MIN_CAPACITY)
+}
+
+impl Ruleset {
+    /// The table of a family, if there is one.
+    pub fn table(&self, family: Family) -> Option<&Table> {
+        self.tables.get(&family)
+    }
+}

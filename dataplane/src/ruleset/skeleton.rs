@@ -1,0 +1,556 @@
+//! The constant part of a table: base chains, sets, and the rules that look Services up.
+//!
+//! Services are map elements. The number of chains grows only with the number of *different* endpoint counts and affinity
+//! timeouts, because `numgen random mod N` and `timeout T` are constants of a rule.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+
+use super::{
+    Base, Chain, ChainType, Field, Holds, Hook, Name, Rule, Set, SetKind, Statement, Table, Type,
+    Verdict,
+};
+use crate::model::Family;
+
+/// Names of chains.
+pub mod chains {
+    /// Looks up Services and NodePorts; called for the first packet of a connection.
+    pub const SERVICES: &str = "services";
+    /// Source rules of translated connections.
+    pub const MASQUERADE_SERVICES: &str = "masquerade-services";
+    /// Masquerades what does not come from a Pod.
+    pub const MASQUERADE_NON_PODS: &str = "masquerade-non-pods";
+    /// Masquerades Pods' connections that leave pod and service networks.
+    pub const MASQUERADE_EGRESS: &str = "masquerade-egress";
+    /// Rejects or drops what was sent to a Service and not translated.
+    pub const CHECK_SERVICES: &str = "check-services";
+    /// The same for NodePorts.
+    pub const CHECK_NODEPORTS: &str = "check-nodeports";
+    /// Untranslated packets to an address of a service network.
+    pub const CHECK_NETWORKS: &str = "check-service-networks";
+    /// Remembers which endpoint a client got.
+    pub const AFFINITY: &str = "affinity-record";
+}
+
+/// Names of sets and maps.
+pub mod sets {
+    /// address . protocol . port : goto the chain that picks an endpoint.
+    pub const SERVICES: &str = "service-ips";
+    /// address . protocol . port . slot : address . port.
+    pub const SLOTS: &str = "service-slots";
+    /// protocol . port : goto the chain that picks an endpoint.
+    pub const NODEPORTS: &str = "nodeports";
+    /// protocol . port . slot : address . port.
+    pub const NODEPORT_SLOTS: &str = "nodeport-slots";
+    /// address . protocol . port of Services without any endpoint.
+    pub const REJECT: &str = "reject-ips";
+    /// protocol . port of NodePorts without any endpoint.
+    pub const REJECT_NODEPORTS: &str = "reject-nodeports";
+    /// address . protocol . port of Services that a policy closes here.
+    pub const DROP: &str = "drop-ips";
+    /// protocol . port of NodePorts that a policy closes here.
+    pub const DROP_NODEPORTS: &str = "drop-nodeports";
+    /// address . protocol . port: every connection is masqueraded.
+    pub const MASQUERADE_ALWAYS: &str = "masquerade-always-ips";
+    /// address . protocol . port: masqueraded unless from a Pod.
+    pub const MASQUERADE_NON_PODS: &str = "masquerade-non-pods-ips";
+    /// address . protocol . port: source kept.
+    pub const MASQUERADE_NEVER: &str = "masquerade-never-ips";
+    /// protocol . port: every connection is masqueraded.
+    pub const MASQUERADE_ALWAYS_NODEPORTS: &str = "masquerade-always-nodeports";
+    /// protocol . port: masqueraded unless from a Pod.
+    pub const MASQUERADE_NON_PODS_NODEPORTS: &str = "masquerade-non-pods-nodeports";
+    /// client . address . protocol . port : address . port; filled by the packet path.
+    pub const AFFINITY: &str = "affinity";
+    /// address . protocol . port : goto the chain that remembers.
+    pub const AFFINITY_SERVICES: &str = "affinity-ips";
+    /// protocol . port : goto the chain that remembers.
+    pub const AFFINITY_NODEPORTS: &str = "affinity-nodeports";
+    /// Every address of a Service.
+    pub const ACTIVE: &str = "active-ips";
+    /// address . address of each local Pod.
+    pub const HAIRPIN: &str = "hairpin";
+    /// address . protocol . port served by a process of this node.
+    pub const LISTENERS: &str = "local-listeners";
+}
+
+const FRONTEND: [Type; 3] = [Type::Address, Type::Protocol, Type::Port];
+const NODEPORT: [Type; 2] = [Type::Protocol, Type::Port];
+
+/// `ip daddr . meta l4proto . th dport`
+const TO: [Field; 3] = [
+    Field::DestinationAddress,
+    Field::Protocol,
+    Field::DestinationPort,
+];
+/// `meta l4proto . th dport`
+const TO_PORT: [Field; 2] = [Field::Protocol, Field::DestinationPort];
+/// `ct original ip daddr . meta l4proto . ct original proto-dst`
+const SENT_TO: [Field; 3] = [
+    Field::OriginalDestination,
+    Field::Protocol,
+    Field::OriginalPort,
+];
+/// `meta l4proto . ct original proto-dst`
+const SENT_TO_PORT: [Field; 2] = [Field::Protocol, Field::OriginalPort];
+
+/// The networks that the rules name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Networks {
+    pub(super) service: Vec<IpNet>,
+    pub(super) pod: Vec<IpNet>,
+    pub(super) masquerade_egress: bool,
+}
+
+/// A table of this family without any Service.
+pub(super) fn table(family: Family, networks: &Networks) -> Table {
+    let mut table = Table {
+        chains: BTreeMap::new(),
+        sets: empty_sets(),
+    };
+    let build = Builder { family };
+    for (name, chain) in build.base_chains() {
+        table.chains.insert(name.into(), chain);
+    }
+    for (name, rules) in [
+        (chains::SERVICES, build.services()),
+        (chains::MASQUERADE_SERVICES, build.masquerade_services()),
+        (
+            chains::MASQUERADE_NON_PODS,
+            build.masquerade_non_pods(networks),
+        ),
+        (chains::MASQUERADE_EGRESS, build.masquerade_egress(networks)),
+        (chains::CHECK_SERVICES, build.check_services(networks)),
+        (chains::CHECK_NODEPORTS, build.check_nodeports()),
+        (chains::CHECK_NETWORKS, build.check_networks()),
+        (chains::AFFINITY, build.affinity_record()),
+    ] {
+        table
+            .chains
+            .insert(name.into(), Chain { base: None, rules });
+    }
+    table
+}
+
+fn empty_sets() -> BTreeMap<Name, Set> {
+    let slot = |columns: &[Type]| [columns, &[Type::Number]].concat();
+    let endpoint = || Holds::Values(vec![Type::Address, Type::Port]);
+    let client = [&[Type::Address][..], &FRONTEND].concat();
+    let mut all = BTreeMap::new();
+    let mut declare = |name: &str, key: &[Type], holds: Holds, dynamic: bool| {
+        all.insert(
+            name.into(),
+            Set::new(SetKind {
+                key: key.to_vec(),
+                holds,
+                dynamic,
+            }),
+        );
+    };
+    declare(sets::SERVICES, &FRONTEND, Holds::Verdicts, false);
+    declare(sets::SLOTS, &slot(&FRONTEND), endpoint(), false);
+    declare(sets::NODEPORTS, &NODEPORT, Holds::Verdicts, false);
+    declare(sets::NODEPORT_SLOTS, &slot(&NODEPORT), endpoint(), false);
+    declare(sets::AFFINITY, &client, endpoint(), true);
+    declare(sets::AFFINITY_SERVICES, &FRONTEND, Holds::Verdicts, false);
+    declare(sets::AFFINITY_NODEPORTS, &NODEPORT, Holds::Verdicts, false);
+    declare(sets::ACTIVE, &[Type::Address], Holds::Keys, false);
+    declare(
+        sets::HAIRPIN,
+        &[Type::Address, Type::Address],
+        Holds::Keys,
+        false,
+    );
+    for name in [
+        sets::REJECT,
+        sets::DROP,
+        sets::MASQUERADE_ALWAYS,
+        sets::MASQUERADE_NON_PODS,
+        sets::MASQUERADE_NEVER,
+        sets::LISTENERS,
+    ] {
+        declare(name, &FRONTEND, Holds::Keys, false);
+    }
+    for name in [
+        sets::REJECT_NODEPORTS,
+        sets::DROP_NODEPORTS,
+        sets::MASQUERADE_ALWAYS_NODEPORTS,
+        sets::MASQUERADE_NON_PODS_NODEPORTS,
+    ] {
+        declare(name, &NODEPORT, Holds::Keys, false);
+    }
+    all
+}
+
+/// A chain that is named by verdict map elements: made when the first element needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PickChain {
+    /// `lb-N`, `nodeport-lb-N`: one of N slots at random.
+    Balance { node_port: bool, slots: u32 },
+    /// `affinity-lb-N`, `nodeport-affinity-lb-N`: the endpoint this client had, else as above.
+    Affinity { node_port: bool, slots: u32 },
+    /// `remember-T`: keeps the client's endpoint for T seconds.
+    Remember { timeout_secs: u32 },
+}
+
+impl PickChain {
+    pub(super) fn name(self) -> String {
+        match self {
+            PickChain::Balance {
+                node_port: false,
+                slots,
+            } => format!("lb-{slots}"),
+            PickChain::Balance {
+                node_port: true,
+                slots,
+            } => format!("nodeport-lb-{slots}"),
+            PickChain::Affinity {
+                node_port: false,
+                slots,
+            } => format!("affinity-lb-{slots}"),
+            PickChain::Affinity {
+                node_port: true,
+                slots,
+            } => format!("nodeport-affinity-lb-{slots}"),
+            PickChain::Remember { timeout_secs } => format!("remember-{timeout_secs}"),
+        }
+    }
+
+    /// The chain with this name, when it is exactly the name [`PickChain::name`] gives.
+    pub(super) fn parse(name: &str) -> Option<PickChain> {
+        let (kind, number) = name.rsplit_once('-')?;
+        let number = number.parse().ok().filter(|number| *number > 0)?;
+        let chain = match kind {
+            "lb" => PickChain::Balance {
+                node_port: false,
+                slots: number,
+            },
+            "nodeport-lb" => PickChain::Balance {
+                node_port: true,
+                slots: number,
+            },
+            "affinity-lb" => PickChain::Affinity {
+                node_port: false,
+                slots: number,
+            },
+            "nodeport-affinity-lb" => PickChain::Affinity {
+                node_port: true,
+                slots: number,
+            },
+            "remember" => PickChain::Remember {
+                timeout_secs: number,
+            },
+            _ => return None,
+        };
+        (chain.name() == name).then_some(chain)
+    }
+
+    /// The chain this one goes to.
+    pub(super) fn next(self) -> Option<PickChain> {
+        match self {
+            PickChain::Affinity { node_port, slots } => {
+                Some(PickChain::Balance { node_port, slots })
+            }
+            PickChain::Balance { .. } | PickChain::Remember { .. } => None,
+        }
+    }
+
+    pub(super) fn chain(self, family: Family) -> Chain {
+        let rule = |statements| Rule::new(family, statements);
+        let client = || [&[Field::SourceAddress][..], &TO].concat();
+        let rules = match self {
+            PickChain::Balance { node_port, slots } => {
+                let (key, map): (&[Field], _) = if node_port {
+                    (&TO_PORT, sets::NODEPORT_SLOTS)
+                } else {
+                    (&TO, sets::SLOTS)
+                };
+                vec![rule(vec![Statement::Dnat {
+                    key: [key, &[Field::Random(slots)]].concat(),
+                    map: map.into(),
+                }])]
+            }
+            PickChain::Affinity { node_port, slots } => vec![
+                rule(vec![Statement::Dnat {
+                    key: client(),
+                    map: sets::AFFINITY.into(),
+                }]),
+                rule(vec![goto(&PickChain::Balance { node_port, slots }.name())]),
+            ],
+            PickChain::Remember { timeout_secs } => vec![rule(vec![Statement::Record {
+                map: sets::AFFINITY.into(),
+                key: [&[Field::OriginalSource][..], &SENT_TO].concat(),
+                value: vec![Field::DestinationAddress, Field::DestinationPort],
+                timeout_secs,
+            }])],
+        };
+        Chain { base: None, rules }
+    }
+}
+
+fn goto(chain: &str) -> Statement {
+    Statement::Verdict(Verdict::Goto(Arc::from(chain)))
+}
+
+fn jump(chain: &str) -> Statement {
+    Statement::Verdict(Verdict::Jump(Arc::from(chain)))
+}
+
+fn in_set(key: &[Field], set: &str) -> Statement {
+    Statement::InSet {
+        key: key.to_vec(),
+        set: set.into(),
+    }
+}
+
+fn vmap(key: &[Field], map: &str) -> Statement {
+    Statement::VerdictMap {
+        key: key.to_vec(),
+        map: map.into(),
+    }
+}
+
+fn within(field: Field, net: IpNet) -> Statement {
+    Statement::Within {
+        field,
+        net,
+        negated: false,
+    }
+}
+
+struct Builder {
+    family: Family,
+}
+
+impl Builder {
+    fn rule<const N: usize>(&self, statements: [Statement; N]) -> Rule {
+        Rule::new(self.family, statements.into())
+    }
+
+    /// `fib daddr type local ip daddr != 127.0.0.0/8 …`: a NodePort is not served on loopback addresses.
+    fn node_port_rule(&self, then: Vec<Statement>) -> Rule {
+        let net = match self.family {
+            Family::V4 => IpNet::new(IpAddr::from([127, 0, 0, 0]), 8),
+            Family::V6 => IpNet::new(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1u16]), 128),
+        }
+        .expect("the prefix lengths fit their families");
+        let loopback = Statement::Within {
+            field: Field::DestinationAddress,
+            net,
+            negated: true,
+        };
+        Rule::new(
+            self.family,
+            [vec![Statement::LocalDestination, loopback], then].concat(),
+        )
+    }
+
+    fn base_chains(&self) -> Vec<(&'static str, Chain)> {
+        let base = |kind, hook, priority, rules| Chain {
+            base: Some(Base {
+                kind,
+                hook,
+                priority,
+            }),
+            rules,
+        };
+        let untracked = || {
+            let from = [Field::SourceAddress, Field::Protocol, Field::SourcePort];
+            vec![
+                self.rule([in_set(&TO, sets::LISTENERS), Statement::Untracked]),
+                self.rule([in_set(&from, sets::LISTENERS), Statement::Untracked]),
+            ]
+        };
+        let services = || vec![self.rule([jump(chains::SERVICES)])];
+        // Established connections keep going whatever becomes of their Service, hence `ct state new` on every check.
+        let check = |chain| self.rule([Statement::New, Statement::Translated(false), jump(chain)]);
+        let record = || {
+            vec![self.rule([
+                Statement::New,
+                Statement::Translated(true),
+                jump(chains::AFFINITY),
+            ])]
+        };
+        let nat_postrouting = vec![
+            self.rule([
+                Statement::Translated(true),
+                jump(chains::MASQUERADE_SERVICES),
+            ]),
+            self.rule([jump(chains::MASQUERADE_EGRESS)]),
+        ];
+        let filter_input = vec![
+            check(chains::CHECK_NODEPORTS),
+            check(chains::CHECK_SERVICES),
+        ];
+        vec![
+            (
+                "raw-prerouting",
+                base(ChainType::Filter, Hook::Prerouting, -300, untracked()),
+            ),
+            (
+                "raw-output",
+                base(ChainType::Filter, Hook::Output, -300, untracked()),
+            ),
+            (
+                "nat-prerouting",
+                base(ChainType::Nat, Hook::Prerouting, -100, services()),
+            ),
+            (
+                "nat-output",
+                base(ChainType::Nat, Hook::Output, -100, services()),
+            ),
+            (
+                "filter-input",
+                base(ChainType::Filter, Hook::Input, -1, filter_input),
+            ),
+            (
+                "filter-forward",
+                base(
+                    ChainType::Filter,
+                    Hook::Forward,
+                    -1,
+                    vec![check(chains::CHECK_SERVICES)],
+                ),
+            ),
+            (
+                "filter-output",
+                base(
+                    ChainType::Filter,
+                    Hook::Output,
+                    -1,
+                    vec![check(chains::CHECK_SERVICES)],
+                ),
+            ),
+            (
+                "record-input",
+                base(ChainType::Filter, Hook::Input, 90, record()),
+            ),
+            (
+                "record-postrouting",
+                base(ChainType::Filter, Hook::Postrouting, 90, record()),
+            ),
+            (
+                "nat-postrouting",
+                base(ChainType::Nat, Hook::Postrouting, 100, nat_postrouting),
+            ),
+        ]
+    }
+
+    fn services(&self) -> Vec<Rule> {
+        vec![
+            self.rule([vmap(&TO, sets::SERVICES)]),
+            self.node_port_rule(vec![vmap(&TO_PORT, sets::NODEPORTS)]),
+        ]
+    }
+
+    /// What a client sent to decides; what it was translated to does not matter, but for hairpin.
+    fn masquerade_services(&self) -> Vec<Rule> {
+        let hairpin = [Field::SourceAddress, Field::DestinationAddress];
+        vec![
+            self.rule([in_set(&hairpin, sets::HAIRPIN), Statement::Masquerade]),
+            self.rule([
+                in_set(&SENT_TO, sets::MASQUERADE_NON_PODS),
+                goto(chains::MASQUERADE_NON_PODS),
+            ]),
+            self.rule([
+                in_set(&SENT_TO, sets::MASQUERADE_ALWAYS),
+                Statement::Masquerade,
+            ]),
+            // Without this, a Service port that happens to equal a NodePort would get the NodePort's rule below.
+            self.rule([
+                in_set(&SENT_TO, sets::MASQUERADE_NEVER),
+                Statement::Verdict(Verdict::Return),
+            ]),
+            self.rule([
+                in_set(&SENT_TO_PORT, sets::MASQUERADE_ALWAYS_NODEPORTS),
+                Statement::Masquerade,
+            ]),
+            self.rule([
+                in_set(&SENT_TO_PORT, sets::MASQUERADE_NON_PODS_NODEPORTS),
+                goto(chains::MASQUERADE_NON_PODS),
+            ]),
+        ]
+    }
+
+    fn masquerade_non_pods(&self, networks: &Networks) -> Vec<Rule> {
+        let pods = networks.pod.iter().map(|net| {
+            self.rule([
+                within(Field::SourceAddress, *net),
+                Statement::Verdict(Verdict::Return),
+            ])
+        });
+        pods.chain([self.rule([Statement::Masquerade])]).collect()
+    }
+
+    fn masquerade_egress(&self, networks: &Networks) -> Vec<Rule> {
+        if !networks.masquerade_egress {
+            return Vec::new();
+        }
+        let inside = networks.pod.iter().chain(&networks.service).map(|net| {
+            self.rule([
+                within(Field::DestinationAddress, *net),
+                Statement::Verdict(Verdict::Return),
+            ])
+        });
+        let pods = networks
+            .pod
+            .iter()
+            .map(|net| self.rule([within(Field::SourceAddress, *net), Statement::Masquerade]));
+        inside.chain(pods).collect()
+    }
+
+    fn check_services(&self, networks: &Networks) -> Vec<Rule> {
+        let mut rules = vec![
+            self.rule([in_set(&TO, sets::REJECT), Statement::Reject]),
+            self.rule([in_set(&TO, sets::DROP), Statement::Verdict(Verdict::Drop)]),
+        ];
+        rules.extend(networks.service.iter().map(|net| {
+            self.rule([
+                within(Field::DestinationAddress, *net),
+                goto(chains::CHECK_NETWORKS),
+            ])
+        }));
+        rules
+    }
+
+    fn check_nodeports(&self) -> Vec<Rule> {
+        vec![
+            self.node_port_rule(vec![
+                in_set(&TO_PORT, sets::REJECT_NODEPORTS),
+                Statement::Reject,
+            ]),
+            self.node_port_rule(vec![
+                in_set(&TO_PORT, sets::DROP_NODEPORTS),
+                Statement::Verdict(Verdict::Drop),
+            ]),
+        ]
+    }
+
+    /// An untranslated packet to a balanced Service met one of its elements in the instant of its replacement: the client's
+    /// retry will find it, so it is dropped, not rejected.
+    fn check_networks(&self) -> Vec<Rule> {
+        let drop = || Statement::Verdict(Verdict::Drop);
+        vec![
+            self.rule([
+                in_set(&TO, sets::LISTENERS),
+                Statement::Verdict(Verdict::Return),
+            ]),
+            self.rule([in_set(&TO, sets::MASQUERADE_NON_PODS), drop()]),
+            self.rule([in_set(&TO, sets::MASQUERADE_ALWAYS), drop()]),
+            self.rule([in_set(&TO, sets::MASQUERADE_NEVER), drop()]),
+            self.rule([
+                in_set(&[Field::DestinationAddress], sets::ACTIVE),
+                Statement::Reject,
+            ]),
+            self.rule([drop()]),
+        ]
+    }
+
+    fn affinity_record(&self) -> Vec<Rule> {
+        vec![
+            self.rule([vmap(&SENT_TO, sets::AFFINITY_SERVICES)]),
+            self.rule([vmap(&SENT_TO_PORT, sets::AFFINITY_NODEPORTS)]),
+        ]
+    }
+}
