@@ -1,0 +1,229 @@
+//! What the agent is told: raw options in, one checked [`Config`] out.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    path::PathBuf,
+};
+
+use crate::client::{ClientError, Server};
+
+/// The options as flags and files give them.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `--join`: `https://HOST:PORT` of the server.
+    pub join: String,
+    /// `--token`; not needed by a node that joined before.
+    pub token: Option<String>,
+    /// `--node-name`; the machine's host name by default.
+    pub node_name: Option<String>,
+    /// `--node-ip`; by default the address that connections to the server leave from.
+    pub node_ip: Option<IpAddr>,
+    /// `--data-dir`: what must survive a reboot.
+    pub data_dir: PathBuf,
+    /// `--run-dir`: running Pods; a reboot may empty it.
+    pub run_dir: PathBuf,
+    /// `--log-dir`: container logs.
+    pub log_dir: PathBuf,
+    /// `--dns-upstream`: who answers names outside the cluster; none means that they do not resolve.
+    pub dns_upstreams: Vec<IpAddr>,
+    /// `--label KEY=VALUE`: labels of the Node object.
+    pub labels: Vec<String>,
+    /// The minik binary, which shims and the built-in image are made of.
+    pub executable: PathBuf,
+}
+
+/// Checked options.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(crate) server: String,
+    pub(crate) token: Option<String>,
+    pub(crate) node_name: String,
+    pub(crate) node_ip: IpAddr,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) log_dir: PathBuf,
+    pub(crate) dns_upstreams: Vec<SocketAddr>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) executable: PathBuf,
+}
+
+/// An option that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// `--join` is not a server address.
+    #[error("--join: {0}")]
+    Join(ClientError),
+    /// `--node-name` is not a valid object name.
+    #[error("--node-name {name:?}: {reason}")]
+    NodeName {
+        /// The name given, or the host name.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The host name cannot be read.
+    #[error("--node-name is needed: the machine's host name cannot be used ({0})")]
+    HostName(std::io::Error),
+    /// No address of this machine leads to the server.
+    #[error("--node-ip is needed: no address of this machine leads to {server} ({source})")]
+    NodeIp {
+        /// The server.
+        server: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// `--label` is not `KEY=VALUE` with a valid key and value.
+    #[error("--label {label:?}: {reason}")]
+    Label {
+        /// What was given.
+        label: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Options {
+    /// Checks everything and fills in the defaults that the machine knows. No packet is sent.
+    ///
+    /// # Errors
+    /// The first option that cannot be used.
+    pub fn validate(self) -> Result<Config, ConfigError> {
+        let server = Server::parse(&self.join).map_err(ConfigError::Join)?;
+        let node_name = node_name(self.node_name)?;
+        let node_ip = match self.node_ip {
+            Some(ip) => ip,
+            None => address_towards(&server)?,
+        };
+        Ok(Config {
+            server: server.to_string(),
+            token: self.token,
+            node_name,
+            node_ip,
+            data_dir: self.data_dir,
+            run_dir: self.run_dir,
+            log_dir: self.log_dir,
+            dns_upstreams: self
+                .dns_upstreams
+                .iter()
+                .map(|ip| SocketAddr::new(*ip, 53))
+                .collect(),
+            labels: labels(&self.labels)?,
+            executable: self.executable,
+        })
+    }
+}
+
+impl Config {
+    /// The name of this node's Node object.
+    #[must_use]
+    pub fn node_name(&self) -> &str {
+        &self.node_name
+    }
+}
+
+fn node_name(given: Option<String>) -> Result<String, ConfigError> {
+    let name = match given {
+        Some(name) => name,
+        None => nix::unistd::gethostname()
+            .map_err(|errno| ConfigError::HostName(errno.into()))?
+            .to_string_lossy()
+            .to_ascii_lowercase(),
+    };
+    match api::names::dns1123_subdomain(&name) {
+        Ok(()) => Ok(name),
+        Err(reason) => Err(ConfigError::NodeName { name, reason }),
+    }
+}
+
+/// The source address the kernel would choose. Connecting a UDP socket looks up the route and sends nothing.
+fn address_towards(server: &Server) -> Result<IpAddr, ConfigError> {
+    let lookup = || {
+        let any: SocketAddr = if server.host.contains(':') {
+            ([0_u16; 8], 0).into()
+        } else {
+            ([0, 0, 0, 0], 0).into()
+        };
+        let socket = UdpSocket::bind(any)?;
+        socket.connect((server.host.as_str(), server.port))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    lookup().map_err(|source| ConfigError::NodeIp {
+        server: server.to_string(),
+        source,
+    })
+}
+
+fn labels(given: &[String]) -> Result<BTreeMap<String, String>, ConfigError> {
+    let mut labels = BTreeMap::new();
+    for label in given {
+        let bad = |reason: String| ConfigError::Label {
+            label: label.clone(),
+            reason,
+        };
+        let (key, value) = label
+            .split_once('=')
+            .ok_or_else(|| bad("wanted KEY=VALUE".to_owned()))?;
+        api::names::qualified_name(key).map_err(bad)?;
+        api::names::label_value(value).map_err(bad)?;
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    Ok(labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        Options {
+            join: "https://127.0.0.1:6443".to_owned(),
+            node_name: Some("node-1".to_owned()),
+            ..Options::default()
+        }
+    }
+
+    #[test]
+    fn the_node_address_is_the_one_that_leads_to_the_server() {
+        let config = options().validate().expect("valid");
+        assert_eq!(config.node_ip, IpAddr::from([127, 0, 0, 1]));
+    }
+
+    #[test]
+    fn each_bad_option_is_named_in_its_error() {
+        let cases = [
+            (
+                Options {
+                    join: "http://a".to_owned(),
+                    ..options()
+                },
+                "--join",
+            ),
+            (
+                Options {
+                    node_name: Some("Node_1".to_owned()),
+                    ..options()
+                },
+                "--node-name",
+            ),
+            (
+                Options {
+                    labels: vec!["zone".to_owned()],
+                    ..options()
+                },
+                "--label",
+            ),
+            (
+                Options {
+                    labels: vec!["zone=a b".to_owned()],
+                    ..options()
+                },
+                "--label",
+            ),
+        ];
+        for (options, flag) in cases {
+            let error = options.validate().expect_err(flag).to_string();
+            assert!(error.starts_with(flag), "{error}");
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! rtnetlink requests as the agent needs them, idempotent: what is there already is as good as made.
+
+use std::{
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    thread,
+};
+
+use futures_util::{StreamExt, TryStreamExt};
+use ipnet::IpNet;
+use netlink_packet_route::{
+    AddressFamily,
+    address::AddressAttribute,
+    link::{InfoData, InfoVeth, LinkAttribute, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope},
+};
+use nix::sched::{CloneFlags, setns};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use super::error::{NetworkError, is_absent, tolerate_existing};
+
+/// Marks our routes (`ip route list proto 109`); IANA and iproute2 leave numbers above 99 that they do not name free.
+pub(super) const ROUTE_PROTOCOL: RouteProtocol = RouteProtocol::Other(109);
+
+/// A netlink socket in the namespace of the calling process.
+pub(super) fn connect() -> Result<Handle, NetworkError> {
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(NetworkError::Socket)?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+/// A netlink socket in another network namespace.
+///
+/// A socket belongs to the namespace it was opened in, whichever thread uses it later. So a thread of its own enters the
+/// namespace, opens the socket and ends; no thread of the runtime ever changes its namespace. Takes some 50 us.
+pub(super) fn connect_in(namespace: BorrowedFd<'_>) -> Result<Handle, NetworkError> {
+    let runtime = tokio::runtime::Handle::current();
+    let opened = thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)
+                    .map_err(|errno| NetworkError::Namespace(errno.into()))?;
+                let _context = runtime.enter();
+                rtnetlink::new_connection().map_err(NetworkError::Socket)
+            })
+            .join()
+            .expect("opening a socket does not panic")
+    });
+    let (connection, handle, _) = opened?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+/// The index of a link, if it exists.
+pub(super) async fn index(handle: &Handle, name: &str) -> Result<Option<u32>, NetworkError> {
+    Ok(get(handle, name).await?.map(|link| link.header.index))
+}
+
+async fn get(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, NetworkError> {
+    let mut links = std::pin::pin!(handle.link().get().match_name(name).execute());
+    match links.try_next().await {
+        Ok(found) => Ok(found),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(NetworkError::link("looking up", name)(error)),
+    }
+}
+
+async fn require(handle: &Handle, name: &str) -> Result<u32, NetworkError> {
+    index(handle, name)
+        .await?
+        .ok_or_else(|| NetworkError::NoLink(name.to_owned()))
+}
+
+/// A bridge of this name that is up.
+pub(super) async fn bridge(handle: &Handle, name: &str, mtu: u32) -> Result<u32, NetworkError> {
+    if let Some(index) = index(handle, name).await? {
+        up(handle, index, name).await?;
+        return Ok(index);
+    }
+    // The MTU is set behind the creation: while a bridge has no port, one set at creation would follow the first port.
+    let made = handle
+        .link()
+        .add(LinkBridge::new(name).build())
+        .execute()
+        .await;
+    tolerate_existing(made).map_err(NetworkError::link("creating", name))?;
+    let index = require(handle, name).await?;
+    let set = handle
+        .link()
+        .set(LinkUnspec::new_with_index(index).mtu(mtu).build());
+    set.execute()
+        .await
+        .map_err(NetworkError::link("setting the MTU of", name))?;
+    Ok(index)
+}
+
+pub(super) async fn up(handle: &Handle, index: u32, name: &str) -> Result<(), NetworkError> {
+    let set = handle
+        .link()
+        .set(LinkUnspec::new_with_index(index).up().build());
+    set.execute()
+        .await
+        .map_err(NetworkError::link("switching on", name))
+}
+
+/// One end of a cable into another namespace.
+pub(super) struct Cable<'a> {
+    pub(super) name: &'a str,
+    pub(super) bridge: u32,
+    pub(super) peer_name: &'a str,
+    pub(super) peer_namespace: BorrowedFd<'a>,
+    pub(super) mtu: u32,
+}
+
+/// A veth pair: one end up and on the bridge, the other made inside the namespace, still down.
+pub(super) async fn veth(handle: &Handle, cable: &Cable<'_>) -> Result<(), NetworkError> {
+    // The peer must not be up in this message: the kernel answers ENOTCONN.
+    let peer = LinkUnspec::new_with_name(cable.peer_name)
+        .mtu(cable.mtu)
+        .setns_by_fd(cable.peer_namespace.as_raw_fd())
+        .build();
+    let message = LinkVeth::new(cable.name, cable.peer_name)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .mtu(cable.mtu)
+        .controller(cable.bridge)
+        .up()
+        .build();
+    let made = handle.link().add(message).execute().await;
+    tolerate_existing(made).map_err(NetworkError::link("creating", cable.name))
+}
+
+pub(super) async fn add_address(
+    handle: &Handle,
+    index: u32,
+    link: &str,
+    address: IpNet,
+) -> Result<(), NetworkError> {
+    let add = handle
+        .address()
+        .add(index, address.addr(), address.prefix_len());
+    tolerate_existing(add.execute().await).map_err(NetworkError::address(address, link))
+}
+
+/// The addresses of a link.
+pub(super) async fn addresses(
+    handle: &Handle,
+    index: u32,
+    link: &str,
+) -> Result<Vec<IpNet>, NetworkError> {
+    let mut found = Vec::new();
+    let mut messages = std::pin::pin!(
+        handle
+            .address()
+            .get()
+            .set_link_index_filter(index)
+            .execute()
+    );
+    while let Some(message) = messages.next().await {
+        let message = message.map_err(NetworkError::link("reading the addresses of", link))?;
+        let address = message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) | AddressAttribute::Address(address) => {
+                    Some(*address)
+                }
+                _ => None,
+            });
+        found.extend(address.and_then(|addr| IpNet::new(addr, message.header.prefix_len).ok()));
+    }
+    Ok(found)
+}
+
+/// The MTU of the link that has this address.
+pub(super) async fn mtu_of(handle: &Handle, address: IpAddr) -> Result<Option<u32>, NetworkError> {
+    let mut links = std::pin::pin!(handle.link().get().execute());
+    let mut all = Vec::new();
+    while let Some(link) = links.next().await {
+        all.push(link.map_err(NetworkError::link("listing", "all"))?);
+    }
+    for link in all {
+        let own = addresses(handle, link.header.index, "a link").await?;
+        if own.iter().any(|net| net.addr() == address) {
+            return Ok(link
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    LinkAttribute::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                }));
+        }
+    }
+    Ok(None)
+}
+
+/// `ip route replace DESTINATION dev LINK scope link`
+pub(super) async fn route_on_link(
+    handle: &Handle,
+    destination: IpNet,
+    index: u32,
+) -> Result<(), NetworkError> {
+    let route = prefix(destination)
+        .output_interface(index)
+        .scope(RouteScope::Link)
+        .build();
+    let add = handle.route().add(route).replace();
+    add.execute()
+        .await
+        .map_err(NetworkError::route("setting", destination))
+}
+
+/// `ip route replace DESTINATION via GATEWAY proto 109`
+pub(super) async fn route_via(
+    handle: &Handle,
+    destination: IpNet,
+    gateway: IpAddr,
+) -> Result<(), rtnetlink::Error> {
+    let route = prefix(destination)
+        .gateway(gateway)
+        .expect("destination and gateway have the same family")
+        .protocol(ROUTE_PROTOCOL)
+        .build();
+    handle.route().add(route).replace().execute().await
+}
+
+fn prefix(destination: IpNet) -> RouteMessageBuilder<IpAddr> {
+    RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(destination.network(), destination.prefix_len())
+        .expect("a prefix length fits its family")
+}
+
+/// Our routes to other nodes: destination and next hop.
+pub(super) async fn our_routes(
+    handle: &Handle,
+) -> Result<Vec<(IpNet, RouteMessage)>, NetworkError> {
+    let query = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
+    let mut routes = std::pin::pin!(handle.route().get(query).execute());
+    let mut found = Vec::new();
+    while let Some(route) = routes.next().await {
+        let route = route.map_err(NetworkError::route("reading", "other nodes"))?;
+        let ours = route.header.protocol == ROUTE_PROTOCOL
+            && route.header.address_family == AddressFamily::Inet;
+        if let Some(destination) = destination(&route).filter(|_| ours) {
+            found.push((destination, route));
+        }
+    }
+    Ok(found)
+}
+
+fn destination(route: &RouteMessage) -> Option<IpNet> {
+    let addr = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(addr)) => Some(IpAddr::V4(*addr)),
+            _ => None,
+        })?;
+    IpNet::new(addr, route.header.destination_prefix_length).ok()
+}
+
+pub(super) async fn delete_route(
+    handle: &Handle,
+    destination: IpNet,
+    route: RouteMessage,
+) -> Result<(), NetworkError> {
+    let delete = handle.route().del(route);
+    delete
+        .execute()
+        .await
+        .map_err(NetworkError::route("deleting", destination))
+}

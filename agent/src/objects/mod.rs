@@ -1,0 +1,11 @@
+//! The objects the agent holds for the whole cluster, parsed at the edge: Services and EndpointSlices with only the
+//! fields that decide a packet's or a name's fate. Everything else is `api`'s slim structs.
+
+mod meta;
+mod service;
+
+pub(crate) use meta::{Key, Meta, Object, Revision};
+pub(crate) use service::{
+    Endpoint, EndpointPort, EndpointSlice, Protocol, Service, ServicePort, ServiceType,
+    TrafficPolicy,
+};

@@ -1,0 +1,277 @@
+//! Services and EndpointSlices. <https://kubernetes.io/docs/reference/kubernetes-api/service-resources/>
+
+use std::{net::IpAddr, time::Duration};
+
+use serde::Deserialize;
+
+use super::{Key, Meta, Object, Revision, meta::null_as_default};
+
+pub(crate) const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Service {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: ServiceSpec,
+    pub(crate) status: ServiceStatus,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(crate) enum ServiceType {
+    #[default]
+    ClusterIP,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(crate) enum TrafficPolicy {
+    #[default]
+    Cluster,
+    Local,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) enum Protocol {
+    #[default]
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Protocol {
+    /// As DNS and environment variables spell it.
+    pub(crate) const fn lower(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ServiceSpec {
+    #[serde(rename = "type")]
+    pub(crate) kind: ServiceType,
+    #[serde(rename = "clusterIP")]
+    pub(crate) cluster_ip: Option<Box<str>>,
+    #[serde(rename = "clusterIPs")]
+    pub(crate) cluster_ips: Vec<Box<str>>,
+    pub(crate) ports: Vec<ServicePort>,
+    #[serde(rename = "externalIPs")]
+    pub(crate) external_ips: Vec<Box<str>>,
+    pub(crate) external_name: Option<Box<str>>,
+    pub(crate) internal_traffic_policy: Option<TrafficPolicy>,
+    pub(crate) external_traffic_policy: Option<TrafficPolicy>,
+    pub(crate) session_affinity: Option<Box<str>>,
+    pub(crate) session_affinity_config: Option<SessionAffinityConfig>,
+    pub(crate) publish_not_ready_addresses: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ServicePort {
+    pub(crate) name: Box<str>,
+    pub(crate) protocol: Protocol,
+    pub(crate) port: u16,
+    pub(crate) node_port: u16,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct SessionAffinityConfig {
+    #[serde(rename = "clientIP")]
+    pub(crate) client_ip: Option<ClientIpConfig>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ClientIpConfig {
+    pub(crate) timeout_seconds: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ServiceStatus {
+    pub(crate) load_balancer: LoadBalancerStatus,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct LoadBalancerStatus {
+    pub(crate) ingress: Vec<LoadBalancerIngress>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct LoadBalancerIngress {
+    pub(crate) ip: Option<Box<str>>,
+    pub(crate) ip_mode: Option<Box<str>>,
+}
+
+/// What `timeoutSeconds` defaults to in the API.
+const AFFINITY_TIMEOUT_SECS: u32 = 10800;
+
+impl Service {
+    /// `spec.clusterIPs`, or `spec.clusterIP` of an object that has only that; empty for headless Services.
+    pub(crate) fn cluster_ips(&self) -> Vec<IpAddr> {
+        let all = self.spec.cluster_ips.iter().chain(
+            self.spec
+                .cluster_ip
+                .iter()
+                .filter(|_| self.spec.cluster_ips.is_empty()),
+        );
+        all.filter_map(|ip| ip.parse().ok()).collect()
+    }
+
+    /// `clusterIP: None`: names without a virtual address.
+    pub(crate) fn is_headless(&self) -> bool {
+        self.spec.cluster_ip.as_deref() == Some("None")
+    }
+
+    /// Another proxy than ours serves it.
+    pub(crate) fn has_other_proxy(&self) -> bool {
+        self.metadata.labels.contains_key(PROXY_NAME_LABEL)
+    }
+
+    /// `sessionAffinity: ClientIP` with its timeout.
+    pub(crate) fn affinity(&self) -> Option<Duration> {
+        if self.spec.session_affinity.as_deref() != Some("ClientIP") {
+            return None;
+        }
+        let config = self.spec.session_affinity_config.as_ref();
+        let seconds = config.and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
+        Some(Duration::from_secs(u64::from(
+            seconds.unwrap_or(AFFINITY_TIMEOUT_SECS),
+        )))
+    }
+
+    /// External addresses that the node answers for: `externalIPs`, and the load balancer's VIPs unless their ipMode
+    /// is `Proxy` (then the traffic must really go through the balancer).
+    pub(crate) fn external_addresses(&self) -> Vec<IpAddr> {
+        let ingress = &self.status.load_balancer.ingress;
+        let vips = ingress
+            .iter()
+            .filter(|_| self.spec.kind == ServiceType::LoadBalancer)
+            .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
+            .filter_map(|ingress| ingress.ip.as_ref());
+        self.spec
+            .external_ips
+            .iter()
+            .chain(vips)
+            .filter_map(|ip| ip.parse().ok())
+            .collect()
+    }
+}
+
+impl Object for Service {
+    fn key(&self) -> Key {
+        self.metadata.key()
+    }
+
+    fn revision(&self) -> Revision {
+        self.metadata.resource_version
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct EndpointSlice {
+    pub(crate) metadata: Meta,
+    pub(crate) address_type: Box<str>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub(crate) endpoints: Vec<Endpoint>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub(crate) ports: Vec<EndpointPort>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Endpoint {
+    pub(crate) addresses: Vec<Box<str>>,
+    pub(crate) conditions: EndpointConditions,
+    pub(crate) hostname: Option<Box<str>>,
+    pub(crate) node_name: Option<Box<str>>,
+    pub(crate) target_ref: Option<Box<TargetRef>>,
+    pub(crate) hints: Option<Box<EndpointHints>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct EndpointConditions {
+    pub(crate) ready: Option<bool>,
+    pub(crate) serving: Option<bool>,
+    pub(crate) terminating: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct TargetRef {
+    pub(crate) uid: Box<str>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct EndpointHints {
+    pub(crate) for_zones: Vec<HintName>,
+    pub(crate) for_nodes: Vec<HintName>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct HintName {
+    pub(crate) name: Box<str>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct EndpointPort {
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) protocol: Option<Protocol>,
+    pub(crate) port: Option<u16>,
+}
+
+impl Endpoint {
+    /// Absent means true.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.conditions.ready.unwrap_or(true)
+    }
+
+    /// Absent means true.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.conditions.serving.unwrap_or(true)
+    }
+
+    /// Absent means false.
+    pub(crate) fn is_terminating(&self) -> bool {
+        self.conditions.terminating.unwrap_or(false)
+    }
+
+    /// The first address; the others have no meaning.
+    pub(crate) fn addr(&self) -> Option<IpAddr> {
+        self.addresses.first()?.parse().ok()
+    }
+}
+
+impl EndpointSlice {
+    /// The Service it belongs to.
+    pub(crate) fn service(&self) -> Option<Key> {
+        let name = self.metadata.label(SERVICE_NAME_LABEL)?;
+        Some(Key::new(&self.metadata.namespace, name))
+    }
+}
+
+impl Object for EndpointSlice {
+    fn key(&self) -> Key {
+        self.metadata.key()
+    }
+
+    fn revision(&self) -> Revision {
+        self.metadata.resource_version
+    }
+}

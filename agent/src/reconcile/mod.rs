@@ -1,0 +1,292 @@
+//! The loop that makes the node's rules and names follow the cluster.
+//!
+//! Events only mark Services dirty. A few milliseconds later the difference is translated and applied in this order:
+//! rules that come or change, then names, then rules that go. So a name never leads to an address without rules. After
+//! a failure the state of the rules counts as unknown: back off, then replace them whole.
+
+mod claims;
+mod programmer;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use dataplane::model::{Change, Desired, Fate, Frontend};
+use dns::{Zone, records};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use crate::{
+    backoff::Backoff,
+    objects::{EndpointSlice, Key, Revision, Service},
+    reflector::Delta,
+    translate::{self, Here},
+    view::{Dirty, View},
+};
+use claims::Claims;
+pub(crate) use programmer::Rules;
+use programmer::{Programmer, RulesError, Step};
+
+/// How long changes are collected before they are applied.
+const COALESCE: Duration = Duration::from_millis(3);
+/// How often the kernel is asked whether somebody else changed our rules.
+const VERIFY_EVERY: Duration = Duration::from_secs(1);
+
+/// The view, shared with those who read it (Pods' environments).
+pub(crate) type SharedView = Arc<Mutex<View>>;
+
+/// Locks the view for a moment.
+pub(crate) fn lock(view: &SharedView) -> MutexGuard<'_, View> {
+    view.lock().expect("no holder of this lock panics")
+}
+
+/// What makes the loop run.
+pub(crate) struct Sources {
+    pub(crate) services: mpsc::Receiver<Vec<Delta<Service>>>,
+    pub(crate) slices: mpsc::Receiver<Vec<Delta<EndpointSlice>>>,
+    pub(crate) namespaces: mpsc::Receiver<Vec<Delta<api::core::Namespace>>>,
+}
+
+/// The loop's state.
+pub(crate) struct Reconciler {
+    here: Here,
+    /// What does not depend on Services: networks, local listeners.
+    base: Desired,
+    view: SharedView,
+    zone: Zone,
+    rules: Programmer,
+    claims: Claims,
+    /// The addresses of the Pods on this node, and those the rules have.
+    local_pods: watch::Receiver<BTreeSet<IpAddr>>,
+    applied_pods: BTreeSet<IpAddr>,
+    /// What the rules do not have yet.
+    pending: Dirty,
+    /// Whether the rules are as the claims say.
+    known: bool,
+    backoff: Backoff,
+    applied: watch::Sender<Option<Revision>>,
+}
+
+impl Reconciler {
+    /// # Errors
+    /// When the thread for the rules cannot be started.
+    pub(crate) fn new<R: Rules>(
+        here: Here,
+        base: Desired,
+        view: SharedView,
+        zone: Zone,
+        local_pods: watch::Receiver<BTreeSet<IpAddr>>,
+        rules: R,
+    ) -> std::io::Result<(Self, watch::Receiver<Option<Revision>>)> {
+        let (applied, reader) = watch::channel(None);
+        let reconciler = Self {
+            here,
+            base,
+            view,
+            zone,
+            rules: Programmer::start(rules)?,
+            claims: Claims::default(),
+            local_pods,
+            applied_pods: BTreeSet::new(),
+            pending: Dirty::default(),
+            known: false,
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
+            applied,
+        };
+        Ok((reconciler, reader))
+    }
+
+    /// Runs until a source ends, which they do only when the agent stops.
+    pub(crate) async fn run(mut self, mut sources: Sources) {
+        let mut verify = interval(VERIFY_EVERY);
+        verify.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut due: Option<Instant> = None;
+        loop {
+            let at = due.unwrap_or_else(Instant::now);
+            tokio::select! {
+                biased;
+                () = sleep_until(at), if due.is_some() => due = self.reconcile().await,
+                open = self.take_in(&mut sources) => {
+                    if !open {
+                        return;
+                    }
+                    due = due.or_else(|| Some(Instant::now() + COALESCE));
+                }
+                _ = verify.tick(), if self.known && due.is_none() => due = self.verify().await,
+            }
+        }
+    }
+
+    /// Waits for one batch of changes and marks what it touches; false when a source has ended.
+    async fn take_in(&mut self, sources: &mut Sources) -> bool {
+        tokio::select! {
+            Some(deltas) = sources.services.recv() => lock(&self.view).apply_services(deltas),
+            Some(deltas) = sources.slices.recv() => lock(&self.view).apply_slices(deltas),
+            Some(deltas) = sources.namespaces.recv() => lock(&self.view).apply_namespaces(deltas),
+            Ok(()) = self.local_pods.changed() => {}
+            else => return false,
+        }
+        true
+    }
+
+    async fn verify(&mut self) -> Option<Instant> {
+        match self.rules.run(Step::Verify).await {
+            Ok(repaired) => {
+                if repaired {
+                    tracing::warn!("somebody else changed our rules; repaired");
+                }
+                None
+            }
+            Err(error) => Some(self.failed(&error)),
+        }
+    }
+
+    /// Applies everything pending. Returns when to try again, after a failure.
+    async fn reconcile(&mut self) -> Option<Instant> {
+        let started = Instant::now();
+        let (synced, revision) = {
+            let mut view = lock(&self.view);
+            let Dirty {
+                services,
+                namespaces,
+            } = view.take_dirty();
+            self.pending.services.extend(services);
+            self.pending.namespaces.extend(namespaces);
+            (view.is_synced(), view.revision())
+        };
+        // Half a picture would cut off what runs.
+        if !synced {
+            return None;
+        }
+        let services = self.pending.services.len();
+        let done = if self.known {
+            self.update().await
+        } else {
+            self.replace().await
+        };
+        match done {
+            Ok(()) => {
+                self.backoff.reset();
+                if services > 0 {
+                    let elapsed_ms = started.elapsed().as_secs_f64() * 1000.0;
+                    tracing::debug!(services, elapsed_ms, "rules and names follow");
+                }
+                self.applied.send_if_modified(|applied| {
+                    let moved = *applied < revision;
+                    *applied = revision.max(*applied);
+                    moved
+                });
+                None
+            }
+            Err(error) => Some(self.failed(&error)),
+        }
+    }
+
+    fn failed(&mut self, error: &RulesError) -> Instant {
+        self.known = false;
+        let delay = self.backoff.fail();
+        tracing::error!(%error, retry_ms = delay.as_millis() as u64, "programming the rules failed; they will be replaced whole");
+        Instant::now() + delay
+    }
+
+    /// The difference only: its cost does not depend on how many Services there are.
+    async fn update(&mut self) -> Result<(), RulesError> {
+        let local_pods = self.changed_pods();
+        let (put, names, remove) = {
+            let view = lock(&self.view);
+            let (mut put, remove) = self.claims.update(&self.pending.services, |key| {
+                frontends(&view, key, &self.here)
+            });
+            put.local_pods = local_pods;
+            (put, names(&view, &self.pending), remove)
+        };
+        // From here until the end the rules are neither the old nor the new ones.
+        self.known = false;
+        if put != Change::default() {
+            self.rules.run(Step::Update(put)).await?;
+        }
+        self.zone.apply(names);
+        if remove != Change::default() {
+            self.rules.run(Step::Update(remove)).await?;
+        }
+        self.settle();
+        Ok(())
+    }
+
+    /// Everything: at the start and after a failure.
+    async fn replace(&mut self) -> Result<(), RulesError> {
+        let (desired, names) = {
+            let view = lock(&self.view);
+            let all: HashSet<Key> = view.service_keys().cloned().collect();
+            self.claims = Claims::default();
+            let (put, _) = self
+                .claims
+                .update(&all, |key| frontends(&view, key, &self.here));
+            let mut desired = self.base.clone();
+            desired.frontends = put
+                .frontends
+                .into_iter()
+                .filter_map(|(frontend, fate)| Some((frontend, fate?)))
+                .collect();
+            desired.local_pods.clone_from(&self.local_pods.borrow());
+            (desired, names(&view, &self.pending))
+        };
+        let pods = desired.local_pods.clone();
+        self.rules.run(Step::Replace(desired)).await?;
+        self.zone.apply(names);
+        self.zone.set_synced(true);
+        self.applied_pods = pods;
+        self.settle();
+        Ok(())
+    }
+
+    fn settle(&mut self) {
+        self.pending = Dirty::default();
+        self.known = true;
+    }
+
+    /// The local Pods that came (true) or went (false) since the last look.
+    fn changed_pods(&mut self) -> BTreeMap<IpAddr, bool> {
+        let now = self.local_pods.borrow_and_update().clone();
+        let changed = now.symmetric_difference(&self.applied_pods);
+        let changes = changed
+            .map(|address| (*address, now.contains(address)))
+            .collect();
+        self.applied_pods = now;
+        changes
+    }
+}
+
+fn frontends(view: &View, key: &Key, here: &Here) -> BTreeMap<Frontend, Fate> {
+    let Some(service) = view.service(key) else {
+        return BTreeMap::new();
+    };
+    let slices: Vec<_> = view.slices(key).collect();
+    translate::frontends(service, &slices, here)
+}
+
+/// What dirty namespaces and Services mean to the zone.
+fn names(view: &View, dirty: &Dirty) -> Vec<records::Change> {
+    let namespaces = dirty
+        .namespaces
+        .iter()
+        .map(|name| records::Change::Namespace {
+            name: name.clone(),
+            exists: view.has_namespace(name),
+        });
+    let services = dirty.services.iter().map(|key| records::Change::Service {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        records: view
+            .service(key)
+            .and_then(|service| translate::records(service, &view.slices(key).collect::<Vec<_>>())),
+    });
+    namespaces.chain(services).collect()
+}

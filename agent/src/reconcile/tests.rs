@@ -1,0 +1,208 @@
+use std::{convert::Infallible, sync::Mutex};
+
+use serde_json::json;
+
+use super::*;
+use crate::objects::Object;
+
+/// Rules in memory that keep a log and fail when told to.
+#[derive(Clone, Default)]
+struct FakeRules {
+    state: Arc<Mutex<FakeState>>,
+}
+
+#[derive(Default)]
+struct FakeState {
+    frontends: BTreeMap<Frontend, Fate>,
+    log: Vec<String>,
+    failures: usize,
+}
+
+impl Rules for FakeRules {
+    type Error = &'static str;
+
+    fn replace(&mut self, desired: Desired) -> Result<(), Self::Error> {
+        let mut state = self.state.lock().expect("lock");
+        state
+            .log
+            .push(format!("replace {}", desired.frontends.len()));
+        state.frontends = desired.frontends;
+        Ok(())
+    }
+
+    fn update(&mut self, change: Change) -> Result<(), Self::Error> {
+        let mut state = self.state.lock().expect("lock");
+        if state.failures > 0 {
+            state.failures -= 1;
+            state.log.push("failed".to_owned());
+            return Err("told to fail");
+        }
+        for (frontend, fate) in change.frontends {
+            state.log.push(format!(
+                "{} {}",
+                if fate.is_some() { "put" } else { "remove" },
+                frontend.port()
+            ));
+            match fate {
+                Some(fate) => state.frontends.insert(frontend, fate),
+                None => state.frontends.remove(&frontend),
+            };
+        }
+        Ok(())
+    }
+
+    fn verify(&mut self) -> Result<bool, Self::Error> {
+        Ok(false)
+    }
+}
+
+fn service(name: &str, ip: &str, revision: u64) -> Service {
+    serde_json::from_value(json!({
+        "metadata": {"namespace": "default", "name": name, "resourceVersion": revision.to_string()},
+        "spec": {"clusterIP": ip, "clusterIPs": [ip], "ports": [{"port": 80}]},
+    }))
+    .expect("service")
+}
+
+struct Bench {
+    reconciler: Reconciler,
+    rules: FakeRules,
+    applied: watch::Receiver<Option<Revision>>,
+    pods: watch::Sender<BTreeSet<IpAddr>>,
+}
+
+fn bench() -> Bench {
+    let rules = FakeRules::default();
+    let zone = Zone::new(dns::zone::Config::default()).expect("zone");
+    let (pods, local_pods) = watch::channel(BTreeSet::new());
+    let (reconciler, applied) = Reconciler::new(
+        Here::default(),
+        Desired::default(),
+        SharedView::default(),
+        zone,
+        local_pods,
+        rules.clone(),
+    )
+    .expect("thread");
+    Bench {
+        reconciler,
+        rules,
+        applied,
+        pods,
+    }
+}
+
+impl Bench {
+    fn sync(&self, services: Vec<Service>) {
+        let mut view = lock(&self.reconciler.view);
+        let revision = Revision(10);
+        view.apply_services(vec![Delta::Replace {
+            items: services,
+            revision,
+        }]);
+        view.apply_slices(vec![Delta::Replace {
+            items: Vec::new(),
+            revision,
+        }]);
+        view.apply_namespaces(vec![Delta::Replace {
+            items: Vec::new(),
+            revision,
+        }]);
+    }
+
+    fn change(&self, deltas: Vec<Delta<Service>>) {
+        let mut view = lock(&self.reconciler.view);
+        view.apply_slices(vec![Delta::Progress(Revision(1000))]);
+        view.apply_services(deltas);
+    }
+
+    fn log(&self) -> Vec<String> {
+        std::mem::take(&mut self.rules.state.lock().expect("lock").log)
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        let state = self.rules.state.lock().expect("lock");
+        let address = |frontend: &Frontend| match frontend {
+            Frontend::Address { addr, .. } => addr.to_string(),
+            Frontend::NodePort { port, .. } => port.to_string(),
+        };
+        state.frontends.keys().map(address).collect()
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_written_before_every_collection_is_known() {
+    let mut bench = bench();
+    {
+        let mut view = lock(&bench.reconciler.view);
+        view.apply_services(vec![Delta::Replace {
+            items: vec![service("a", "10.96.0.1", 3)],
+            revision: Revision(5),
+        }]);
+    }
+    assert_eq!(bench.reconciler.reconcile().await, None);
+    assert!(bench.log().is_empty());
+    bench.sync(vec![service("a", "10.96.0.1", 3)]);
+    bench.reconciler.reconcile().await;
+    assert_eq!(bench.log(), ["replace 1"]);
+    assert_eq!(*bench.applied.borrow(), Some(Revision(10)));
+}
+
+#[tokio::test]
+async fn a_change_writes_its_own_difference_and_new_rules_come_before_old_ones_go() {
+    let mut bench = bench();
+    bench.sync(
+        (1..=100)
+            .map(|n| service(&format!("s{n}"), &format!("10.96.1.{n}"), n))
+            .collect(),
+    );
+    bench.reconciler.reconcile().await;
+    bench.log();
+    let mut moved = service("s1", "10.96.2.1", 1001);
+    moved.spec.ports[0].port = 81;
+    bench.change(vec![Delta::Put(moved)]);
+    bench.reconciler.reconcile().await;
+    assert_eq!(bench.log(), ["put 81", "remove 80"]);
+    assert_eq!(
+        *bench.applied.borrow(),
+        Some(Revision(1000)),
+        "the slices are known up to 1000 only"
+    );
+    bench
+        .pods
+        .send_replace(BTreeSet::from(["10.244.1.2".parse().expect("address")]));
+    bench.reconciler.reconcile().await;
+    assert!(bench.log().is_empty(), "a local Pod changes no frontend");
+}
+
+#[tokio::test]
+async fn a_failed_batch_is_followed_by_a_whole_replacement_that_loses_nothing() {
+    let mut bench = bench();
+    bench.sync(vec![
+        service("a", "10.96.0.1", 3),
+        service("b", "10.96.0.2", 4),
+    ]);
+    bench.reconciler.reconcile().await;
+    bench.log();
+    bench.rules.state.lock().expect("lock").failures = 1;
+    bench.change(vec![
+        Delta::Put(service("c", "10.96.0.3", 1001)),
+        Delta::Remove {
+            key: service("a", "", 0).key(),
+            revision: Revision(1002),
+        },
+    ]);
+    assert!(
+        bench.reconciler.reconcile().await.is_some(),
+        "it is tried again later"
+    );
+    assert_eq!(
+        *bench.applied.borrow(),
+        Some(Revision(10)),
+        "nothing new is claimed as applied"
+    );
+    assert_eq!(bench.reconciler.reconcile().await, None);
+    assert_eq!(bench.log(), ["failed", "replace 2"]);
+    assert_eq!(bench.addresses(), ["10.96.0.2", "10.96.0.3"]);
+    assert_eq!(*bench.applied.borrow(), Some(Revision(1000)));
+}

@@ -1,0 +1,371 @@
+use std::time::Duration;
+
+use dns::records::Service as Records;
+use serde_json::{Value, json};
+
+use std::net::IpAddr;
+
+use super::*;
+
+fn here() -> Here {
+    Here {
+        node: "n1".into(),
+        zone: Some("z1".into()),
+    }
+}
+
+fn service(spec: Value) -> Service {
+    let mut whole = json!({
+        "metadata": {"namespace": "default", "name": "web", "resourceVersion": "1"},
+        "spec": {
+            "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"],
+            "ports": [{"port": 80, "nodePort": 30080, "targetPort": 9376}],
+        },
+    });
+    let fields = spec.as_object().expect("object").clone();
+    whole["spec"]
+        .as_object_mut()
+        .expect("object")
+        .extend(fields);
+    serde_json::from_value(whole).expect("service")
+}
+
+/// `"10.244.1.2@n1 ready"`: address, node, and `ready`, `unready`, `serving` (while terminating) or `terminating`.
+fn endpoint(text: &str) -> Value {
+    let (place, state) = text.split_once(' ').expect("state");
+    let (addr, node) = place.split_once('@').expect("node");
+    let (ready, serving, terminating) = match state {
+        "ready" => (true, true, false),
+        "unready" => (false, false, false),
+        "serving" => (false, true, true),
+        "terminating" => (false, false, true),
+        other => panic!("{other}"),
+    };
+    json!({
+        "addresses": [addr], "nodeName": node,
+        "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
+    })
+}
+
+fn slice(endpoints: &[&str]) -> EndpointSlice {
+    let endpoints: Vec<_> = endpoints.iter().map(|text| endpoint(text)).collect();
+    serde_json::from_value(json!({
+        "metadata": {"namespace": "default", "name": "web-1", "resourceVersion": "1"},
+        "addressType": "IPv4", "endpoints": endpoints, "ports": [{"name": "", "port": 9376}],
+    }))
+    .expect("slice")
+}
+
+/// Says a fate in a line: `balance 10.244.1.2:9376 masquerade Always`.
+fn say(fate: Option<&Fate>) -> String {
+    match fate {
+        None => "nothing".to_owned(),
+        Some(Fate::Reject) => "reject".to_owned(),
+        Some(Fate::Drop) => "drop".to_owned(),
+        Some(Fate::Balance {
+            endpoints,
+            masquerade,
+            affinity,
+        }) => {
+            let list: Vec<_> = endpoints
+                .iter()
+                .map(|endpoint| format!("{}:{}", endpoint.addr, endpoint.port))
+                .collect();
+            let affinity = affinity
+                .map(|time| format!(" affinity {}", time.as_secs()))
+                .unwrap_or_default();
+            format!("{} masquerade {masquerade:?}{affinity}", list.join(" "))
+        }
+    }
+}
+
+fn at(addr: &str, port: u16) -> Frontend {
+    Frontend::Address {
+        addr: addr.parse().expect("address"),
+        protocol: model::Protocol::Tcp,
+        port: NonZeroU16::new(port).expect("port"),
+    }
+}
+
+fn node_port(port: u16) -> Frontend {
+    Frontend::NodePort {
+        family: Family::V4,
+        protocol: model::Protocol::Tcp,
+        port: NonZeroU16::new(port).expect("port"),
+    }
+}
+
+const BOTH_NODES: &[&str] = &["10.244.1.2@n1 ready", "10.244.2.2@n2 ready"];
+const ELSEWHERE: &[&str] = &["10.244.2.2@n2 ready"];
+
+#[test]
+fn each_frontend_has_the_fate_of_its_policy_and_endpoints() {
+    let all = "10.244.1.2:9376 10.244.2.2:9376";
+    let cases: &[(&str, Value, &[&str], String, String)] = &[
+        (
+            "Cluster policy",
+            json!({"type": "NodePort"}),
+            BOTH_NODES,
+            format!("{all} masquerade NonPodSources"),
+            format!("{all} masquerade Always"),
+        ),
+        (
+            "no endpoints",
+            json!({"type": "NodePort"}),
+            &[],
+            "reject".into(),
+            "reject".into(),
+        ),
+        (
+            "only unready endpoints",
+            json!({"type": "NodePort"}),
+            &["10.244.1.2@n1 unready"],
+            "reject".into(),
+            "reject".into(),
+        ),
+        (
+            "internal Local",
+            json!({"type": "NodePort", "internalTrafficPolicy": "Local"}),
+            BOTH_NODES,
+            "10.244.1.2:9376 masquerade NonPodSources".into(),
+            format!("{all} masquerade Always"),
+        ),
+        (
+            "internal Local, endpoints elsewhere only",
+            json!({"type": "NodePort", "internalTrafficPolicy": "Local"}),
+            ELSEWHERE,
+            "drop".into(),
+            "10.244.2.2:9376 masquerade Always".into(),
+        ),
+        (
+            "internal Local, no endpoints anywhere",
+            json!({"type": "NodePort", "internalTrafficPolicy": "Local"}),
+            &[],
+            "reject".into(),
+            "reject".into(),
+        ),
+        (
+            "external Local",
+            json!({"type": "NodePort", "externalTrafficPolicy": "Local"}),
+            BOTH_NODES,
+            format!("{all} masquerade NonPodSources"),
+            "10.244.1.2:9376 masquerade HairpinOnly".into(),
+        ),
+        (
+            "external Local, endpoints elsewhere only",
+            json!({"type": "NodePort", "externalTrafficPolicy": "Local"}),
+            ELSEWHERE,
+            "10.244.2.2:9376 masquerade NonPodSources".into(),
+            "drop".into(),
+        ),
+        (
+            "terminating endpoints serve when no ready one is left",
+            json!({"type": "NodePort", "externalTrafficPolicy": "Local"}),
+            &[
+                "10.244.1.2@n1 serving",
+                "10.244.1.3@n1 terminating",
+                "10.244.2.2@n2 serving",
+            ],
+            format!("{all} masquerade NonPodSources"),
+            "10.244.1.2:9376 masquerade HairpinOnly".into(),
+        ),
+        (
+            "a ready endpoint anywhere sends Cluster traffic away from terminating ones; Local stays",
+            json!({"type": "NodePort", "externalTrafficPolicy": "Local"}),
+            &["10.244.1.2@n1 serving", "10.244.2.2@n2 ready"],
+            "10.244.2.2:9376 masquerade NonPodSources".into(),
+            "10.244.1.2:9376 masquerade HairpinOnly".into(),
+        ),
+        (
+            "affinity",
+            json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}}),
+            ELSEWHERE,
+            "10.244.2.2:9376 masquerade NonPodSources affinity 60".into(),
+            "nothing".into(),
+        ),
+        (
+            "headless",
+            json!({"clusterIP": "None", "clusterIPs": ["None"]}),
+            BOTH_NODES,
+            "nothing".into(),
+            "nothing".into(),
+        ),
+        (
+            "ExternalName",
+            json!({"type": "ExternalName", "externalName": "a.b"}),
+            BOTH_NODES,
+            "nothing".into(),
+            "nothing".into(),
+        ),
+    ];
+    for (name, spec, endpoints, cluster_ip, on_node) in cases {
+        let slice = slice(endpoints);
+        let got = frontends(&service(spec.clone()), &[&slice], &here());
+        assert_eq!(
+            say(got.get(&at("10.96.0.7", 80))),
+            *cluster_ip,
+            "{name}: ClusterIP"
+        );
+        assert_eq!(
+            say(got.get(&node_port(30080))),
+            *on_node,
+            "{name}: NodePort"
+        );
+    }
+}
+
+#[test]
+fn external_ips_and_vips_follow_the_external_policy_and_mode_proxy_is_left_alone() {
+    let mut service = service(json!({"type": "LoadBalancer", "externalIPs": ["198.51.100.1"]}));
+    service.status = serde_json::from_value(json!({"loadBalancer": {"ingress": [
+        {"ip": "198.51.100.2", "ipMode": "VIP"}, {"ip": "198.51.100.3", "ipMode": "Proxy"}, {"hostname": "lb"},
+    ]}}))
+    .expect("status");
+    let slice = slice(ELSEWHERE);
+    let got = frontends(&service, &[&slice], &here());
+    for addr in ["198.51.100.1", "198.51.100.2"] {
+        assert_eq!(
+            say(got.get(&at(addr, 80))),
+            "10.244.2.2:9376 masquerade Always",
+            "{addr}"
+        );
+    }
+    assert_eq!(say(got.get(&at("198.51.100.3", 80))), "nothing");
+}
+
+#[test]
+fn a_service_of_another_proxy_has_names_but_no_frontends() {
+    let mut service = service(json!({}));
+    service.metadata.labels.insert(
+        "service.kubernetes.io/service-proxy-name".into(),
+        "other".into(),
+    );
+    assert!(frontends(&service, &[&slice(BOTH_NODES)], &here()).is_empty());
+    assert!(records(&service, &[]).is_some());
+}
+
+#[test]
+fn an_address_in_two_slices_is_taken_from_the_pod_that_lives() {
+    let (old, new) = (
+        slice(&["10.244.1.2@n1 serving"]),
+        slice(&["10.244.1.2@n1 ready"]),
+    );
+    for slices in [[&old, &new], [&new, &old]] {
+        let got = frontends(&service(json!({})), &slices, &here());
+        assert_eq!(
+            say(got.get(&at("10.96.0.7", 80))),
+            "10.244.1.2:9376 masquerade NonPodSources"
+        );
+    }
+}
+
+#[test]
+fn ports_are_matched_by_name_and_protocol() {
+    let service = service(json!({"ports": [
+        {"name": "web", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"},
+    ]}));
+    let slice: EndpointSlice = serde_json::from_value(json!({
+        "metadata": {"namespace": "default", "name": "web-1", "resourceVersion": "1"},
+        "endpoints": [endpoint("10.244.1.2@n1 ready")],
+        "ports": [
+            {"name": "dns", "protocol": "UDP", "port": 5353}, {"name": "web", "port": 8080},
+            {"name": "unnumbered"},
+        ],
+    }))
+    .expect("slice");
+    let got = frontends(&service, &[&slice], &here());
+    assert_eq!(
+        say(got.get(&at("10.96.0.7", 80))),
+        "10.244.1.2:8080 masquerade NonPodSources"
+    );
+    let udp = Frontend::Address {
+        addr: "10.96.0.7".parse().expect("address"),
+        protocol: model::Protocol::Udp,
+        port: NonZeroU16::new(53).expect("port"),
+    };
+    assert_eq!(
+        say(got.get(&udp)),
+        "10.244.1.2:5353 masquerade NonPodSources"
+    );
+}
+
+#[test]
+fn hints_count_only_when_every_ready_endpoint_has_one() {
+    let hinted = |addr: &str, zone: &str| {
+        let mut value = endpoint(&format!("{addr}@nx ready"));
+        value["hints"] = json!({"forZones": [{"name": zone}]});
+        value
+    };
+    let make = |endpoints: Vec<Value>| -> EndpointSlice {
+        serde_json::from_value(json!({
+            "metadata": {"namespace": "default", "name": "web-1", "resourceVersion": "1"},
+            "endpoints": endpoints, "ports": [{"port": 9376}],
+        }))
+        .expect("slice")
+    };
+    let fate = |slice: &EndpointSlice| {
+        say(frontends(&service(json!({})), &[slice], &here()).get(&at("10.96.0.7", 80)))
+    };
+    let complete = make(vec![hinted("10.244.1.2", "z1"), hinted("10.244.2.2", "z2")]);
+    assert_eq!(fate(&complete), "10.244.1.2:9376 masquerade NonPodSources");
+    let partial = make(vec![
+        hinted("10.244.1.2", "z1"),
+        endpoint("10.244.2.2@nx ready"),
+    ]);
+    assert_eq!(
+        fate(&partial),
+        "10.244.1.2:9376 10.244.2.2:9376 masquerade NonPodSources"
+    );
+    let elsewhere = make(vec![hinted("10.244.1.2", "z2"), hinted("10.244.2.2", "z3")]);
+    assert_eq!(
+        fate(&elsewhere),
+        "10.244.1.2:9376 10.244.2.2:9376 masquerade NonPodSources"
+    );
+}
+
+#[test]
+fn affinity_without_a_timeout_lasts_three_hours() {
+    let service = service(json!({"sessionAffinity": "ClientIP"}));
+    assert_eq!(service.affinity(), Some(Duration::from_secs(10800)));
+}
+
+#[test]
+fn names_follow_the_kind_of_service() {
+    let slice = slice(&["10.244.1.2@n1 ready", "10.244.1.3@n1 unready"]);
+    let virtual_service = records(
+        &service(json!({"ports": [{"name": "web", "port": 80}]})),
+        &[&slice],
+    );
+    let Some(Records::Virtual { addrs, ports }) = virtual_service else {
+        panic!("{virtual_service:?}")
+    };
+    assert_eq!(addrs, ["10.96.0.7".parse::<IpAddr>().expect("address")]);
+    assert_eq!(
+        (&*ports[0].name, ports[0].protocol, ports[0].number),
+        ("web", "tcp", 80)
+    );
+
+    let headless = records(
+        &service(json!({"clusterIP": "None", "clusterIPs": ["None"]})),
+        &[&slice],
+    );
+    let Some(Records::Headless { hosts }) = headless else {
+        panic!("{headless:?}")
+    };
+    assert_eq!(hosts.len(), 1, "only ready endpoints have names");
+    assert_eq!(hosts[0].ports[0].number, 9376, "the endpoint's own port");
+
+    let alias = records(
+        &service(json!({"type": "ExternalName", "externalName": "db.example."})),
+        &[],
+    );
+    assert_eq!(
+        alias,
+        Some(Records::Alias {
+            target: "db.example".into()
+        })
+    );
+
+    let unallocated = records(&service(json!({"clusterIP": "", "clusterIPs": []})), &[]);
+    assert_eq!(unallocated, None);
+}

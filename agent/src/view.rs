@@ -1,0 +1,327 @@
+//! What the agent knows of the cluster's Services: indices over the watched objects, and what changed since the last look.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use crate::{
+    objects::{EndpointSlice, Key, Object, Revision, Service},
+    reflector::Delta,
+};
+
+/// The Services of the cluster with their EndpointSlices, and the namespaces.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    services: HashMap<Key, Service>,
+    /// By Service, then by the slice's name.
+    slices: HashMap<Key, BTreeMap<Box<str>, EndpointSlice>>,
+    /// The Service each slice belongs to, by the slice's key.
+    slice_owners: HashMap<Key, Key>,
+    namespaces: BTreeSet<Box<str>>,
+    dirty: Dirty,
+    positions: Positions,
+}
+
+/// What must be looked at again.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Dirty {
+    pub(crate) services: HashSet<Key>,
+    pub(crate) namespaces: BTreeSet<Box<str>>,
+}
+
+impl Dirty {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.namespaces.is_empty()
+    }
+}
+
+/// How far each collection is known; `None` before its first full list.
+#[derive(Clone, Copy, Debug, Default)]
+struct Positions {
+    services: Option<Revision>,
+    slices: Option<Revision>,
+    namespaces: Option<Revision>,
+}
+
+impl View {
+    /// Whether every collection was listed once. Before that nothing may be programmed or answered.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.revision().is_some() && self.positions.namespaces.is_some()
+    }
+
+    /// Everything that happened to Services and EndpointSlices up to here is in the view.
+    pub(crate) fn revision(&self) -> Option<Revision> {
+        Some(self.positions.services?.min(self.positions.slices?))
+    }
+
+    pub(crate) fn service(&self, key: &Key) -> Option<&Service> {
+        self.services.get(key)
+    }
+
+    /// The slices of a Service, ordered by name.
+    pub(crate) fn slices(&self, service: &Key) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices
+            .get(service)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+    }
+
+    /// The Services of a namespace, ordered by name, and `default/kubernetes`, which every Pod may know.
+    pub(crate) fn services_for_pods(&self, namespace: &str) -> Vec<&Service> {
+        let mut found: Vec<_> = self
+            .services
+            .values()
+            .filter(|service| {
+                let meta = &service.metadata;
+                &*meta.namespace == namespace
+                    || (&*meta.namespace == "default" && &*meta.name == "kubernetes")
+            })
+            .collect();
+        found.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+        found
+    }
+
+    pub(crate) fn namespaces(&self) -> &BTreeSet<Box<str>> {
+        &self.namespaces
+    }
+
+    pub(crate) fn has_namespace(&self, name: &str) -> bool {
+        self.namespaces.contains(name)
+    }
+
+    /// Every Service known, or known to have slices.
+    pub(crate) fn service_keys(&self) -> impl Iterator<Item = &Key> {
+        self.services.keys()
+    }
+
+    /// What changed since the last call.
+    pub(crate) fn take_dirty(&mut self) -> Dirty {
+        std::mem::take(&mut self.dirty)
+    }
+
+    pub(crate) fn apply_services(&mut self, deltas: Vec<Delta<Service>>) {
+        for delta in deltas {
+            match delta {
+                Delta::Replace { items, revision } => {
+                    self.replace_services(items);
+                    self.positions.services = Some(revision);
+                }
+                Delta::Put(service) => {
+                    advance(&mut self.positions.services, service.revision());
+                    self.put_service(service);
+                }
+                Delta::Remove { key, revision } => {
+                    advance(&mut self.positions.services, revision);
+                    self.services.remove(&key);
+                    self.dirty.services.insert(key);
+                }
+                Delta::Progress(revision) => advance(&mut self.positions.services, revision),
+            }
+        }
+    }
+
+    fn put_service(&mut self, service: Service) {
+        self.dirty.services.insert(service.key());
+        self.services.insert(service.key(), service);
+    }
+
+    fn replace_services(&mut self, items: Vec<Service>) {
+        let mut gone: HashSet<Key> = self.services.keys().cloned().collect();
+        for service in items {
+            let key = service.key();
+            gone.remove(&key);
+            if self.services.get(&key) != Some(&service) {
+                self.put_service(service);
+            }
+        }
+        for key in gone {
+            self.services.remove(&key);
+            self.dirty.services.insert(key);
+        }
+    }
+
+    pub(crate) fn apply_slices(&mut self, deltas: Vec<Delta<EndpointSlice>>) {
+        for delta in deltas {
+            match delta {
+                Delta::Replace { items, revision } => {
+                    self.replace_slices(items);
+                    self.positions.slices = Some(revision);
+                }
+                Delta::Put(slice) => {
+                    advance(&mut self.positions.slices, slice.revision());
+                    self.put_slice(slice);
+                }
+                Delta::Remove { key, revision } => {
+                    advance(&mut self.positions.slices, revision);
+                    self.remove_slice(&key);
+                }
+                Delta::Progress(revision) => advance(&mut self.positions.slices, revision),
+            }
+        }
+    }
+
+    fn put_slice(&mut self, slice: EndpointSlice) {
+        let key = slice.key();
+        let owner = slice.service();
+        // A slice may change hands by its label: the old owner loses it.
+        if self.slice_owners.get(&key) != owner.as_ref() {
+            self.remove_slice(&key);
+        }
+        let Some(owner) = owner else { return };
+        self.dirty.services.insert(owner.clone());
+        self.slice_owners.insert(key.clone(), owner.clone());
+        self.slices
+            .entry(owner)
+            .or_default()
+            .insert(key.name, slice);
+    }
+
+    fn remove_slice(&mut self, key: &Key) {
+        let Some(owner) = self.slice_owners.remove(key) else {
+            return;
+        };
+        if let Some(slices) = self.slices.get_mut(&owner) {
+            slices.remove(&key.name);
+            if slices.is_empty() {
+                self.slices.remove(&owner);
+            }
+        }
+        self.dirty.services.insert(owner);
+    }
+
+    fn replace_slices(&mut self, items: Vec<EndpointSlice>) {
+        let mut gone: HashSet<Key> = self.slice_owners.keys().cloned().collect();
+        for slice in items {
+            let key = slice.key();
+            gone.remove(&key);
+            if self.slice(&key) != Some(&slice) {
+                self.put_slice(slice);
+            }
+        }
+        for key in gone {
+            self.remove_slice(&key);
+        }
+    }
+
+    fn slice(&self, key: &Key) -> Option<&EndpointSlice> {
+        self.slices.get(self.slice_owners.get(key)?)?.get(&key.name)
+    }
+
+    pub(crate) fn apply_namespaces(&mut self, deltas: Vec<Delta<api::core::Namespace>>) {
+        for delta in deltas {
+            match delta {
+                Delta::Replace { items, revision } => {
+                    let now: BTreeSet<Box<str>> = items
+                        .into_iter()
+                        .map(|namespace| namespace.metadata.name)
+                        .collect();
+                    let changed = now.symmetric_difference(&self.namespaces).cloned();
+                    self.dirty.namespaces.extend(changed);
+                    self.namespaces = now;
+                    self.positions.namespaces = Some(revision);
+                }
+                Delta::Put(namespace) => {
+                    let name = namespace.metadata.name;
+                    if self.namespaces.insert(name.clone()) {
+                        self.dirty.namespaces.insert(name);
+                    }
+                }
+                Delta::Remove { key, .. } => {
+                    if self.namespaces.remove(&key.name) {
+                        self.dirty.namespaces.insert(key.name);
+                    }
+                }
+                Delta::Progress(_) => {}
+            }
+        }
+    }
+}
+
+fn advance(position: &mut Option<Revision>, to: Revision) {
+    *position = (*position).max(Some(to));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(name: &str, revision: u64) -> Service {
+        let mut service = Service::default();
+        service.metadata.namespace = "default".into();
+        service.metadata.name = name.into();
+        service.metadata.resource_version = Revision(revision);
+        service
+    }
+
+    fn slice(name: &str, owner: &str, revision: u64) -> EndpointSlice {
+        let mut slice = EndpointSlice::default();
+        slice.metadata.namespace = "default".into();
+        slice.metadata.name = name.into();
+        slice.metadata.resource_version = Revision(revision);
+        slice
+            .metadata
+            .labels
+            .insert("kubernetes.io/service-name".into(), owner.into());
+        slice
+    }
+
+    fn dirty(view: &mut View) -> Vec<String> {
+        let mut names: Vec<_> = view
+            .take_dirty()
+            .services
+            .into_iter()
+            .map(|key| key.name.to_string())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn replace<T>(items: Vec<T>, revision: u64) -> Vec<Delta<T>> {
+        vec![Delta::Replace {
+            items,
+            revision: Revision(revision),
+        }]
+    }
+
+    #[test]
+    fn only_what_differs_from_the_fresh_list_is_dirty() {
+        let mut view = View::default();
+        view.apply_services(replace(
+            vec![service("a", 1), service("b", 2), service("c", 3)],
+            5,
+        ));
+        assert_eq!(dirty(&mut view), ["a", "b", "c"]);
+        view.apply_services(replace(vec![service("a", 1), service("b", 7)], 9));
+        assert_eq!(dirty(&mut view), ["b", "c"]);
+        assert!(view.service(&Key::new("default", "c")).is_none());
+    }
+
+    #[test]
+    fn a_slice_that_changes_hands_makes_both_services_dirty() {
+        let mut view = View::default();
+        view.apply_slices(replace(vec![slice("x", "a", 1)], 5));
+        dirty(&mut view);
+        view.apply_slices(vec![Delta::Put(slice("x", "b", 6))]);
+        assert_eq!(dirty(&mut view), ["a", "b"]);
+        assert_eq!(view.slices(&Key::new("default", "a")).count(), 0);
+        assert_eq!(view.slices(&Key::new("default", "b")).count(), 1);
+        view.apply_slices(vec![Delta::Remove {
+            key: Key::new("default", "x"),
+            revision: Revision(8),
+        }]);
+        assert_eq!(dirty(&mut view), ["b"]);
+    }
+
+    #[test]
+    fn the_revision_is_that_of_the_collection_that_lags() {
+        let mut view = View::default();
+        view.apply_services(replace(vec![], 5));
+        assert_eq!(view.revision(), None);
+        view.apply_slices(replace(vec![], 6));
+        assert_eq!(view.revision(), Some(Revision(5)));
+        assert!(!view.is_synced(), "namespaces are missing");
+        view.apply_namespaces(replace(vec![], 6));
+        assert!(view.is_synced());
+        view.apply_services(vec![Delta::Progress(Revision(9))]);
+        view.apply_slices(vec![Delta::Put(slice("x", "a", 8))]);
+        assert_eq!(view.revision(), Some(Revision(8)));
+    }
+}

@@ -1,0 +1,186 @@
+//! The Pod network against the real kernel, in private network namespaces. Needs root; fails without.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    net::{IpAddr, UdpSocket},
+    os::fd::{AsFd, OwnedFd},
+    process::Command,
+    thread,
+    time::Duration,
+};
+
+use agent::network::{Network, NetworkConfig};
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// Runs a test in a namespace of its own: this thread's, which the runtime shares because it has no other thread.
+fn in_private_namespace(test: impl Future<Output = ()>) {
+    unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace (needs root)");
+    assert_eq!(
+        sh("ip -o link show | wc -l").trim(),
+        "1",
+        "a fresh namespace has lo only"
+    );
+    sh(
+        "ip link add uplink type bridge && ip addr add 172.30.0.11/24 dev uplink && ip link set uplink mtu 1450 up",
+    );
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("runtime")
+        .block_on(test);
+}
+
+/// A child of this thread is in this thread's namespace.
+fn sh(command: &str) -> String {
+    let output = Command::new("sh")
+        .args(["-c", command])
+        .output()
+        .expect("sh");
+    assert!(
+        output.status.success(),
+        "{command}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn pod_namespace() -> OwnedFd {
+    thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a namespace for a Pod");
+        OwnedFd::from(File::open("/proc/thread-self/ns/net").expect("its file"))
+    })
+    .join()
+    .expect("thread")
+}
+
+fn inside<T: Send>(namespace: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).expect("setns");
+                work()
+            })
+            .join()
+            .expect("thread")
+    })
+}
+
+async fn open() -> Network {
+    let config = NetworkConfig {
+        pod_cidr: "10.244.1.0/24".parse().expect("range"),
+        cluster_dns: "10.96.0.10".parse().expect("address"),
+        node_ip: "172.30.0.11".parse().expect("address"),
+    };
+    Network::open(config).await.expect("network")
+}
+
+fn state() -> String {
+    sh(
+        "ip -o addr show; ip route show; ip -o link show | sed 's/@.*//' | sort; cat /proc/sys/net/ipv4/ip_forward",
+    )
+}
+
+#[test]
+fn pods_reach_each_other_and_a_restart_finds_everything_as_it_was() {
+    in_private_namespace(async {
+        let network = open().await;
+        let (first, second) = (pod_namespace(), pod_namespace());
+        let first_ip = network
+            .attach("uid-1", first.as_fd())
+            .await
+            .expect("first Pod");
+        let second_ip = network
+            .attach("uid-2", second.as_fd())
+            .await
+            .expect("second Pod");
+        assert_eq!(
+            [first_ip, second_ip].map(|ip| ip.to_string()),
+            ["10.244.1.2", "10.244.1.3"]
+        );
+        assert_eq!(sh("cat /sys/class/net/minik0/mtu 2>/dev/null || ip -o link show minik0 | grep -o 'mtu 1450'").trim().rsplit(' ').next(), Some("1450"));
+        send_between(&first, first_ip, &second, second_ip);
+
+        let before = state();
+        drop(network);
+        let again = open().await;
+        assert_eq!(
+            again.adopt(first.as_fd()).await.expect("adopt"),
+            Some(first_ip)
+        );
+        assert_eq!(
+            again
+                .attach("uid-2", second.as_fd())
+                .await
+                .expect("attach again"),
+            second_ip
+        );
+        assert_eq!(state(), before, "a restart changes nothing");
+        let third = pod_namespace();
+        let third_ip = again
+            .attach("uid-3", third.as_fd())
+            .await
+            .expect("third Pod");
+        assert_eq!(
+            third_ip.to_string(),
+            "10.244.1.4",
+            "adopted addresses are not given out again"
+        );
+        send_between(&third, third_ip, &first, first_ip);
+    });
+}
+
+fn send_between(from: &OwnedFd, from_ip: IpAddr, to: &OwnedFd, to_ip: IpAddr) {
+    let receiver = inside(to, || UdpSocket::bind((to_ip, 7000)).expect("bind"));
+    receiver
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .expect("timeout");
+    let sender = inside(from, || UdpSocket::bind((from_ip, 0)).expect("bind"));
+    sender.send_to(b"hello", (to_ip, 7000)).expect("send");
+    let mut buffer = [0; 16];
+    let (length, peer) = receiver
+        .recv_from(&mut buffer)
+        .expect("the datagram arrives");
+    assert_eq!(
+        (&buffer[..length], peer.ip()),
+        (&b"hello"[..], from_ip),
+        "no address is translated"
+    );
+}
+
+#[test]
+fn routes_to_other_nodes_are_exactly_the_wanted_ones_and_foreign_routes_stay() {
+    in_private_namespace(async {
+        let network = open().await;
+        sh("ip route add 203.0.113.0/24 via 172.30.0.99");
+        let routes = |list: &[(&str, &str)]| -> BTreeMap<_, _> {
+            list.iter()
+                .map(|(to, via)| (to.parse().expect("range"), via.parse().expect("address")))
+                .collect()
+        };
+        let both = routes(&[
+            ("10.244.2.0/24", "172.30.0.12"),
+            ("10.244.3.0/24", "172.30.0.13"),
+        ]);
+        network.set_routes(&both).await.expect("routes");
+        network
+            .set_routes(&both)
+            .await
+            .expect("the same routes again");
+        let moved = routes(&[
+            ("10.244.2.0/24", "172.30.0.22"),
+            ("10.244.4.0/24", "198.51.100.7"),
+        ]);
+        network
+            .set_routes(&moved)
+            .await
+            .expect("a node that moved, one that went, one that is unreachable");
+        let table = sh("ip route show | grep via");
+        assert!(table.contains("10.244.2.0/24 via 172.30.0.22"), "{table}");
+        assert!(table.contains("203.0.113.0/24 via 172.30.0.99"), "{table}");
+        assert!(
+            !table.contains("10.244.3.0") && !table.contains("10.244.4.0"),
+            "{table}"
+        );
+    });
+}
