@@ -10,4 +10,5 @@ pub mod json;
 pub mod meta;
 pub mod names;
 pub mod quantity;
+pub mod schema;
 pub mod selector;

@@ -1,0 +1,53 @@
+//! Makes `api/src/schema/table.txt`: the OpenAPI v3 documents of Kubernetes joined with protobuf tags.
+//!
+//! `cargo run -p api-xtask -- DIRECTORY`, where DIRECTORY holds one OpenAPI v3 document per group-version. The tags are read
+//! from the source text of the `k8s-pb` crate that Cargo.lock names. The same input gives the same bytes.
+
+mod openapi;
+mod protobuf;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+fn main() -> Result<()> {
+    let directory = std::env::args()
+        .nth(1)
+        .context("usage: api-xtask DIRECTORY")?;
+    let schemas = openapi::read(Path::new(&directory))?;
+    let messages = protobuf::read(&k8s_pb_source()?)?;
+    let text = table::write(&schemas, &messages)?;
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/schema/table.txt");
+    std::fs::write(&target, &text)?;
+    println!(
+        "{}: {} types, {} bytes",
+        target.display(),
+        schemas.len(),
+        text.len()
+    );
+    Ok(())
+}
+
+/// Where cargo keeps the source of k8s-pb.
+fn k8s_pb_source() -> Result<PathBuf> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1"])
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "cargo metadata: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let metadata: Value = serde_json::from_slice(&output.stdout)?;
+    let mut packages = metadata["packages"].as_array().into_iter().flatten();
+    let package = packages
+        .find(|package| package["name"] == "k8s-pb")
+        .context("no k8s-pb in cargo metadata")?;
+    let manifest = package["manifest_path"]
+        .as_str()
+        .context("k8s-pb has no manifest path")?;
+    Ok(Path::new(manifest).with_file_name("src"))
+}
