@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     }
     // Whatever goes wrong, no packet leaves.
     unshare(CloneFlags::CLONE_NEWNET).expect("root is needed: run `make test`");
-    let tests: [(&str, Test); 8] = [
+    let tests: [(&str, Test); 9] = [
         (
             "output_and_exit_code_are_kept",
             output_and_exit_code_are_kept,
@@ -50,6 +50,10 @@ fn main() -> ExitCode {
         (
             "a_missing_program_is_an_error_in_words",
             a_missing_program_is_an_error_in_words,
+        ),
+        (
+            "a_working_directory_cannot_lead_out",
+            a_working_directory_cannot_lead_out,
         ),
         (
             "exec_returns_the_exit_code_and_leaves_no_zombie",
@@ -286,6 +290,8 @@ fn a_container_sees_only_itself(fixture: &Fixture) {
         ("resolv", "nameserver 10.96.0.10"),
         ("interfaces", "lo"),
         ("null", "true"),
+        ("own-device", "refused,refused"),
+        ("cgroups", "0"),
     ];
     for (name, value) in wanted {
         assert_eq!(
@@ -364,6 +370,20 @@ fn a_missing_program_is_an_error_in_words(fixture: &Fixture) {
             "{program}: {text}"
         );
     }
+    pod.remove().expect("remove");
+}
+
+fn a_working_directory_cannot_lead_out(fixture: &Fixture) {
+    let pod = fixture.pod();
+    let outside = fixture.dir.path().join("outside");
+    let escape = format!("/../../../../../../..{}", outside.display());
+    pod.start_container(&ContainerSpec {
+        working_dir: escape,
+        ..container(&["say", "0"])
+    })
+    .expect("start");
+    assert_eq!(ended(&pod).0, 0);
+    assert!(!outside.exists(), "the working directory is made inside");
     pod.remove().expect("remove");
 }
 

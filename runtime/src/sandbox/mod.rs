@@ -6,19 +6,21 @@ mod rootfs;
 pub(crate) mod syscall;
 
 use std::{
+    convert::Infallible,
     ffi::CString,
     fs::File,
     io::{self, Read, Write},
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
 };
 
 use nix::{
     errno::Errno,
     fcntl::OFlag,
-    sched::{CloneFlags, setns},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sched::{CloneFlags, setns, unshare},
     sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask},
-    unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, execve, pipe2, setsid},
+    unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, getcwd, pipe2, setsid},
 };
 
 use self::{cgroup::Cgroup, syscall::clone_process};
@@ -55,9 +57,11 @@ pub(crate) fn start(
     let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS;
     match clone_process(flags).map_err(|error| format!("clone: {error}"))? {
         Some(pid) => report.outcome(pid),
-        None => {
-            report.fail(become_container(spec, around, stdio, &doors).and_then(|()| image.exec()))
-        }
+        None => report.child().run(|shim| {
+            become_container(spec, around, stdio, &doors)?;
+            last_steps(&spec.working_dir, shim)?;
+            image.exec()
+        }),
     }
 }
 
@@ -68,11 +72,12 @@ fn become_container(
     doors: &[PathBuf],
 ) -> Result<(), Failure> {
     join(doors)?;
+    // After joining: the root of the new namespace is the group that this process is in.
+    unshare(CloneFlags::CLONE_NEWCGROUP)
+        .map_err(|error| ("make the cgroup namespace", error.into()))?;
     own_session(stdio)?;
-    syscall::prctl(libc::PR_SET_DUMPABLE, 0).map_err(|error| ("hide the process", error))?;
     rootfs::enter(spec, around)?;
-    privileges::drop_to(&spec.user, spec.allow_privilege_escalation)?;
-    last_steps(&spec.working_dir)
+    privileges::drop_to(&spec.user, spec.allow_privilege_escalation)
 }
 
 /// Starts a program inside a running container; its parent is the shim, whose child it must be to be reaped.
@@ -94,7 +99,8 @@ pub(crate) fn exec(
     let (mut from, to) = os_pipe()?;
     let middle = match clone_process(0).map_err(|error| format!("clone: {error}"))? {
         Some(pid) => pid,
-        None => report.fail(enter_namespaces(&doors, &namespaces).and_then(|()| {
+        None => report.child().run(|shim| {
+            enter_namespaces(&doors, &namespaces)?;
             // Only a child of this process is in the new PID namespace; CLONE_PARENT makes it the shim's child.
             let child = clone_process(libc::CLONE_PARENT).map_err(|error| ("clone", error))?;
             if let Some(child) = child {
@@ -103,9 +109,9 @@ pub(crate) fn exec(
             }
             own_session(stdio)?;
             privileges::drop_to(&spec.user, spec.allow_privilege_escalation)?;
-            last_steps(&spec.working_dir)?;
+            last_steps(&spec.working_dir, shim)?;
             image.exec()
-        })),
+        }),
     };
     drop(to);
     let mut number = [0; 4];
@@ -125,6 +131,7 @@ fn open_namespaces(pid: Pid) -> io::Result<Vec<(File, CloneFlags)>> {
         ("ipc", CloneFlags::CLONE_NEWIPC),
         ("uts", CloneFlags::CLONE_NEWUTS),
         ("pid", CloneFlags::CLONE_NEWPID),
+        ("cgroup", CloneFlags::CLONE_NEWCGROUP),
         ("mnt", CloneFlags::CLONE_NEWNS),
     ];
     kinds
@@ -156,12 +163,14 @@ fn own_session(stdio: [BorrowedFd<'_>; 3]) -> Result<(), Failure> {
         dup2_stdout(output)?;
         dup2_stderr(errors)
     };
-    place().map_err(|error| ("set up standard input and output", error.into()))
+    place().map_err(|error| ("set up standard input and output", error.into()))?;
+    syscall::own_session_keyring().map_err(|error| ("make a session keyring", error))
 }
 
-fn last_steps(working_dir: &str) -> Result<(), Failure> {
-    nix::unistd::chdir(working_dir)
-        .map_err(|error| ("change to the working directory", error.into()))?;
+fn last_steps(working_dir: &str, shim: BorrowedFd<'_>) -> Result<(), Failure> {
+    chdir(working_dir).map_err(|error| ("change to the working directory", error.into()))?;
+    // A path through /proc/self/fd could lead out of the root (CVE-2024-21626); there the directory has no name.
+    getcwd().map_err(|error| ("find the working directory inside the root", error.into()))?;
     // The shim blocks signals to read them from a descriptor; a program starts with none blocked.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .map_err(|error| ("unblock signals", error.into()))?;
@@ -169,7 +178,14 @@ fn last_steps(working_dir: &str) -> Result<(), Failure> {
     syscall::close_on_exec_above_stderr().map_err(|error| ("close descriptors", error))?;
     // A change of user clears this, so it comes last.
     syscall::prctl(libc::PR_SET_PDEATHSIG, Signal::SIGKILL as u64)
-        .map_err(|error| ("die with the shim", error))
+        .map_err(|error| ("die with the shim", error))?;
+    // A shim that died before sends no signal any more: then nobody reads what it would have read.
+    let mut polled = [PollFd::new(shim, PollFlags::empty())];
+    match poll(&mut polled, PollTimeout::ZERO) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(("die with the shim", Errno::EPIPE.into())),
+        Err(error) => Err(("look whether the shim lives", error.into())),
+    }
 }
 
 /// Rust programs ignore SIGPIPE, and what is ignored stays so across an exec.
@@ -222,7 +238,7 @@ fn prepare_exec(argv: &[String], env: &[(String, String)]) -> Result<Exec, Strin
 }
 
 impl Exec {
-    fn exec(&self) -> Result<(), Failure> {
+    fn exec(&self) -> Result<Infallible, Failure> {
         let mut last = Errno::ENOENT;
         for candidate in &self.candidates {
             let Err(error) = execve(candidate, &self.argv, &self.env);
@@ -256,12 +272,19 @@ impl Report {
         if text.is_empty() { Ok(pid) } else { Err(text) }
     }
 
-    /// In the child: reports and ends. Only a failed exec returns, so there is nothing but failure to report.
-    fn fail(self, outcome: Result<(), Failure>) -> ! {
-        let (step, error) = outcome
-            .err()
-            .unwrap_or_else(|| ("start the program", io::Error::other("it returned")));
-        let _ = File::from(self.to).write_all(format!("{step}: {error}").as_bytes());
+    /// In the child: the end to report to. The other end is closed here, so that it is open as long as the shim lives.
+    fn child(self) -> ChildReport {
+        ChildReport(self.to)
+    }
+}
+
+struct ChildReport(OwnedFd);
+
+impl ChildReport {
+    /// Takes all steps up to the exec. Only a failure returns from them: reports it and ends.
+    fn run(self, steps: impl FnOnce(BorrowedFd<'_>) -> Result<Infallible, Failure>) -> ! {
+        let Err((step, error)) = steps(self.0.as_fd());
+        let _ = File::from(self.0).write_all(format!("{step}: {error}").as_bytes());
         // 127 not found, 126 found but not to be run, as a shell has it.
         syscall::exit_now(if error.kind() == io::ErrorKind::NotFound {
             127

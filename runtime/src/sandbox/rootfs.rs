@@ -9,7 +9,7 @@ use std::{
 
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
-    sys::stat::{Mode, SFlag, makedev, mknod, umask},
+    sys::stat::{Mode, makedev, stat, umask},
     unistd::{chdir, pivot_root},
 };
 
@@ -82,15 +82,13 @@ pub(super) fn enter(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<(
     step("change to the root", chdir(root))?;
     kernel_file_systems(around.pod)?;
     devices()?;
-    if let Some(dir) = spec.working_dir.strip_prefix('/') {
-        fs::create_dir_all(Path::new(".").join(dir))
-            .map_err(|error| ("make the working directory", error))?;
-    }
     // The new root over the old one, then the old one away: no directory for it is needed.
     step("change the root", pivot_root(".", "."))?;
     step("unmount the old root", umount2(".", MntFlags::MNT_DETACH))?;
     step("change to the new root", chdir("/"))?;
     protect()?;
+    // Only now: a path with `..` in it must not lead out.
+    fs::create_dir_all(&spec.working_dir).map_err(|error| ("make the working directory", error))?;
     if spec.read_only_root {
         let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | flags;
         step(
@@ -175,14 +173,13 @@ fn kernel_file_systems(pod: &PodSpec) -> Result<(), Failure> {
             step("make /sys read-only", mount(NONE, "sys", NONE, flags, NONE))?;
         }
     }
-    let dev = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     step(
         "mount /dev",
         mount(
             Some("tmpfs"),
             "dev",
             Some("tmpfs"),
-            dev,
+            safe,
             Some("mode=755,size=64k"),
         ),
     )?;
@@ -190,9 +187,16 @@ fn kernel_file_systems(pod: &PodSpec) -> Result<(), Failure> {
         fs::create_dir(dir).map_err(|error| ("make a directory in /dev", error))?;
     }
     let options = Some("newinstance,ptmxmode=0666,mode=0620");
+    let terminals = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     step(
         "mount /dev/pts",
-        mount(Some("devpts"), "dev/pts", Some("devpts"), dev, options),
+        mount(
+            Some("devpts"),
+            "dev/pts",
+            Some("devpts"),
+            terminals,
+            options,
+        ),
     )?;
     step(
         "mount /dev/shm",
@@ -206,14 +210,22 @@ fn kernel_file_systems(pod: &PodSpec) -> Result<(), Failure> {
     )
 }
 
+/// The node's own device nodes, each bound on an empty file. Every file system of a container is mounted `nodev`, so these are
+/// the only ones that open: what a container makes itself (MKNOD is among the default capabilities) reaches no disk.
 fn devices() -> Result<(), Failure> {
     for (name, major, minor) in DEVICES {
         let path = Path::new("dev").join(name);
-        let mode = Mode::from_bits_truncate(0o666);
+        fs::write(&path, "").map_err(|error| ("make a file for a device", error))?;
+        let source = Path::new("/dev").join(name);
         step(
-            "make a device",
-            mknod(&path, SFlag::S_IFCHR, mode, makedev(major, minor)),
+            "bind a device",
+            mount(Some(&source), &path, NONE, MsFlags::MS_BIND, NONE),
         )?;
+        let bound = stat(&path).map_err(|error| ("look at a device", error.into()))?;
+        if bound.st_rdev != makedev(major, minor) {
+            let error = io::Error::other(format!("{} is another device", source.display()));
+            return Err(("bind a device", error));
+        }
     }
     LINKS
         .iter()

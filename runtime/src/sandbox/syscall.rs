@@ -75,6 +75,24 @@ pub(crate) fn close_on_exec_above_stderr() -> io::Result<()> {
     Ok(())
 }
 
+/// `keyctl(2)` with KEYCTL_JOIN_SESSION_KEYRING: what the agent's session keeps is not the container's.
+pub(crate) fn own_session_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name asks for a new, unnamed keyring; nothing is read or written.
+    let outcome = unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            JOIN_SESSION_KEYRING,
+            std::ptr::null::<libc::c_char>(),
+        )
+    };
+    match Errno::result(outcome) {
+        // A kernel without keyrings has nothing to keep apart.
+        Ok(_) | Err(Errno::ENOSYS) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// `capset(2)`: effective and permitted as given, nothing inheritable.
 pub(crate) fn set_capabilities(set: u64) -> io::Result<()> {
     /// `struct __user_cap_header_struct` of linux/capability.h.

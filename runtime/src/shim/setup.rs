@@ -44,6 +44,8 @@ pub(super) fn prepare(dir: &Path) -> Result<Option<Prepared>, RuntimeError> {
         fs::write(&path, pid.to_string()).explain("write", path.display())?;
         return Ok(None);
     }
+    // Inherited by every child until its exec: no process of a container may look into one that still has the shim's rights.
+    syscall::prctl(libc::PR_SET_DUMPABLE, 0).explain("hide the shim of", &setup.pod.uid)?;
     setsid().explain("start a session for", &setup.pod.uid)?;
     syscall::prctl(libc::PR_SET_CHILD_SUBREAPER, 1).explain("adopt orphans of", &setup.pod.uid)?;
     namespaces(&setup)?;
