@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p dns`; one line per size, times in nanoseconds.
 
-#![allow(clippy::unwrap_used, reason = "a benchmark may stop at once")]
+#![expect(clippy::unwrap_used, reason = "a benchmark may stop at once")]
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;

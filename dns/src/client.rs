@@ -64,13 +64,13 @@ pub enum ResolveError {
         /// Why.
         source: hickory_proto::ProtoError,
     },
-    /// Nobody has the name.
-    #[error("{name}: no such name (NXDOMAIN); tried {}", tried.join(", "))]
-    NoSuchName {
+    /// Nobody has the name, or nobody tells.
+    #[error("{name}: no such name: {}", answers(tried))]
+    NotFound {
         /// What was asked for.
         name: String,
-        /// The absolute names asked, in order.
-        tried: Vec<String>,
+        /// The absolute names asked, in order, with what the server said.
+        tried: Vec<(String, Denial)>,
     },
     /// The name exists and has no address.
     #[error("{name}: {found} exists and has no address (NODATA)")]
@@ -90,6 +90,24 @@ pub enum ResolveError {
         /// What happened.
         source: Box<NetError>,
     },
+}
+
+/// How a server says that it gives no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// The name does not exist.
+    NxDomain,
+    /// The server does not answer for this name: it is outside the cluster, and there is no upstream.
+    Refused,
+}
+
+fn answers(tried: &[(String, Denial)]) -> String {
+    let word = |denial| match denial {
+        Denial::NxDomain => "NXDOMAIN",
+        Denial::Refused => "REFUSED",
+    };
+    let answer = |(name, denial): &(String, Denial)| format!("{} for {name}", word(*denial));
+    tried.iter().map(answer).collect::<Vec<_>>().join(", ")
 }
 
 impl ResolvConf {
@@ -224,7 +242,7 @@ impl Client {
     /// The addresses of a name, or of the first name of the search list that has some. An address is its own answer.
     ///
     /// # Errors
-    /// Told apart: no such name, no address, a server's error, silence.
+    /// Told apart: no such name or no one who tells, no address, a server's error, silence.
     pub async fn resolve(&self, name: &str) -> Result<Resolved, ResolveError> {
         if let Ok(addr) = name.parse() {
             return Ok(Resolved {
@@ -232,27 +250,21 @@ impl Client {
                 addrs: vec![addr],
             });
         }
-        let candidates = self.conf.candidates(name);
-        let mut without_address = None;
-        for candidate in &candidates {
-            match self.lookup(name, candidate).await? {
+        let (mut tried, mut without_address) = (Vec::new(), None);
+        for candidate in self.conf.candidates(name) {
+            match self.lookup(name, &candidate).await? {
                 Lookup::Addrs(addrs) => {
-                    return Ok(Resolved {
-                        name: candidate.clone(),
-                        addrs,
-                    });
+                    let name = candidate;
+                    return Ok(Resolved { name, addrs });
                 }
-                Lookup::NoData => without_address = without_address.or(Some(candidate.clone())),
-                Lookup::NoName => {}
+                Lookup::NoData => without_address = without_address.or(Some(candidate)),
+                Lookup::Denied(denial) => tried.push((candidate, denial)),
             }
         }
         let name = name.to_owned();
         Err(match without_address {
             Some(found) => ResolveError::NoAddress { name, found },
-            None => ResolveError::NoSuchName {
-                name,
-                tried: candidates,
-            },
+            None => ResolveError::NotFound { name, tried },
         })
     }
 
@@ -276,7 +288,7 @@ impl Client {
 enum Lookup {
     Addrs(Vec<IpAddr>),
     NoData,
-    NoName,
+    Denied(Denial),
 }
 
 impl Lookup {
@@ -288,7 +300,7 @@ impl Lookup {
                 Lookup::Addrs(addrs)
             }
             (Lookup::Addrs(addrs), _) | (_, Lookup::Addrs(addrs)) => Lookup::Addrs(addrs),
-            (Lookup::NoName, Lookup::NoName) => Lookup::NoName,
+            (Lookup::Denied(denial), Lookup::Denied(_)) => Lookup::Denied(denial),
             _ => Lookup::NoData,
         }
     }
@@ -304,9 +316,12 @@ fn outcome(result: Result<hickory_resolver::lookup::Lookup, NetError>) -> Result
                 .collect(),
         )),
         Err(NetError::Dns(DnsError::NoRecordsFound(none))) => Ok(match none.response_code {
-            ResponseCode::NXDomain => Lookup::NoName,
+            ResponseCode::NXDomain => Lookup::Denied(Denial::NxDomain),
             _ => Lookup::NoData,
         }),
+        Err(NetError::Dns(DnsError::ResponseCode(ResponseCode::Refused))) => {
+            Ok(Lookup::Denied(Denial::Refused))
+        }
         Err(error) => Err(error),
     }
 }
