@@ -103,9 +103,14 @@ impl Netlink {
     fn make_room(&mut self, batch_bytes: usize) -> Result<(), KernelError> {
         let wanted = batch_bytes + 4096;
         if wanted > self.send_buffer_bytes {
-            sys::set_send_buffer(&self.socket, wanted).map_err(|source| KernelError::Socket {
-                call: "setsockopt(SO_SNDBUFFORCE)",
-                source,
+            sys::set_send_buffer(&self.socket, wanted).map_err(|source| {
+                match source.raw_os_error() {
+                    Some(libc::EPERM) => KernelError::NotPermitted(source),
+                    _ => KernelError::Socket {
+                        call: "setsockopt(SO_SNDBUFFORCE)",
+                        source,
+                    },
+                }
             })?;
             self.send_buffer_bytes = wanted;
         }

@@ -187,7 +187,12 @@ impl Display for StatementText<'_> {
             Statement::Translated(false) => f.write_str("ct status ! dnat"),
             Statement::InSet { key, set } => write!(f, "{} @{set}", columns(key)),
             Statement::VerdictMap { key, map } => write!(f, "{} vmap @{map}", columns(key)),
-            Statement::Dnat { key, map } => write!(f, "dnat to {} map @{map}", columns(key)),
+            Statement::Dnat { key, map } => write!(
+                f,
+                "dnat {} to {} map @{map}",
+                self.family.as_str(),
+                columns(key)
+            ),
             Statement::Record {
                 map,
                 key,

@@ -184,9 +184,8 @@ impl Walk<'_> {
             if base.kind == ChainType::Nat && !translating {
                 continue;
             }
-            match self.rules(table, &chain.rules) {
-                done @ (Step::Dropped | Step::Rejected) => return done,
-                _ => {}
+            if let done @ (Step::Dropped | Step::Rejected) = self.rules(table, &chain.rules) {
+                return done;
             }
         }
         Step::Continue

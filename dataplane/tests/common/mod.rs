@@ -1,0 +1,91 @@
+//! Private network namespaces for tests. A namespace belongs to a thread, so tests may run in parallel.
+
+use std::{
+    fs::File,
+    os::fd::{AsFd, AsRawFd},
+    path::Path,
+    process::Command,
+    thread,
+};
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// A network namespace that lives as long as this value.
+#[derive(Debug)]
+pub(crate) struct Netns {
+    file: File,
+}
+
+impl Netns {
+    /// A new, empty namespace with `lo` up.
+    pub(crate) fn new() -> Netns {
+        let file = thread::spawn(|| {
+            let machine =
+                std::fs::read_link("/proc/thread-self/ns/net").expect("read own namespace");
+            unshare(CloneFlags::CLONE_NEWNET).expect("a private network namespace (run as root)");
+            let own = std::fs::read_link("/proc/thread-self/ns/net").expect("read own namespace");
+            assert_ne!(
+                machine, own,
+                "these tests never run in the machine's own network namespace"
+            );
+            run("ip link set lo up");
+            File::open("/proc/thread-self/ns/net").expect("open own namespace")
+        })
+        .join()
+        .expect("namespace thread");
+        Netns { file }
+    }
+
+    /// Runs something on a thread inside the namespace.
+    pub(crate) fn run<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).expect("enter namespace");
+                what()
+            });
+            inside
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Runs `ip`, `nft` or `sysctl` commands inside, one per line.
+    pub(crate) fn commands(&self, lines: &str) {
+        self.run(|| {
+            lines
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty())
+                .for_each(|line| drop(run(line)))
+        });
+    }
+
+    /// A path by which `ip link set … netns PATH` finds it.
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+}
+
+/// Runs a command in the calling thread's namespace and returns what it printed.
+pub(crate) fn run(line: &str) -> String {
+    let mut words = line.split_whitespace();
+    let program = words.next().expect("a command");
+    let output = Command::new(program)
+        .args(words)
+        .output()
+        .unwrap_or_else(|error| panic!("this test needs `{program}`: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "`{line}` failed: {said}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Fails with clear words when a tool is missing.
+pub(crate) fn need(tool: &str) {
+    let found = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"]
+        .iter()
+        .any(|dir| Path::new(dir).join(tool).exists());
+    assert!(
+        found,
+        "this test needs `{tool}`: install the package (Debian: nftables, iproute2)"
+    );
+}
