@@ -5,30 +5,33 @@ use std::{
     io::{self, Read},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::fs::DirBuilderExt,
+        unix::{ffi::OsStrExt, fs::DirBuilderExt},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        signal::{Signal, kill},
-        socket::MsgFlags,
-    },
+    sys::socket::MsgFlags,
     unistd::Pid,
 };
 
 use crate::{
     error::{Explain, RuntimeError},
     protocol::{PodState, Reply, Request},
-    sandbox::cgroup::Cgroup,
+    sandbox::{
+        cgroup::Cgroup,
+        syscall::{kill_process, pidfd_open},
+    },
     socket::{Packets, Received},
     spec::{Config, ContainerSpec, ExecSpec, PodSpec},
 };
 
-/// How long a killed shim gets to end, in milliseconds.
+/// How long a shim may take to answer; it never waits for anything longer than a container's start.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a shim gets to end, in milliseconds.
 const END_DEADLINE_MS: u16 = 10_000;
 /// What the shim needs to know besides the Pod itself.
 pub(crate) const SETUP_FILE: &str = "pod.json";
@@ -56,6 +59,7 @@ pub struct Pod {
     spec: PodSpec,
     dir: PathBuf,
     shim: Pid,
+    pidfd: OwnedFd,
     cgroup: Cgroup,
 }
 
@@ -156,34 +160,33 @@ impl Runtime {
 
     fn open(&self, uid: &str) -> Result<Pod, RuntimeError> {
         let dir = self.dir(uid);
-        let path = dir.join(PID_FILE);
-        let text = fs::read_to_string(&path).explain("read", path.display())?;
-        let pid = text
-            .trim()
-            .parse()
-            .map_err(io::Error::other)
-            .explain("read", path.display())?;
-        let cgroup = Cgroup::named(&self.cgroup(uid));
-        match Packets::connect(&dir).map(|shim| ask(&shim, uid, &Request::Hello, &[])) {
-            Ok(Ok(Reply::Hello { pod, .. })) => Ok(Pod {
+        let gone = || RuntimeError::ShimGone {
+            uid: uid.to_owned(),
+        };
+        let shim = shim_pid(&dir).ok_or_else(gone)?;
+        let pidfd = pidfd_open(shim).map_err(|_| gone())?;
+        // An answer proves that the shim lived when its pid was opened, so the pid was not another process's.
+        match ask(&connect(&dir, uid)?, uid, &Request::Hello, &[])? {
+            Reply::Hello { pod, .. } => Ok(Pod {
                 uid: uid.to_owned(),
                 spec: *pod,
                 dir,
-                shim: Pid::from_raw(pid),
-                cgroup,
+                shim,
+                pidfd,
+                cgroup: Cgroup::named(&self.cgroup(uid)),
             }),
-            Ok(Ok(other)) => Err(unexpected(uid, &other)),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(RuntimeError::ShimGone {
-                uid: uid.to_owned(),
-            }),
+            other => Err(unexpected(uid, &other)),
         }
     }
 
-    /// Removes what a Pod without a shim has left.
+    /// Removes what a Pod without a shim, or with one that does not answer, has left.
     fn clear(&self, uid: &str) -> Result<(), RuntimeError> {
+        let dir = self.dir(uid);
+        if let Some(pidfd) = shim_pid(&dir).and_then(|pid| pidfd_open(pid).ok()) {
+            end_shim(&pidfd, uid)?;
+        }
         Cgroup::named(&self.cgroup(uid)).remove()?;
-        remove_dir(&self.dir(uid))
+        remove_dir(&dir)
     }
 
     fn dir(&self, uid: &str) -> PathBuf {
@@ -220,7 +223,10 @@ impl Pod {
     /// When the shim is gone.
     pub fn netns(&self) -> Result<OwnedFd, RuntimeError> {
         let path = format!("/proc/{}/ns/net", self.shim);
-        Ok(File::open(&path).explain("open", path)?.into())
+        let netns = File::open(&path).explain("open", path)?.into();
+        // Still alive now: then the pid was the shim's when it was opened.
+        self.state()?;
+        Ok(netns)
     }
 
     /// Starts a container. Its program's own failure to start (not found, not executable) is an error too.
@@ -247,7 +253,7 @@ impl Pod {
     /// # Errors
     /// When the shim is gone.
     pub fn state(&self) -> Result<PodState, RuntimeError> {
-        match self.ask(&Request::State, &[])? {
+        match self.ask(&Request::State)? {
             Reply::State(state) => Ok(state),
             other => Err(unexpected(&self.uid, &other)),
         }
@@ -258,7 +264,7 @@ impl Pod {
     /// # Errors
     /// When the shim is gone.
     pub fn subscribe(&self) -> Result<Subscription, RuntimeError> {
-        let shim = self.connect()?;
+        let shim = connect(&self.dir, &self.uid)?;
         shim.send(&Request::Subscribe, &[])
             .explain("write to the shim of", &self.uid)?;
         Ok(Subscription {
@@ -273,7 +279,9 @@ impl Pod {
     /// When it cannot be started. A program that fails is not an error.
     pub fn exec(&self, spec: &ExecSpec, stdio: [BorrowedFd<'_>; 3]) -> Result<i32, RuntimeError> {
         let fds = stdio.map(|fd| fd.as_raw_fd());
-        match self.ask(&Request::Exec(spec.clone()), &fds)? {
+        // As long as the program runs.
+        let shim = Packets::connect(&self.dir, None).map_err(|_| self.gone())?;
+        match ask(&shim, &self.uid, &Request::Exec(spec.clone()), &fds)? {
             Reply::Exited { code } => Ok(code),
             other => Err(unexpected(&self.uid, &other)),
         }
@@ -284,35 +292,29 @@ impl Pod {
     /// # Errors
     /// When something cannot be ended or removed; calling again is fine.
     pub fn remove(&self) -> Result<(), RuntimeError> {
-        let pidfd = pidfd(self.shim);
-        if self.done(&Request::Shutdown).is_err() {
-            // It may hang, or be gone. SIGKILL takes its containers with it.
-            let _ = kill(self.shim, Signal::SIGKILL);
-        }
-        if let Ok(pidfd) = pidfd {
-            let mut polled = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-            poll(&mut polled, PollTimeout::from(END_DEADLINE_MS))
-                .explain("wait for the shim of", &self.uid)?;
+        let asked = self.done(&Request::Shutdown);
+        if asked.is_err() || !ended(&self.pidfd, &self.uid)? {
+            end_shim(&self.pidfd, &self.uid)?;
         }
         self.cgroup.remove()?;
         remove_dir(&self.dir)
     }
 
     fn done(&self, request: &Request) -> Result<(), RuntimeError> {
-        match self.ask(request, &[])? {
+        match self.ask(request)? {
             Reply::Done => Ok(()),
             other => Err(unexpected(&self.uid, &other)),
         }
     }
 
-    fn ask(&self, request: &Request, fds: &[i32]) -> Result<Reply, RuntimeError> {
-        ask(&self.connect()?, &self.uid, request, fds)
+    fn ask(&self, request: &Request) -> Result<Reply, RuntimeError> {
+        ask(&connect(&self.dir, &self.uid)?, &self.uid, request, &[])
     }
 
-    fn connect(&self) -> Result<Packets, RuntimeError> {
-        Packets::connect(&self.dir).map_err(|_| RuntimeError::ShimGone {
+    fn gone(&self) -> RuntimeError {
+        RuntimeError::ShimGone {
             uid: self.uid.clone(),
-        })
+        }
     }
 }
 
@@ -327,9 +329,9 @@ impl Subscription {
     /// The next state that has arrived; `None` when there is none yet.
     ///
     /// # Errors
-    /// [`RuntimeError::ShimGone`] when there will never be another.
+    /// [`RuntimeError::SubscriptionEnded`] when there will never be another. A new subscription starts with the whole state, or
+    /// says that the shim is gone.
     pub fn try_next(&mut self) -> Result<Option<PodState>, RuntimeError> {
-        let uid = || self.uid.clone();
         match self
             .shim
             .receive(MsgFlags::MSG_DONTWAIT)
@@ -338,7 +340,9 @@ impl Subscription {
             Received::Message(Reply::State(state), _) => Ok(Some(state)),
             Received::Message(other, _) => Err(unexpected(&self.uid, &other)),
             Received::Nothing => Ok(None),
-            Received::Closed => Err(RuntimeError::ShimGone { uid: uid() }),
+            Received::Closed => Err(RuntimeError::SubscriptionEnded {
+                uid: self.uid.clone(),
+            }),
         }
     }
 }
@@ -369,7 +373,10 @@ fn ask(shim: &Packets, uid: &str, request: &Request, fds: &[i32]) -> Result<Repl
             reason,
         }),
         Received::Message(reply, _) => Ok(reply),
-        Received::Nothing | Received::Closed => Err(gone()),
+        Received::Nothing => Err(RuntimeError::ShimHangs {
+            uid: uid.to_owned(),
+        }),
+        Received::Closed => Err(gone()),
     }
 }
 
@@ -380,8 +387,38 @@ fn unexpected(uid: &str, answer: &Reply) -> RuntimeError {
     }
 }
 
-fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
-    crate::sandbox::syscall::pidfd_open(pid)
+fn connect(dir: &Path, uid: &str) -> Result<Packets, RuntimeError> {
+    Packets::connect(dir, Some(ANSWER_TIMEOUT)).map_err(|_| RuntimeError::ShimGone {
+        uid: uid.to_owned(),
+    })
+}
+
+/// The shim of a Pod's directory, as far as its pid still is that of a shim for this directory.
+fn shim_pid(dir: &Path) -> Option<Pid> {
+    let pid: i32 = fs::read_to_string(dir.join(PID_FILE)).ok()?.parse().ok()?;
+    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let mut words = command.split(|byte| *byte == 0).skip(1);
+    let ours = words.next() == Some(b"shim") && words.next() == Some(dir.as_os_str().as_bytes());
+    ours.then(|| Pid::from_raw(pid))
+}
+
+/// SIGKILL; the containers die with it.
+fn end_shim(pidfd: &OwnedFd, uid: &str) -> Result<(), RuntimeError> {
+    kill_process(pidfd).explain("kill the shim of", uid)?;
+    if ended(pidfd, uid)? {
+        return Ok(());
+    }
+    Err(RuntimeError::ShimHangs {
+        uid: uid.to_owned(),
+    })
+}
+
+/// Waits for the end of a shim, for a while.
+fn ended(pidfd: &OwnedFd, uid: &str) -> Result<bool, RuntimeError> {
+    let mut polled = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    let ready = poll(&mut polled, PollTimeout::from(END_DEADLINE_MS))
+        .explain("wait for the shim of", uid)?;
+    Ok(ready > 0)
 }
 
 fn remove_dir(dir: &Path) -> Result<(), RuntimeError> {

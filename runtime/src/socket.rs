@@ -5,6 +5,7 @@ use std::{
     io::{self, IoSlice, IoSliceMut},
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
     path::Path,
+    time::Duration,
 };
 
 use nix::{
@@ -12,8 +13,9 @@ use nix::{
     errno::Errno,
     sys::socket::{
         AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
-        UnixAddr, accept4, bind, connect, listen, recvmsg, sendmsg, socket,
+        UnixAddr, accept4, bind, connect, listen, recvmsg, sendmsg, setsockopt, socket, sockopt,
     },
+    sys::time::TimeVal,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -30,16 +32,25 @@ pub(crate) struct Packets(pub(crate) OwnedFd);
 pub(crate) enum Received<T> {
     /// A message with the descriptors that came with it.
     Message(T, Vec<OwnedFd>),
-    /// Nothing yet, on a socket that does not wait.
+    /// Nothing yet, on a socket that does not wait, or not any longer.
     Nothing,
     /// The other side is gone.
     Closed,
 }
 
 impl Packets {
-    /// Connects to the shim of a Pod's directory.
-    pub(crate) fn connect(dir: &Path) -> io::Result<Self> {
+    /// Connects to the shim of a Pod's directory. Whatever is then waited for longer than `timeout` brings
+    /// [`Received::Nothing`]; `None` waits for ever.
+    pub(crate) fn connect(dir: &Path, timeout: Option<Duration>) -> io::Result<Self> {
         let fd = seqpacket(SockFlag::empty())?;
+        if let Some(timeout) = timeout {
+            let timeout = TimeVal::new(
+                timeout.as_secs().cast_signed(),
+                timeout.subsec_micros().into(),
+            );
+            setsockopt(&fd, sockopt::SendTimeout, &timeout)?;
+            setsockopt(&fd, sockopt::ReceiveTimeout, &timeout)?;
+        }
         in_dir(dir, |addr| connect(fd.as_raw_fd(), addr))?;
         Ok(Self(fd))
     }
@@ -106,9 +117,10 @@ pub(crate) fn listen_in(dir: &Path) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Takes the next waiting connection, if there is one.
+/// Takes the next waiting connection, if there is one. It does not wait for a peer that does not read.
 pub(crate) fn accept_from(listener: impl AsFd) -> io::Result<Option<Packets>> {
-    match accept4(listener.as_fd().as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    match accept4(listener.as_fd().as_raw_fd(), flags) {
         #[expect(unsafe_code, reason = "an accepted descriptor has no owner yet")]
         // SAFETY: accept4 has just returned this descriptor and nobody else knows it.
         Ok(fd) => Ok(Some(Packets(unsafe { OwnedFd::from_raw_fd(fd) }))),

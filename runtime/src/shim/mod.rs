@@ -19,7 +19,7 @@ use std::{
 use jiff::Timestamp;
 use nix::{
     errno::Errno,
-    fcntl::OFlag,
+    fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         signal::{Signal, kill},
@@ -81,6 +81,30 @@ struct Container {
     streams: [Option<(File, Stream)>; 2],
     cgroup: Cgroup,
     oom_kills_before: u64,
+}
+
+impl Container {
+    /// Copies what can be read of one stream to the log; `false` when nothing could.
+    fn copy_output(&mut self, index: usize) -> bool {
+        let Some((file, stream)) = &mut self.streams[index] else {
+            return false;
+        };
+        let mut bytes = [0; READ_BYTES];
+        let now = Timestamp::now();
+        // A full disk must not stop the container: its output is lost then, and nothing else.
+        match file.read(&mut bytes) {
+            Ok(length) if length > 0 => {
+                let _ = stream.push(&bytes[..length], &mut self.log, now);
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Ok(_) | Err(_) => {
+                let _ = stream.finish(&mut self.log, now);
+                self.streams[index] = None;
+                false
+            }
+        }
+    }
 }
 
 struct Client {
@@ -211,6 +235,10 @@ impl Shim {
             container.status.state == ContainerState::Running { pid: pid.as_raw() }
         };
         if let Some(container) = self.containers.values_mut().find(running) {
+            // All it wrote is in the log before anybody learns of its end.
+            for index in 0..container.streams.len() {
+                while container.copy_output(index) {}
+            }
             let oom_killed = container.cgroup.oom_kills() > container.oom_kills_before;
             let finished_at_ms = Timestamp::now().as_millisecond();
             container.status.state = ContainerState::Exited {
@@ -311,8 +339,8 @@ impl Shim {
         let mount_point = self.dir.join("root");
         std::fs::create_dir_all(&mount_point).map_err(|error| text(&error))?;
         let input = File::open("/dev/null").map_err(|error| text(&error))?;
-        let (output, output_end) = pipe2(OFlag::O_CLOEXEC).map_err(|error| text(&error))?;
-        let (errors, errors_end) = pipe2(OFlag::O_CLOEXEC).map_err(|error| text(&error))?;
+        let (output, output_end) = output_pipe().map_err(|error| text(&error))?;
+        let (errors, errors_end) = output_pipe().map_err(|error| text(&error))?;
         let around = Surroundings {
             pod: &self.setup.pod,
             mount_point: &mount_point,
@@ -387,21 +415,7 @@ impl Shim {
         let Some(container) = self.containers.get_mut(name) else {
             return;
         };
-        let Some((file, stream)) = &mut container.streams[index] else {
-            return;
-        };
-        let mut bytes = [0; READ_BYTES];
-        let now = Timestamp::now();
-        // A full disk must not stop the container: its output is lost then, and nothing else.
-        match file.read(&mut bytes) {
-            Ok(0) | Err(_) => {
-                let _ = stream.finish(&mut container.log, now);
-                container.streams[index] = None;
-            }
-            Ok(length) => {
-                let _ = stream.push(&bytes[..length], &mut container.log, now);
-            }
-        }
+        container.copy_output(index);
     }
 
     fn shut_down(&mut self) {
@@ -434,6 +448,13 @@ impl Shim {
             }
         }
     }
+}
+
+/// The container's end waits as any program expects; the shim's end never does.
+fn output_pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
+    let (from, to) = pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&from, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((from, to))
 }
 
 fn done(outcome: Result<(), String>) -> Reply {
