@@ -81,7 +81,7 @@ pub enum ResolveError {
         found: String,
     },
     /// The servers answered with an error, or not at all.
-    #[error("{name}: asking for {asked}: {source}")]
+    #[error("{name}: asking for {asked} failed")]
     Failed {
         /// What was asked for.
         name: String,

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -136,10 +137,9 @@ fn a_zone_that_is_not_synced_fails_instead_of_denying() {
 #[test]
 fn a_silent_server_is_a_timeout() {
     let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let words = resolve(silent.local_addr().unwrap(), "my-service")
-        .unwrap_err()
-        .to_string();
-    assert!(words.contains("timed out"), "{words}");
+    let error = resolve(silent.local_addr().unwrap(), "my-service").unwrap_err();
+    let cause = error.source().expect("a cause").to_string();
+    assert!(cause.contains("timed out"), "{cause}");
 }
 
 #[test]

@@ -14,6 +14,8 @@ use std::num::NonZeroUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
 
@@ -47,7 +49,10 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// A socket could not be bound.
-    #[error("cannot answer DNS on {protocol} {addr}: {source}{}", hint(source))]
+    #[error(
+        "cannot answer DNS on {protocol} {addr} (--cluster-dns){}",
+        hint(source)
+    )]
     Bind {
         /// `UDP` or `TCP`.
         protocol: &'static str,
@@ -69,16 +74,14 @@ pub enum ServerError {
     Thread(#[source] io::Error),
 }
 
-/// What to do about a bind error, for the reader of the message.
+/// What a bind error means here, and what to do about it.
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
+        io::ErrorKind::PermissionDenied => ": ports below 1024 need root or CAP_NET_BIND_SERVICE",
         io::ErrorKind::AddrInUse => {
-            "; another DNS server holds the port: stop it, or choose another address with `minik server --cluster-dns`"
+            ": another DNS server holds the port; stop it or choose another address"
         }
-        io::ErrorKind::AddrNotAvailable => {
-            "; no interface has the address: it is the cluster's --cluster-dns, put on `lo` by the agent"
-        }
+        io::ErrorKind::AddrNotAvailable => ": no interface of this host has the address",
         _ => "",
     }
 }
@@ -251,13 +254,18 @@ fn udp_socket(addr: SocketAddr, port: Port) -> Result<UdpSocket, ServerError> {
     let open = || {
         let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_reuse_port(port == Port::Shared)?;
-        // Capped by net.core.rmem_max, which is not ours to change.
-        socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+        enlarge_receive_buffer(&socket)?;
         socket.set_nonblocking(true)?;
         socket.bind(&addr.into())?;
         Ok(socket.into())
     };
     open().map_err(|source| bind_error("UDP", addr, source))
+}
+
+/// Past net.core.rmem_max when privileged, up to it otherwise.
+fn enlarge_receive_buffer(socket: &Socket) -> io::Result<()> {
+    setsockopt(socket, RcvBufForce, &RECEIVE_BUFFER_BYTES)
+        .or_else(|_| socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES))
 }
 
 fn tcp_listener(addr: SocketAddr, port: Port) -> Result<TcpListener, ServerError> {

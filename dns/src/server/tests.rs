@@ -330,8 +330,37 @@ fn a_port_held_by_another_server_is_an_error_that_names_it() {
             ..
         }
     ));
-    let words = error.to_string();
-    for wanted in [&server.to_string()[..], "in use", "--cluster-dns"] {
+    let wanted = format!(
+        "cannot answer DNS on UDP {server} (--cluster-dns): another DNS server holds the port; stop it or choose another address"
+    );
+    assert_eq!(error.to_string(), wanted);
+}
+
+#[test]
+fn an_address_of_no_interface_is_an_error_that_says_so() {
+    let config = Config {
+        listen: vec!["192.0.2.1:53".parse().unwrap()],
+        upstreams: vec![],
+        threads: NonZeroUsize::MIN,
+    };
+    let words = Server::bind(config, a_zone()).err().unwrap().to_string();
+    assert!(
+        words.contains("192.0.2.1:53") && words.contains("no interface"),
+        "{words}"
+    );
+}
+
+#[test]
+fn a_missing_privilege_is_an_error_that_names_it() {
+    let source = std::io::ErrorKind::PermissionDenied.into();
+    let addr = "10.96.0.10:53".parse().unwrap();
+    let words = ServerError::Bind {
+        protocol: "TCP",
+        addr,
+        source,
+    }
+    .to_string();
+    for wanted in ["TCP 10.96.0.10:53", "--cluster-dns", "CAP_NET_BIND_SERVICE"] {
         assert!(words.contains(wanted), "wanted {wanted:?} in {words:?}");
     }
 }
