@@ -27,14 +27,14 @@ pub(super) fn fit(reply: &mut Reply, qname: &Name, question_bytes: usize, limit:
     // The encoder writes the name once more before it points at it.
     let once = HEADER_BYTES + question_bytes + qname.len() + OPT_BYTES;
     let mut left = usize::from(limit).saturating_sub(once);
-    let cut =
+    let truncated =
         cut(&mut reply.answers, qname, &mut left) || cut(&mut reply.authorities, qname, &mut left);
-    if cut {
+    if truncated {
         reply.authorities.clear();
         reply.additionals.clear();
     }
-    self::cut(&mut reply.additionals, qname, &mut left);
-    cut
+    cut(&mut reply.additionals, qname, &mut left);
+    truncated
 }
 
 /// Keeps the first records that fit into what is left; tells whether some did not.

@@ -1,7 +1,7 @@
 //! One question -> one response.
 
 use async_trait::async_trait;
-use hickory_proto::op::{Edns, Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode};
+use hickory_proto::op::{Edns, Header, HeaderCounts, Metadata, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Record, RecordType};
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
@@ -40,15 +40,10 @@ impl Handler {
     }
 
     async fn outcome(&self, request: &Request) -> Outcome {
-        match refusal(request) {
-            Some(code) => Outcome::code(code),
-            None => self.ask(request).await,
-        }
-    }
-
-    async fn ask(&self, request: &Request) -> Outcome {
-        let query = request.queries.queries()[0].original();
-        let (name, qtype) = (query.name(), query.query_type());
+        let (name, qtype) = match question(request) {
+            Ok(query) => (query.name(), query.query_type()),
+            Err(code) => return Outcome::code(code),
+        };
         match self.zone.snapshot().answer(name, qtype) {
             Answer::Ours(mut reply) => {
                 shuffle(&mut reply.answers);
@@ -93,7 +88,6 @@ impl RequestHandler for Handler {
             authoritative,
         } = self.outcome(request).await;
         let mut metadata = Metadata::response_from_request(&request.metadata);
-        metadata.message_type = MessageType::Response;
         metadata.authoritative = authoritative;
         metadata.recursion_available = self.forwarder.is_some();
         metadata.response_code = reply.code;
@@ -118,19 +112,22 @@ impl RequestHandler for Handler {
     }
 }
 
-/// Why a request is not looked up at all.
-fn refusal(request: &Request) -> Option<ResponseCode> {
+/// The one question of a request, or why it is not looked up.
+fn question(request: &Request) -> Result<&Query, ResponseCode> {
     if request.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
-        return Some(ResponseCode::BADVERS);
+        return Err(ResponseCode::BADVERS);
     }
     if request.metadata.op_code != OpCode::Query {
-        return Some(ResponseCode::NotImp);
+        return Err(ResponseCode::NotImp);
     }
     let [query] = request.queries.queries() else {
-        return Some(ResponseCode::FormErr);
+        return Err(ResponseCode::FormErr);
     };
     let transfer = matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR);
-    (transfer || query.query_class() != DNSClass::IN).then_some(ResponseCode::Refused)
+    if transfer || query.query_class() != DNSClass::IN {
+        return Err(ResponseCode::Refused);
+    }
+    Ok(query.original())
 }
 
 /// Spreads clients that take the first address. Aliases stay in front of what they point at.

@@ -61,6 +61,9 @@ pub enum ServerError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// An upstream is one of the addresses listened on: its questions would go round for ever.
+    #[error("DNS upstream {0} is this server itself (--dns-upstream)")]
+    OwnUpstream(SocketAddr),
     /// The upstreams could not be set up.
     #[error("cannot forward DNS to {upstreams:?}")]
     Upstreams {
@@ -102,8 +105,15 @@ impl Server {
     /// Binds every address, in the caller's network namespace.
     ///
     /// # Errors
-    /// When an address cannot be bound, or is held by another process.
+    /// When an address cannot be bound, is held by another process, or is also an upstream.
     pub fn bind(config: Config, zone: Zone) -> Result<Server, ServerError> {
+        if let Some(own) = config
+            .upstreams
+            .iter()
+            .find(|addr| config.listen.contains(addr))
+        {
+            return Err(ServerError::OwnUpstream(*own));
+        }
         let addrs = config
             .listen
             .iter()

@@ -351,6 +351,20 @@ fn an_address_of_no_interface_is_an_error_that_says_so() {
 }
 
 #[test]
+fn a_server_is_not_its_own_upstream() {
+    let config = Config {
+        listen: vec!["127.0.0.1:53".parse().unwrap()],
+        upstreams: vec!["127.0.0.1:53".parse().unwrap()],
+        threads: NonZeroUsize::MIN,
+    };
+    let words = Server::bind(config, a_zone()).err().unwrap().to_string();
+    assert_eq!(
+        words,
+        "DNS upstream 127.0.0.1:53 is this server itself (--dns-upstream)"
+    );
+}
+
+#[test]
 fn a_missing_privilege_is_an_error_that_names_it() {
     let source = std::io::ErrorKind::PermissionDenied.into();
     let addr = "10.96.0.10:53".parse().unwrap();
