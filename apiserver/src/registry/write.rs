@@ -260,6 +260,10 @@ impl Registry {
             return Ok(deleted.map_or(Tried::Again, Tried::Done));
         }
         let held = allocate::plan(self, kind, Some(old), &mut new, options.dry_run).await?;
+        // What was filled in may be just what was there.
+        if new == *old {
+            return Ok(Tried::Done(Object::from_record(kind, record)));
+        }
         let json = canonical(kind, &new);
         if options.dry_run {
             return Ok(Tried::Done(Object::new(kind, json, record.modified)));

@@ -1,0 +1,208 @@
+//! The real kubectl, in each version the machine has, against the API.
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::{Api, PODS, pod};
+use tokio::process::Command;
+
+/// Every kubectl there is: the one in the path, and the versions a dispatching one keeps beside it.
+fn versions() -> Vec<PathBuf> {
+    let first = PathBuf::from("/usr/bin/kubectl");
+    let real = std::fs::canonicalize(&first).expect("kubectl is installed");
+    let beside = std::fs::read_dir(real.parent().unwrap()).unwrap();
+    let mut all: Vec<PathBuf> = beside
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            name.starts_with("kubectl.1.")
+        })
+        .collect();
+    all.sort();
+    if all.is_empty() {
+        all.push(first);
+    }
+    all
+}
+
+struct Kubectl {
+    program: PathBuf,
+    server: String,
+    home: tempfile::TempDir,
+}
+
+impl Kubectl {
+    async fn run(&self, arguments: &str) -> (bool, String) {
+        self.with_input(arguments, "").await
+    }
+
+    async fn with_input(&self, arguments: &str, input: &str) -> (bool, String) {
+        let file = self.home.path().join("input.yaml");
+        std::fs::write(&file, input).unwrap();
+        let arguments = arguments.replace("-f -", &format!("-f {}", file.display()));
+        let output = Command::new(&self.program)
+            .env_clear()
+            .env("HOME", self.home.path())
+            .env("NO_PROXY", "*")
+            .arg(format!("--server={}", self.server))
+            .args(
+                arguments
+                    .split_whitespace()
+                    .map(|argument| argument.replace('~', " ")),
+            )
+            .kill_on_drop(true)
+            .output();
+        let wait = std::time::Duration::from_secs(60);
+        let output = tokio::time::timeout(wait, output)
+            .await
+            .expect("kubectl hangs")
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), text)
+    }
+
+    async fn works(&self, arguments: &str) -> String {
+        self.works_with(arguments, "").await
+    }
+
+    async fn works_with(&self, arguments: &str, input: &str) -> String {
+        let (fine, text) = self.with_input(arguments, input).await;
+        assert!(fine, "{:?} {arguments}: {text}", self.program);
+        text
+    }
+}
+
+const SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata:
+  name: my-service
+spec:
+  selector:
+    app: MyApp
+  ports:
+  - port: 80
+    targetPort: 9376
+";
+
+async fn each_version(test: impl AsyncFn(&Api, &Kubectl)) {
+    for program in versions() {
+        let api = Api::new().await;
+        let address = api.listen().await;
+        let kubectl = Kubectl {
+            program,
+            server: format!("http://{address}"),
+            home: tempfile::tempdir().unwrap(),
+        };
+        test(&api, &kubectl).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_applies_changes_and_deletes() {
+    each_version(async |_, kubectl| {
+        let made = kubectl.works_with("apply -f -", SERVICE).await;
+        assert!(made.contains("service/my-service created"), "{made}");
+        let same = kubectl.works_with("apply -f -", SERVICE).await;
+        assert!(same.contains("unchanged"), "{same}");
+        let changed = SERVICE.replace("port: 80", "port: 81");
+        let made = kubectl.works_with("apply -f -", &changed).await;
+        assert!(made.contains("configured"), "{made}");
+        let ports = kubectl
+            .works("get svc my-service -o jsonpath={.spec.ports[*].port}")
+            .await;
+        assert_eq!(ports, "81");
+        let gone = kubectl.works("delete svc my-service").await;
+        assert!(gone.contains("deleted"), "{gone}");
+        let (fine, text) = kubectl.run("get svc my-service").await;
+        assert!(!fine);
+        assert!(
+            text.contains("(NotFound): services \"my-service\" not found"),
+            "{text}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_reads_in_every_form() {
+    each_version(async |api, kubectl| {
+        api.made(PODS, pod("a")).await;
+        api.made(
+            "/api/v1/nodes",
+            serde_json::json!({"metadata": {"name": "node1"}}),
+        )
+        .await;
+        kubectl.works_with("create -f -", SERVICE).await;
+        let text = kubectl.works("get pods -o wide --show-labels").await;
+        for word in ["READINESS GATES", "Pending", "app=web", "0/1"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        let text = kubectl
+            .works("get svc,ep,endpointslices,nodes,ns,cm,secrets,sa,leases,events -A")
+            .await;
+        assert!(
+            text.contains("my-service") && text.contains("80/TCP"),
+            "{text}"
+        );
+        let text = kubectl.works("get pod a -o yaml").await;
+        assert!(text.contains("restartPolicy: Always"), "{text}");
+        let text = kubectl.works("describe pod a").await;
+        assert!(text.contains("minik.dev/echo:1"), "{text}");
+        let text = kubectl.works("describe svc my-service").await;
+        assert!(text.contains("9376/TCP"), "{text}");
+        kubectl.works("describe node node1").await;
+        kubectl.works("describe ns default").await;
+        let text = kubectl
+            .works("get pods --sort-by=.metadata.name -o name")
+            .await;
+        assert_eq!(text.trim(), "pod/a");
+        let text = kubectl.works("api-resources").await;
+        assert!(text.contains("endpointslices"), "{text}");
+        kubectl.works("version").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_labels_annotates_patches_and_replaces() {
+    each_version(async |api, kubectl| {
+        api.made(PODS, pod("a")).await;
+        kubectl.works("label pod a tier=web").await;
+        kubectl.works("annotate pod a note=x").await;
+        kubectl.works("patch pod a --type=merge -p {\"metadata\":{\"labels\":{\"a\":\"b\"}}}").await;
+        kubectl
+            .works("patch pod a --type=json -p [{\"op\":\"add\",\"path\":\"/metadata/labels/c\",\"value\":\"d\"}]")
+            .await;
+        let text = kubectl.works("get pod a -o jsonpath={.metadata.labels}").await;
+        for pair in [r#""tier":"web""#, r#""a":"b""#, r#""c":"d""#] {
+            assert!(text.contains(pair), "{pair}: {text}");
+        }
+        kubectl.works_with("create -f -", SERVICE).await;
+        let changed = SERVICE.replace("port: 80", "port: 82");
+        let text = kubectl.works_with("replace -f -", &changed).await;
+        assert!(text.contains("replaced"), "{text}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn n2_kubectl_generators_create() {
+    each_version(async |_, kubectl| {
+        kubectl.works("create ns team").await;
+        kubectl
+            .works("create cm settings --from-literal=a=b -n team")
+            .await;
+        kubectl
+            .works("create secret generic keys --from-literal=a=b -n team")
+            .await;
+        kubectl.works("create sa robot -n team").await;
+        let text = kubectl
+            .works("get secret keys -n team -o jsonpath={.data.a}")
+            .await;
+        assert_eq!(text, "Yg==");
+    })
+    .await;
+}

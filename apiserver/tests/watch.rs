@@ -1,0 +1,210 @@
+//! Watches: the statements W of the contract.
+
+mod common;
+
+use common::{Api, CONFIG_MAPS, PODS, config_map, pod};
+use serde_json::json;
+
+#[tokio::test]
+async fn w2_a_watch_without_revision_begins_with_the_state() {
+    let api = Api::new().await;
+    api.made(CONFIG_MAPS, config_map("a")).await;
+    for query in ["watch=true", "watch=1&resourceVersion=0"] {
+        let mut watch = api
+            .watch(&format!("{CONFIG_MAPS}?{query}&timeoutSeconds=20"))
+            .await;
+        let event = watch.next().await.unwrap();
+        assert_eq!(event["type"], "ADDED");
+        assert_eq!(event["object"]["kind"], "ConfigMap");
+        assert_eq!(event["object"]["apiVersion"], "v1", "W1");
+    }
+}
+
+#[tokio::test]
+async fn w2_a_watch_from_a_revision_tells_what_came_after_it() {
+    let api = Api::new().await;
+    let first = api.made(CONFIG_MAPS, config_map("a")).await;
+    api.made(CONFIG_MAPS, config_map("b")).await;
+    let revision = first["metadata"]["resourceVersion"].as_str().unwrap();
+    let mut watch = api
+        .watch(&format!(
+            "{CONFIG_MAPS}?watch=true&resourceVersion={revision}"
+        ))
+        .await;
+    assert_eq!(watch.told().await, "ADDED b");
+    api.merge(&format!("{CONFIG_MAPS}/a"), json!({"data": {"x": "y"}}))
+        .await;
+    assert_eq!(watch.told().await, "MODIFIED a");
+    api.delete(&format!("{CONFIG_MAPS}/b")).await;
+    let gone = watch.next().await.unwrap();
+    assert_eq!(gone["type"], "DELETED");
+    assert_eq!(gone["object"]["data"]["key"], "value");
+    let current = api.get(CONFIG_MAPS).await.1["metadata"]["resourceVersion"].clone();
+    assert_eq!(gone["object"]["metadata"]["resourceVersion"], current, "W5");
+}
+
+#[tokio::test]
+async fn w3_watchers_see_the_same_bytes_in_the_same_order() {
+    let api = Api::new().await;
+    let path = format!("{CONFIG_MAPS}?watch=true&resourceVersion=1");
+    let mut watches = [api.watch(&path).await, api.watch(&path).await];
+    for index in 0..20 {
+        api.made(CONFIG_MAPS, config_map(&format!("m{index}")))
+            .await;
+    }
+    let mut seen = [Vec::new(), Vec::new()];
+    for (watch, seen) in watches.iter_mut().zip(&mut seen) {
+        for _ in 0..20 {
+            seen.push(watch.next().await.unwrap());
+        }
+    }
+    assert_eq!(seen[0], seen[1]);
+    let revisions: Vec<u64> = seen[0]
+        .iter()
+        .map(|e| {
+            e["object"]["metadata"]["resourceVersion"]
+                .as_str()
+                .unwrap()
+                .parse()
+                .unwrap()
+        })
+        .collect();
+    assert!(revisions.is_sorted());
+}
+
+#[tokio::test]
+async fn w4_objects_come_and_go_with_their_labels() {
+    let api = Api::new().await;
+    let mut watch = api
+        .watch(&format!("{PODS}?watch=true&labelSelector=tier=front"))
+        .await;
+    api.made(PODS, pod("a")).await;
+    let path = format!("{PODS}/a");
+    api.merge(&path, json!({"metadata": {"labels": {"tier": "front"}}}))
+        .await;
+    assert_eq!(watch.told().await, "ADDED a");
+    api.merge(&path, json!({"metadata": {"labels": {"x": "y"}}}))
+        .await;
+    assert_eq!(watch.told().await, "MODIFIED a");
+    let (_, changed) = api
+        .merge(&path, json!({"metadata": {"labels": {"tier": "back"}}}))
+        .await;
+    let gone = watch.next().await.unwrap();
+    assert_eq!(gone["type"], "DELETED");
+    assert_eq!(gone["object"]["metadata"]["labels"]["tier"], "front");
+    assert_eq!(
+        gone["object"]["metadata"]["resourceVersion"],
+        changed["metadata"]["resourceVersion"]
+    );
+}
+
+#[tokio::test]
+async fn w6_bookmarks_come_when_asked_for_and_before_the_end() {
+    let api = Api::new().await;
+    let first = api.made(CONFIG_MAPS, config_map("a")).await;
+    let revision = first["metadata"]["resourceVersion"].as_str().unwrap();
+    let path = format!("{CONFIG_MAPS}?watch=true&resourceVersion={revision}&timeoutSeconds=1");
+    let mut with = api.watch(&format!("{path}&allowWatchBookmarks=true")).await;
+    let mut without = api.watch(&path).await;
+    let other = api.made(PODS, pod("p")).await;
+    let bookmark = with.next().await.unwrap();
+    assert_eq!(bookmark["type"], "BOOKMARK");
+    assert_eq!(
+        bookmark["object"],
+        json!({
+            "kind": "ConfigMap", "apiVersion": "v1",
+            "metadata": {"resourceVersion": other["metadata"]["resourceVersion"]},
+        })
+    );
+    assert!(
+        with.next().await.is_none(),
+        "W12: the server ends the watch"
+    );
+    assert!(without.next().await.is_none());
+}
+
+#[tokio::test]
+async fn w7_streaming_list_ends_with_annotated_bookmark() {
+    let api = Api::new().await;
+    let made = api.made(CONFIG_MAPS, config_map("a")).await;
+    let path = format!(
+        "{CONFIG_MAPS}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+    );
+    let mut watch = api.watch(&path).await;
+    assert_eq!(watch.told().await, "ADDED a");
+    let bookmark = watch.next().await.unwrap();
+    assert_eq!(bookmark["type"], "BOOKMARK");
+    assert_eq!(
+        bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"],
+        "true"
+    );
+    assert_eq!(
+        bookmark["object"]["metadata"]["resourceVersion"],
+        made["metadata"]["resourceVersion"]
+    );
+    api.made(CONFIG_MAPS, config_map("b")).await;
+    assert_eq!(watch.told().await, "ADDED b");
+}
+
+#[tokio::test]
+async fn w7_initial_events_need_a_match() {
+    let api = Api::new().await;
+    let (code, status) = api
+        .get(&format!("{CONFIG_MAPS}?watch=true&sendInitialEvents=true"))
+        .await;
+    assert_eq!((code.as_u16(), &status["reason"]), (422, &json!("Invalid")));
+}
+
+#[tokio::test]
+async fn w10_compacted_history_is_told_as_an_error_event() {
+    let api = Api::new().await;
+    for name in ["a", "b", "c"] {
+        api.made(CONFIG_MAPS, config_map(name)).await;
+    }
+    let backend = api.registry.backend();
+    backend.compact(backend.current()).await.unwrap();
+    let mut watch = api
+        .watch(&format!("{CONFIG_MAPS}?watch=true&resourceVersion=1"))
+        .await;
+    let event = watch.next().await.unwrap();
+    assert_eq!(event["type"], "ERROR");
+    assert_eq!(
+        (&event["object"]["code"], &event["object"]["reason"]),
+        (&json!(410), &json!("Expired"))
+    );
+    assert!(watch.next().await.is_none());
+}
+
+#[tokio::test]
+async fn w14_one_object_is_watched_by_its_path() {
+    let api = Api::new().await;
+    api.made(CONFIG_MAPS, config_map("a")).await;
+    api.made(CONFIG_MAPS, config_map("b")).await;
+    let mut watch = api.watch(&format!("{CONFIG_MAPS}/b?watch=true")).await;
+    assert_eq!(watch.told().await, "ADDED b");
+}
+
+#[tokio::test]
+async fn w15_table_watches_define_columns_once() {
+    let api = Api::new().await;
+    api.made(CONFIG_MAPS, config_map("a")).await;
+    api.made(CONFIG_MAPS, config_map("b")).await;
+    let request = http::Request::get(format!("{CONFIG_MAPS}?watch=true"))
+        .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
+    let response = api
+        .send(request.body(axum::body::Body::empty()).unwrap())
+        .await;
+    let mut events = common::Events::new(response.into_body());
+    let first = events.next().await.unwrap();
+    assert_eq!(first["object"]["kind"], "Table");
+    assert_eq!(
+        first["object"]["columnDefinitions"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
+    let second = events.next().await.unwrap();
+    assert_eq!(second["object"]["columnDefinitions"], json!([]));
+    assert_eq!(second["object"]["rows"][0]["cells"][0], "b");
+}
