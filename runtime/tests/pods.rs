@@ -34,8 +34,6 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    // Whatever goes wrong, no packet leaves.
-    unshare(CloneFlags::CLONE_NEWNET).expect("root is needed: run `make test`");
     let tests: [(&str, Test); 10] = [
         (
             "output_and_exit_code_are_kept",
@@ -72,6 +70,14 @@ fn main() -> ExitCode {
             a_dead_shim_takes_its_containers_and_is_cleaned_up,
         ),
     ];
+    let wanted = Wanted::from_args();
+    let tests = tests.into_iter().filter(|(name, _)| wanted.includes(name));
+    if wanted.list {
+        tests.for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    // Whatever goes wrong, no packet leaves.
+    unshare(CloneFlags::CLONE_NEWNET).expect("root is needed: run `make test`");
     let program = build_checker();
     for (name, test) in tests {
         let fixture = Fixture::new(&program);
@@ -79,14 +85,55 @@ fn main() -> ExitCode {
         fixture.leaves_nothing_behind();
         println!("test {name} ... ok");
     }
-    println!("\ntest result: ok. {} passed; 0 failed", tests.len());
     ExitCode::SUCCESS
 }
 
-/// The container holds nothing but this program, so it must be static.
+/// What the standard harness' arguments ask for, as far as `cargo test` and `cargo nextest` use them.
+struct Wanted {
+    list: bool,
+    ignored: bool,
+    exact: bool,
+    names: Vec<String>,
+}
+
+impl Wanted {
+    fn from_args() -> Self {
+        let args: Vec<String> = std::env::args().skip(1).collect();
+        let has = |flag: &str| args.iter().any(|arg| arg == flag);
+        Self {
+            list: has("--list"),
+            ignored: has("--ignored"),
+            exact: has("--exact"),
+            names: args
+                .iter()
+                .filter(|arg| !arg.starts_with('-') && *arg != "terse")
+                .cloned()
+                .collect(),
+        }
+    }
+
+    fn includes(&self, test: &str) -> bool {
+        let named = |name: &String| {
+            if self.exact {
+                test == name
+            } else {
+                test.contains(name.as_str())
+            }
+        };
+        !self.ignored && (self.names.is_empty() || self.names.iter().any(named))
+    }
+}
+
+/// The container holds nothing but this program, so it must be static. Built once for all test processes.
 fn build_checker() -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/container/checker.rs");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("checker");
+    let lock = File::create(target.with_extension("lock")).expect("a lock file");
+    lock.lock().expect("lock");
+    let changed = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    if changed(&target) > changed(&source) {
+        return target;
+    }
     let mut rustc = Command::new("rustc");
     rustc
         .args([
