@@ -217,6 +217,12 @@ impl Pod {
         &self.spec
     }
 
+    /// The shim's process, for those who watch over it.
+    #[must_use]
+    pub fn shim_pid(&self) -> i32 {
+        self.shim.as_raw()
+    }
+
     /// The Pod's network namespace. It lives as long as the shim, or this descriptor.
     ///
     /// # Errors
@@ -363,7 +369,15 @@ fn ask(shim: &Packets, uid: &str, request: &Request, fds: &[i32]) -> Result<Repl
     let gone = || RuntimeError::ShimGone {
         uid: uid.to_owned(),
     };
-    shim.send(request, fds).map_err(|_| gone())?;
+    shim.send(request, fds)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => gone(),
+            _ => RuntimeError::Io {
+                operation: "write to the shim of",
+                subject: uid.to_owned(),
+                source: error,
+            },
+        })?;
     match shim
         .receive(MsgFlags::empty())
         .explain("read from the shim of", uid)?

@@ -13,13 +13,14 @@ use nix::{
     errno::Errno,
     sys::socket::{
         AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
-        UnixAddr, accept4, bind, connect, listen, recvmsg, sendmsg, setsockopt, socket, sockopt,
+        UnixAddr, accept4, bind, connect, listen, recv, recvmsg, sendmsg, setsockopt, socket,
+        sockopt,
     },
     sys::time::TimeVal,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-/// No message is longer: a container with all of its environment fits many times.
+/// No message is longer: a container with all of its environment fits many times. The usual limit is a fifth of it.
 const MAX_BYTES: usize = 1 << 20;
 const MAX_FDS: usize = 3;
 const NAME: &str = "shim.sock";
@@ -51,6 +52,7 @@ impl Packets {
             setsockopt(&fd, sockopt::SendTimeout, &timeout)?;
             setsockopt(&fd, sockopt::ReceiveTimeout, &timeout)?;
         }
+        make_room(&fd);
         in_dir(dir, |addr| connect(fd.as_raw_fd(), addr))?;
         Ok(Self(fd))
     }
@@ -73,17 +75,20 @@ impl Packets {
 
     /// Receives one message.
     pub(crate) fn receive<T: DeserializeOwned>(&self, flags: MsgFlags) -> io::Result<Received<T>> {
-        let mut bytes = vec![0; MAX_BYTES];
+        // First its length: a shim should not keep room for the longest.
+        let peek = flags | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
+        let length = match recv(self.0.as_raw_fd(), &mut [], peek) {
+            Ok(length) => length,
+            Err(Errno::EAGAIN) => return Ok(Received::Nothing),
+            Err(Errno::ECONNRESET) => return Ok(Received::Closed),
+            Err(error) => return Err(error.into()),
+        };
+        let mut bytes = vec![0; length];
         let mut control = cmsg_space!([RawFd; MAX_FDS]);
         let mut slices = [IoSliceMut::new(&mut bytes)];
         let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
-        let (length, fds) =
-            match recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut control), flags) {
-                Ok(message) => (message.bytes, take_fds(&message)?),
-                Err(Errno::EAGAIN) => return Ok(Received::Nothing),
-                Err(Errno::ECONNRESET) => return Ok(Received::Closed),
-                Err(error) => return Err(error.into()),
-            };
+        let message = recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
+        let (length, fds) = (message.bytes, take_fds(&message)?);
         if length == 0 {
             return Ok(Received::Closed);
         }
@@ -123,10 +128,19 @@ pub(crate) fn accept_from(listener: impl AsFd) -> io::Result<Option<Packets>> {
     match accept4(listener.as_fd().as_raw_fd(), flags) {
         #[expect(unsafe_code, reason = "an accepted descriptor has no owner yet")]
         // SAFETY: accept4 has just returned this descriptor and nobody else knows it.
-        Ok(fd) => Ok(Some(Packets(unsafe { OwnedFd::from_raw_fd(fd) }))),
+        Ok(fd) => {
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            make_room(&fd);
+            Ok(Some(Packets(fd)))
+        }
         Err(Errno::EAGAIN | Errno::ECONNABORTED | Errno::EINTR) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Without it a large environment would not fit. Not every root may: then the usual limit holds.
+fn make_room(fd: &OwnedFd) {
+    let _ = setsockopt(fd, sockopt::SndBufForce, &MAX_BYTES);
 }
 
 fn seqpacket(flags: SockFlag) -> io::Result<OwnedFd> {

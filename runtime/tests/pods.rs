@@ -477,8 +477,9 @@ fn exec_returns_the_exit_code_and_leaves_no_zombie(fixture: &Fixture) {
 fn a_subscriber_that_does_not_read_stops_nobody(fixture: &Fixture) {
     let pod = fixture.pod();
     let mut slow = pod.subscribe().expect("subscribe");
-    // Every state holds the environment: a few fill the socket.
-    let env = vec![("LARGE".to_owned(), "x".repeat(50_000))];
+    // Every state holds the environment: a few fill the socket. One string has at most 128 KiB.
+    let large = |name: &str| (name.to_owned(), "x".repeat(120_000));
+    let env = vec![large("A"), large("B"), large("C"), large("D")];
     for attempt in 0..5 {
         let spec = ContainerSpec {
             attempt,
