@@ -6,6 +6,7 @@
 mod check;
 mod openapi;
 mod protobuf;
+mod strategic;
 mod table;
 
 use std::sync::LazyLock;
@@ -13,6 +14,7 @@ use std::sync::LazyLock;
 pub use check::{TypeError, UnknownField};
 pub use openapi::{ServedKind, openapi_v3};
 pub use protobuf::{Envelope, ProtobufError, unwrap_envelope};
+pub use strategic::PatchError;
 
 use table::Table;
 

@@ -166,7 +166,7 @@ fn set(object: &mut Map<String, Value>, field: &Field, wire: Wire<'_>, depth: us
             let shown = |value: &Value| shows_zero(field) || !is_zero(value);
             match value.filter(shown) {
                 Some(value) => object.insert(field.name.to_owned(), value),
-                None => object.remove(field.name),
+                None => object.shift_remove(field.name),
             };
         }
     }
