@@ -5,5 +5,6 @@
 
 pub mod auth;
 pub mod http;
+pub mod pki;
 pub mod registry;
 pub mod store;
