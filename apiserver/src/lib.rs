@@ -4,7 +4,9 @@
 //! (loops that write objects), `pki` and `auth` (who may do what), `server` (wires them together).
 
 pub mod auth;
+pub mod controller;
 pub mod http;
 pub mod pki;
 pub mod registry;
+pub mod server;
 pub mod store;

@@ -1,6 +1,25 @@
 //! Who asks, and whether they may.
+//!
+//! Reading order: this page (callers, questions, answers), [`certificate`] and [`token`] (who it is),
+//! [`impersonation`] (who they want to be), [`policy`] (what they may do), [`node_restriction`] (what a node may
+//! create).
 
 use async_trait::async_trait;
+
+pub mod certificate;
+pub mod impersonation;
+pub mod node_restriction;
+pub mod policy;
+pub mod token;
+
+/// The group of the administrators: they may do everything.
+pub const MASTERS: &str = "system:masters";
+/// The group of the nodes.
+pub const NODES: &str = "system:nodes";
+/// The group of everybody with credentials.
+pub const AUTHENTICATED: &str = "system:authenticated";
+/// What the user name of a node begins with.
+pub const NODE_PREFIX: &str = "system:node:";
 
 /// An authenticated caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +38,19 @@ impl User {
             name: "system:anonymous".into(),
             groups: vec!["system:unauthenticated".into()],
         }
+    }
+
+    /// The node this caller is, if it is one.
+    #[must_use]
+    pub fn node(&self) -> Option<&str> {
+        let name = self.name.strip_prefix(NODE_PREFIX)?;
+        self.in_group(NODES).then_some(name)
+    }
+
+    /// Whether the caller is an administrator.
+    #[must_use]
+    pub fn is_master(&self) -> bool {
+        self.in_group(MASTERS)
     }
 
     /// Whether the caller is in this group.

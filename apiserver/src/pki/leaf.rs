@@ -150,8 +150,7 @@ fn is_current(pem: &str, key_pem: &str, ca: &Authority, names: &ServerNames, tod
             .to_zoned(TimeZone::UTC)
             .ok()?
             .timestamp();
-        let ends =
-            Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()?;
+        let ends = Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()?;
         Some(
             belongs(&der, &key)
                 && signed

@@ -222,18 +222,13 @@ impl Authority {
         Self::from_pem(pem, key, &certificate_path, &key_path)
     }
 
-    fn from_pem(
-        pem: String,
-        key: KeyPair,
-        path: &Path,
-        key_path: &Path,
-    ) -> Result<Self, PkiError> {
+    fn from_pem(pem: String, key: KeyPair, path: &Path, key_path: &Path) -> Result<Self, PkiError> {
         let damaged = |source| PkiError::Damaged {
             path: path.to_owned(),
             source,
         };
-        let der =
-            leaf::pem_to_der(&pem).ok_or_else(|| damaged(rcgen::Error::CouldNotParseCertificate))?;
+        let der = leaf::pem_to_der(&pem)
+            .ok_or_else(|| damaged(rcgen::Error::CouldNotParseCertificate))?;
         if !leaf::belongs(&der, &key) {
             return Err(PkiError::KeyMismatch {
                 path: key_path.to_owned(),

@@ -59,10 +59,19 @@ fn a_broken_ca_is_refused_with_the_file_and_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     Pki::open(dir.path(), &names(&[])).unwrap();
     let key_path = dir.path().join("tls/ca.key");
-    let refusal = || Pki::open(dir.path(), &names(&[])).err().unwrap().to_string();
+    let refusal = || {
+        Pki::open(dir.path(), &names(&[]))
+            .err()
+            .unwrap()
+            .to_string()
+    };
 
     std::fs::write(&key_path, "nonsense").unwrap();
-    assert!(refusal().contains("ca.key holds no usable key"), "{}", refusal());
+    assert!(
+        refusal().contains("ca.key holds no usable key"),
+        "{}",
+        refusal()
+    );
 
     std::fs::write(&key_path, new_key("CA").unwrap().serialize_pem()).unwrap();
     assert!(refusal().contains("ca.key is not the key"), "{}", refusal());

@@ -1,0 +1,295 @@
+//! The server: sockets, TLS, who calls, and everything wired together.
+//!
+//! Reading order: `config` (what it is told), this page ([`Server::bind`] and [`Server::serve`]), `listen` (sockets),
+//! `connection` (TLS and the requests of one connection), `node` (join and the other `/minik/v1` paths).
+
+mod config;
+mod connection;
+mod listen;
+mod node;
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use hyper_util::server::graceful::GracefulShutdown;
+use rustls::{
+    RootCertStore, ServerConfig, pki_types::pem::PemObject as _, server::WebPkiClientVerifier,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::connection::Gate;
+pub use self::{
+    config::{Config, node_prefix},
+    listen::inherited,
+};
+use crate::{
+    auth::policy::Policy,
+    controller,
+    http::{self, Check},
+    pki::{Pki, PkiError},
+    registry::{ApiError, Registry},
+    store::{EmbeddedStore, StoreError},
+};
+
+/// How long requests in flight may take to finish when the server stops.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Why the server cannot start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// A flag's value cannot work.
+    #[error("{flag} {value}: {hint}")]
+    Flag {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong, and what to do.
+        hint: String,
+    },
+    /// Somebody else listens there.
+    #[error(
+        "--bind {address}: the port is taken by another program: stop it, or give another port (`ss -ltnp` shows who has it)"
+    )]
+    AddressInUse {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// The kernel refuses the address.
+    #[error(
+        "--bind {address}: {source}: give an address of this host and a port this user may open"
+    )]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A listening socket stopped working.
+    #[error("listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A socket that was to be inherited is none.
+    #[error("LISTEN_FDS: descriptor {fd} is no listening TCP socket: {source}")]
+    Inherited {
+        /// The descriptor.
+        fd: i32,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error("--data-dir {}: {source}", path.display())]
+    DataDir {
+        /// Its path.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Keys or certificates.
+    #[error("--data-dir: {0}")]
+    Pki(#[from] PkiError),
+    /// The store.
+    #[error("--data-dir: {0}")]
+    Store(#[from] StoreError),
+    /// The objects every cluster has cannot be written.
+    #[error("set up the cluster's own objects: {0}")]
+    Bootstrap(#[from] ApiError),
+    /// The store failed while serving.
+    #[error("the store stopped: {reason}")]
+    StoreFailed {
+        /// Its last words.
+        reason: String,
+    },
+}
+
+/// A server that owns its sockets, certificates and store, and does not answer yet.
+pub struct Server {
+    config: Arc<Config>,
+    listeners: Vec<std::net::TcpListener>,
+    address: SocketAddr,
+    pki: Arc<Pki>,
+    kubeconfig: PathBuf,
+    store: EmbeddedStore,
+    registry: Registry,
+}
+
+impl Server {
+    /// Opens sockets, certificates and store, in this order: what is most likely to be refused comes first.
+    ///
+    /// # Errors
+    /// [`ServerError`]; each says which flag or file, and what to do.
+    pub fn bind(mut config: Config) -> Result<Self, ServerError> {
+        config.check()?;
+        let mut listeners = vec![listen::bind(config.bind)?];
+        let address = listen::address(&listeners[0])?;
+        for listener in std::mem::take(&mut config.inherited) {
+            listeners.push(listen::prepare(listener)?);
+        }
+        std::fs::create_dir_all(&config.data_dir).map_err(|source| ServerError::DataDir {
+            path: config.data_dir.clone(),
+            source,
+        })?;
+        let pki = Pki::open(&config.data_dir, &config.server_names())?;
+        let url = format!(
+            "https://{}",
+            SocketAddr::new(config.advertised(), address.port())
+        );
+        let kubeconfig = pki.write_kubeconfig(&config.data_dir, &url)?;
+        let store = EmbeddedStore::open(&config.data_dir.join("store"))?;
+        let registry = Registry::new(Arc::new(store.clone()), config.context());
+        Ok(Self {
+            config: Arc::new(config),
+            listeners,
+            address,
+            pki: Arc::new(pki),
+            kubeconfig,
+            store,
+            registry,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The administrator's kubeconfig.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &std::path::Path {
+        &self.kubeconfig
+    }
+
+    /// The certificates.
+    #[must_use]
+    pub fn pki(&self) -> &Pki {
+        &self.pki
+    }
+
+    /// The objects, for callers in the same process.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Answers until `shutdown` is ready, then stops: no new connections, watches end, requests in flight finish, the
+    /// controllers stop, the store closes cleanly.
+    ///
+    /// # Errors
+    /// [`ServerError::Bootstrap`], [`ServerError::Listen`], [`ServerError::StoreFailed`], or a store that does not close.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let stop = CancellationToken::new();
+        let cluster = controller::Cluster {
+            ca_pem: self.pki.ca_pem().to_owned(),
+            advertise: SocketAddr::new(self.config.advertised(), self.address.port()),
+            api_service_ip: self.config.api_service_ip(),
+            cluster_dns: self.config.cluster_dns,
+            service_cidrs: self.config.service_cidrs.clone(),
+            pod_cidrs: self.config.pod_cidrs.clone(),
+            node_grace: self.config.node_grace,
+        };
+        controller::bootstrap(&self.registry, &cluster).await?;
+        let controllers = controller::start(self.registry.clone(), cluster, stop.clone()).await?;
+        let gate = self.gate(stop.clone())?;
+        let graceful = GracefulShutdown::new();
+        let result = self.accept_until(shutdown, &gate, &graceful).await;
+        tracing::info!("stopping");
+        stop.cancel();
+        if tokio::time::timeout(DRAIN, graceful.shutdown())
+            .await
+            .is_err()
+        {
+            tracing::warn!(waited_ms = DRAIN.as_millis(), "connections were cut");
+        }
+        controllers.join().await;
+        self.store.close().await?;
+        result
+    }
+
+    fn gate(&self, stop: CancellationToken) -> Result<Gate, ServerError> {
+        let state = http::State {
+            registry: self.registry.clone(),
+            authorizer: Policy::new(self.registry.clone()),
+            checks: Arc::new(vec![readiness(stop.clone())]),
+        };
+        let nodes = node::State::new(self.registry.clone(), self.pki.clone(), self.config.clone());
+        let router = node::router(nodes).merge(http::router(state));
+        Ok(Gate::new(tls(&self.pki)?, router, stop))
+    }
+
+    async fn accept_until(
+        &self,
+        shutdown: impl Future<Output = ()>,
+        gate: &Gate,
+        graceful: &GracefulShutdown,
+    ) -> Result<(), ServerError> {
+        let mut accepting = tokio::task::JoinSet::new();
+        let (sender, mut accepted) = tokio::sync::mpsc::channel(64);
+        for listener in &self.listeners {
+            accepting.spawn(listen::accept(
+                listen::into_tokio(listener)?,
+                sender.clone(),
+            ));
+        }
+        tokio::pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return Ok(()),
+                failure = self.store.failed() => {
+                    return Err(ServerError::StoreFailed { reason: failure.0 });
+                }
+                Some(stream) = accepted.recv() => {
+                    let watcher = graceful.watcher();
+                    tokio::spawn(gate.clone().connection(stream, watcher));
+                }
+            }
+        }
+    }
+}
+
+/// Not ready any more once the server stops (Q3).
+fn readiness(stop: CancellationToken) -> Check {
+    Check {
+        name: "shutdown",
+        run: Box::new(move || {
+            if stop.is_cancelled() {
+                return Err("the server is stopping".into());
+            }
+            Ok(())
+        }),
+    }
+}
+
+/// TLS by ring; client certificates of our CA are verified when there is one.
+fn tls(pki: &Pki) -> Result<Arc<ServerConfig>, PkiError> {
+    let failed = |source| PkiError::Tls {
+        dir: pki.dir().to_owned(),
+        source,
+    };
+    let other = |error: &dyn std::fmt::Display| failed(rustls::Error::General(error.to_string()));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(pki.ca_der().to_vec().into()).map_err(failed)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| other(&error))?;
+    let certificate =
+        rustls::pki_types::CertificateDer::from_pem_slice(pki.server().certificate_pem.as_bytes());
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(pki.server().key_pem.as_bytes());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(failed)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(
+            vec![certificate.map_err(|error| other(&error))?],
+            key.map_err(|error| other(&error))?,
+        )
+        .map_err(failed)?;
+    // A client without ALPN is served HTTP/1.1 (N10); upgrades come that way.
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,252 @@
+//! `/minik/v1`: how nodes join, and how they tell what they have applied.
+//!
+//! | method, path | who | what |
+//! |---|---|---|
+//! | `GET ca` | everybody | the CA's certificate, PEM |
+//! | `POST join` | who has a token | a client certificate for a node, and the cluster's configuration |
+//! | `GET config` | nodes, administrators | the cluster's configuration |
+//! | `PUT nodes/NAME/applied` | that node | the revision up to which it has applied all changes |
+//! | `GET applied` | administrators | the newest revision, and each node's |
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use api::{
+    core::{Node, Secret},
+    meta::Time,
+    names,
+};
+use axum::{
+    Extension, Json, Router,
+    extract::{Path, State as Shared},
+    response::{IntoResponse as _, Response},
+    routing::{get, post, put},
+};
+use http::{HeaderMap, StatusCode, header};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Config;
+use crate::{
+    auth::{
+        User,
+        token::{self, Presented, TokenError},
+    },
+    controller::node_is_ready,
+    http::status_of,
+    pki::{Pki, PkiError},
+    registry::{
+        ApiError, Registry,
+        kinds::{NODES, SECRETS},
+    },
+};
+
+/// Where tokens are accepted.
+pub(super) const JOIN_PATH: &str = "/minik/v1/join";
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(super) struct State {
+    registry: Registry,
+    pki: Arc<Pki>,
+    config: Arc<Config>,
+    applied: Arc<Mutex<BTreeMap<String, Applied>>>,
+}
+
+/// How far a node has come.
+#[derive(Clone, Debug, Serialize)]
+struct Applied {
+    revision: String,
+    at: Time,
+}
+
+impl State {
+    pub(super) fn new(registry: Registry, pki: Arc<Pki>, config: Arc<Config>) -> Self {
+        Self {
+            registry,
+            pki,
+            config,
+            applied: Arc::default(),
+        }
+    }
+
+    /// What an agent must know of the cluster.
+    fn cluster(&self) -> Value {
+        json!({
+            "ca": self.pki.ca_pem(),
+            "clusterDomain": self.config.cluster_domain,
+            "clusterDNS": self.config.cluster_dns,
+            "serviceCIDRs": self.config.service_cidrs,
+            "podCIDRs": self.config.pod_cidrs,
+        })
+    }
+}
+
+/// The paths above.
+pub(super) fn router(state: State) -> Router {
+    Router::new()
+        .route("/minik/v1/ca", get(ca))
+        .route(JOIN_PATH, post(join))
+        .route("/minik/v1/config", get(config))
+        .route("/minik/v1/nodes/{name}/applied", put(set_applied))
+        .route("/minik/v1/applied", get(get_applied))
+        .with_state(state)
+}
+
+/// Why a node is not let in.
+#[derive(Debug, thiserror::Error)]
+enum JoinError {
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("node name {name:?} cannot be used: {reason}")]
+    Name { name: String, reason: String },
+    #[error(
+        "node name {name:?} belongs to another node, which is alive: give this host another --node-name, or stop that \
+         node and wait until it is NotReady, or `kubectl delete node {name}` first"
+    )]
+    Taken { name: String },
+    #[error(transparent)]
+    Request(#[from] PkiError),
+    #[error(transparent)]
+    Api(#[from] ApiError),
+}
+
+impl JoinError {
+    fn respond(&self) -> Response {
+        let (code, reason) = match self {
+            Self::Token(_) => (401, "Unauthorized"),
+            Self::Name { .. } | Self::Request(_) => (400, "BadRequest"),
+            Self::Taken { .. } => (409, "Conflict"),
+            Self::Api(error) => return status_of(error),
+        };
+        let status = api::meta::Status::failure(code, reason, self.to_string());
+        let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (code, Json(status)).into_response()
+    }
+}
+
+fn forbidden(user: &User, what: &str) -> Response {
+    status_of(&ApiError::Forbidden {
+        message: format!("forbidden: User \"{}\" cannot {what}", user.name),
+        resource: String::new(),
+        group: String::new(),
+        name: String::new(),
+    })
+}
+
+async fn ca(Shared(state): Shared<State>) -> Response {
+    let kind = [(header::CONTENT_TYPE, "application/x-pem-file")];
+    (kind, state.pki.ca_pem().to_owned()).into_response()
+}
+
+#[derive(Deserialize)]
+struct JoinRequest {
+    node: String,
+    csr: String,
+}
+
+async fn join(
+    Shared(state): Shared<State>,
+    headers: HeaderMap,
+    body: axum::body::Bytes,
+) -> Response {
+    match admit(&state, &headers, &body).await {
+        Ok(answer) => Json(answer).into_response(),
+        Err(error) => {
+            tracing::warn!(%error, "a node was not let in");
+            error.respond()
+        }
+    }
+}
+
+async fn admit(state: &State, headers: &HeaderMap, body: &[u8]) -> Result<Value, JoinError> {
+    let header = headers.get(header::AUTHORIZATION);
+    let header = header
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let presented = Presented::parse(header)?;
+    let stored = stored_token(&state.registry, &presented).await?;
+    presented.verify(stored.as_ref(), Timestamp::now())?;
+    // Only now is anything of the request looked at.
+    let request: JoinRequest = serde_json::from_slice(body)
+        .map_err(|error| ApiError::BadRequest(format!("the body is no join request: {error}")))?;
+    names::dns1123_subdomain(&request.node).map_err(|reason| JoinError::Name {
+        name: request.node.clone(),
+        reason,
+    })?;
+    if is_alive(&state.registry, &request.node).await? {
+        return Err(JoinError::Taken { name: request.node });
+    }
+    let mut answer = state.cluster();
+    answer["certificate"] = state.pki.sign_node(&request.node, &request.csr)?.into();
+    tracing::info!(node = request.node, token = presented.id, "node joined");
+    Ok(answer)
+}
+
+async fn stored_token(
+    registry: &Registry,
+    presented: &Presented<'_>,
+) -> Result<Option<Secret>, ApiError> {
+    let name = presented.secret_name();
+    match registry.get(&SECRETS, Some(token::NAMESPACE), &name).await {
+        Ok(secret) => secret.decode().map(Some),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A node that is Ready sends heartbeats: the name is in use. One that is lost may be replaced.
+async fn is_alive(registry: &Registry, node: &str) -> Result<bool, ApiError> {
+    match registry.get(&NODES, None, node).await {
+        Ok(node) => Ok(node_is_ready(&node.decode::<Node>()?)),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn config(Shared(state): Shared<State>, Extension(user): Extension<User>) -> Response {
+    if user.node().is_none() && !user.is_master() {
+        return forbidden(&user, "get path \"/minik/v1/config\"");
+    }
+    Json(state.cluster()).into_response()
+}
+
+#[derive(Deserialize)]
+struct AppliedRequest {
+    revision: String,
+}
+
+async fn set_applied(
+    Shared(state): Shared<State>,
+    Extension(user): Extension<User>,
+    Path(node): Path<String>,
+    body: axum::body::Bytes,
+) -> Response {
+    if user.node() != Some(&node) && !user.is_master() {
+        return forbidden(&user, &format!("report what node {node} has applied"));
+    }
+    let request = serde_json::from_slice::<AppliedRequest>(&body).ok();
+    let Some(revision) = request
+        .map(|r| r.revision)
+        .filter(|r| r.parse::<u64>().is_ok())
+    else {
+        let wanted = "the body must be {\"revision\": \"<resourceVersion>\"}";
+        return status_of(&ApiError::BadRequest(wanted.into()));
+    };
+    let at = Time::now();
+    let mut applied = state.applied.lock().unwrap_or_else(PoisonError::into_inner);
+    applied.insert(node, Applied { revision, at });
+    StatusCode::NO_CONTENT.into_response()
+}
+
+async fn get_applied(Shared(state): Shared<State>, Extension(user): Extension<User>) -> Response {
+    if !user.is_master() {
+        return forbidden(&user, "get path \"/minik/v1/applied\"");
+    }
+    let current = state.registry.backend().current();
+    let applied = state.applied.lock().unwrap_or_else(PoisonError::into_inner);
+    Json(json!({"revision": current.0.to_string(), "nodes": *applied})).into_response()
+}
