@@ -1,5 +1,7 @@
 //! The real kubectl, in each version the machine has, against the API.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod common;
 
 use std::path::PathBuf;

@@ -1,5 +1,7 @@
 //! Get, list, negotiation, discovery: the statements N, D, O, R, T of the contract.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod common;
 
 use common::{Api, CONFIG_MAPS, PODS, SERVICES, config_map, pod, service};

@@ -1,5 +1,7 @@
 //! Services: defaults, transitions, addresses and ports (services.md 1), and addresses that are refused as endpoints.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod common;
 
 use common::{Api, SERVICES, service};

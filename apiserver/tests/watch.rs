@@ -1,5 +1,7 @@
 //! Watches: the statements W of the contract.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod common;
 
 use common::{Api, CONFIG_MAPS, PODS, config_map, pod};

@@ -1,5 +1,7 @@
 //! Create, replace, patch, delete: the statements M, P, X, F, E of the contract.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod common;
 
 use common::{Api, CONFIG_MAPS, PODS, SERVICES, config_map, pod, service};

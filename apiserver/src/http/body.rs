@@ -59,18 +59,27 @@ pub(super) fn media_type(call: &Call) -> String {
 }
 
 /// Reads and decodes the body.
-pub(super) async fn decode(call: &mut Call) -> Result<Document, ApiError> {
+/// `expected` is the group, version and kind a protobuf body is of when it does not say.
+pub(super) async fn decode(
+    call: &mut Call,
+    expected: (&str, &str, &str),
+) -> Result<Document, ApiError> {
     let media_type = media_type(call);
     let bytes = read(call).await?;
-    document(&media_type, &bytes)
+    document(&media_type, &bytes, expected)
 }
 
-pub(super) fn document(media_type: &str, bytes: &[u8]) -> Result<Document, ApiError> {
+/// Decodes a body that has been read.
+pub(super) fn document(
+    media_type: &str,
+    bytes: &[u8],
+    expected: (&str, &str, &str),
+) -> Result<Document, ApiError> {
     match media_type {
         "application/json" => json(bytes),
         "application/yaml" => yaml(bytes),
         "application/vnd.kubernetes.protobuf" => Ok(Document {
-            value: schema::from_protobuf(bytes)?,
+            value: schema::from_protobuf(bytes, expected)?,
             duplicates: Vec::new(),
         }),
         _ => Err(ApiError::UnsupportedMediaType { accepted: ACCEPTED }),

@@ -140,7 +140,7 @@ async fn object_body(
     let Document {
         mut value,
         duplicates,
-    } = body::decode(call).await?;
+    } = body::decode(call, (kind.group, kind.version, kind.kind)).await?;
     let warnings = schema::settle(
         kind,
         &mut value,
@@ -225,7 +225,7 @@ async fn delete_body(call: &mut Call) -> Result<Value, ApiError> {
     if bytes.is_empty() {
         return Ok(json!({}));
     }
-    Ok(body::document(&media_type, &bytes)?.value)
+    Ok(body::document(&media_type, &bytes, ("", "v1", "DeleteOptions"))?.value)
 }
 
 async fn delete(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
@@ -266,7 +266,7 @@ async fn delete_collection(call: &mut Call, target: &Target) -> Result<Response,
 /// `POST pods/X/binding`: puts the Pod on a node, once (X10).
 async fn bind(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
     let write = options::write(&call.query)?;
-    let body = body::decode(call).await?.value;
+    let body = body::decode(call, ("", "v1", "Binding")).await?.value;
     let node = body["target"]["name"]
         .as_str()
         .unwrap_or_default()

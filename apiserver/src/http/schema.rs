@@ -1,5 +1,6 @@
 //! What the schema table says of a body: which fields are known, which types they have.
 
+use api::schema::{self, Type};
 use serde_json::Value;
 
 use super::options::FieldValidation;
@@ -49,19 +50,57 @@ pub(super) fn settle(
     Ok(problems)
 }
 
-fn prune(_kind: &Kind, _value: &mut Value) -> Vec<String> {
-    Vec::new()
+fn prune(kind: &Kind, value: &mut Value) -> Vec<String> {
+    let Some(of) = of(kind) else {
+        return Vec::new();
+    };
+    of.prune(value)
+        .into_iter()
+        .map(|field| field.path)
+        .collect()
 }
 
-fn check(_kind: &Kind, _value: &Value) -> Result<(), String> {
-    Ok(())
-}
-
-/// Decodes `k8s\0` and what follows.
-pub(super) fn from_protobuf(_body: &[u8]) -> Result<Value, ApiError> {
-    Err(ApiError::UnsupportedMediaType {
-        accepted: super::body::ACCEPTED,
+fn check(kind: &Kind, value: &Value) -> Result<(), String> {
+    of(kind).map_or(Ok(()), |of| {
+        of.check(value).map_err(|error| error.to_string())
     })
+}
+
+/// The table knows every kind served.
+fn of(kind: &Kind) -> Option<&'static Type> {
+    schema::lookup(kind.group, kind.version, kind.kind)
+}
+
+/// Decodes a protobuf body: `k8s\0`, an envelope that names the kind, the message (N2). Clients may leave the kind
+/// out; it is then that of the path, `expected` as (group, version, kind).
+pub(super) fn from_protobuf(body: &[u8], expected: (&str, &str, &str)) -> Result<Value, ApiError> {
+    let bad = |error: schema::ProtobufError| ApiError::BadRequest(error.to_string());
+    let envelope = schema::unwrap_envelope(body).map_err(bad)?;
+    if envelope.content_type == "application/json" {
+        return Ok(super::body::json(envelope.raw)?.value);
+    }
+    let kind = if envelope.kind.is_empty() {
+        expected.2
+    } else {
+        envelope.kind
+    };
+    let (group, version) = match envelope.api_version.split_once('/') {
+        Some(pair) => pair,
+        None if envelope.api_version.is_empty() => (expected.0, expected.1),
+        None => ("", envelope.api_version),
+    };
+    let of = schema::lookup(group, version, kind).ok_or_else(|| {
+        ApiError::BadRequest(format!(
+            "no kind \"{kind}\" is registered for version \"{}\"",
+            envelope.api_version
+        ))
+    })?;
+    let mut value = of.from_protobuf(envelope.raw).map_err(bad)?;
+    if !envelope.kind.is_empty() {
+        value["kind"] = envelope.kind.into();
+        value["apiVersion"] = envelope.api_version.into();
+    }
+    Ok(value)
 }
 
 /// A strategic merge patch.
