@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{Read, Seek},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     time::{Duration, Instant},
@@ -34,13 +34,25 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    let tests: [(&str, Test); 10] = [
+    let tests: [(&str, Test); 13] = [
         (
             "output_and_exit_code_are_kept",
             output_and_exit_code_are_kept,
         ),
         ("a_container_sees_only_itself", a_container_sees_only_itself),
         ("limits_and_user_are_enforced", limits_and_user_are_enforced),
+        (
+            "a_container_out_of_memory_says_so",
+            a_container_out_of_memory_says_so,
+        ),
+        (
+            "a_host_network_pod_uses_the_nodes",
+            a_host_network_pod_uses_the_nodes,
+        ),
+        (
+            "a_dynamic_program_is_refused_in_words",
+            a_dynamic_program_is_refused_in_words,
+        ),
         (
             "a_signal_ends_it_and_says_which",
             a_signal_ends_it_and_says_which,
@@ -380,6 +392,63 @@ fn limits_and_user_are_enforced(fixture: &Fixture) {
         ("2000", "1")
     );
     assert_eq!(seen["root-writable"], "false");
+}
+
+fn a_container_out_of_memory_says_so(fixture: &Fixture) {
+    let pod = fixture.pod();
+    let limits = Limits {
+        memory_bytes: Some(16 << 20),
+        ..Limits::default()
+    };
+    let spec = ContainerSpec {
+        limits,
+        ..container(&["eat"])
+    };
+    pod.start_container(&spec).expect("start");
+    assert_eq!(ended(&pod), (137, Some(9)));
+    let state = pod.state().expect("state");
+    assert!(
+        matches!(
+            state.containers["main"].state,
+            ContainerState::Exited {
+                oom_killed: true,
+                ..
+            }
+        ),
+        "{state:?}"
+    );
+    pod.remove().expect("remove");
+}
+
+fn a_host_network_pod_uses_the_nodes(fixture: &Fixture) {
+    let spec = PodSpec {
+        network: Network::Host,
+        ..pod_spec()
+    };
+    let pod = fixture.runtime.create_pod(&spec).expect("the Pod starts");
+    let own = fs::metadata("/proc/thread-self/ns/net").expect("own");
+    let its = File::from(pod.netns().expect("its network namespace"));
+    assert_eq!(its.metadata().expect("its").ino(), own.ino());
+    pod.start_container(&container(&["look"])).expect("start");
+    assert_eq!(ended(&pod).0, 0, "{}", fixture.log(0));
+    pod.remove().expect("remove");
+}
+
+fn a_dynamic_program_is_refused_in_words(fixture: &Fixture) {
+    // A file header that says: one program header (of 56 bytes) at 64, and it is a PT_INTERP.
+    let mut header = [0; 64 + 56];
+    (header[32], header[54], header[56], header[64]) = (64, 56, 1, 3);
+    let program = fixture.dir.path().join("dynamic");
+    fs::write(&program, header).expect("write");
+    let runtime = Runtime::new(config(fixture.dir.path(), &fixture.cgroup_parent, &program));
+    let pod = runtime.expect("a runtime").create_pod(&pod_spec());
+    let pod = pod.expect("the Pod starts");
+    let error = pod
+        .start_container(&container(&["say", "0"]))
+        .expect_err("no loader")
+        .to_string();
+    assert!(error.contains("not static"), "{error}");
+    pod.remove().expect("remove");
 }
 
 fn a_signal_ends_it_and_says_which(fixture: &Fixture) {

@@ -101,6 +101,11 @@ pub(super) fn enter(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<(
 }
 
 fn built_in(root: &Path, program: &Path) -> Result<(), Failure> {
+    // There is no loader in the root: the exec would say "No such file" of a file that is there.
+    if needs_loader(program).map_err(|error| ("read the built-in program", error))? {
+        let hint = "it is not static: build it with -C target-feature=+crt-static";
+        return Err(("use the built-in program", io::Error::other(hint)));
+    }
     let target = root.join("minik");
     fs::write(&target, "").map_err(|error| ("make /minik", error))?;
     step(
@@ -117,6 +122,21 @@ fn built_in(root: &Path, program: &Path) -> Result<(), Failure> {
         "make /minik read-only",
         mount(NONE, &target, NONE, flags, NONE),
     )
+}
+
+/// Whether an executable names an interpreter: a 64-bit ELF file with a PT_INTERP program header (elf(5)).
+fn needs_loader(program: &Path) -> io::Result<bool> {
+    const PT_INTERP: [u8; 4] = 3_u32.to_ne_bytes();
+    // The program headers follow the file's at once, in what every linker writes.
+    let mut start = [0; 4096];
+    let length = io::Read::read(&mut fs::File::open(program)?, &mut start)?;
+    let word = |at: usize| usize::from(u16::from_ne_bytes([start[at], start[at + 1]]));
+    // e_phoff's low half, e_phentsize, e_phnum.
+    let (first, size, count) = (word(32), word(54), word(56));
+    Ok((0..count)
+        .map(|index| first + index * size)
+        .take_while(|at| at + PT_INTERP.len() <= length)
+        .any(|at| start[at..].starts_with(&PT_INTERP)))
 }
 
 fn files(root: &Path, pod: &PodSpec) -> io::Result<()> {

@@ -86,10 +86,17 @@ pub(crate) fn prctl(option: i32, argument: u64) -> io::Result<()> {
 /// `close_range(2)` with CLOSE_RANGE_CLOEXEC: nothing above standard error survives an exec.
 pub(crate) fn close_on_exec_above_stderr() -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: u32 = 4;
-    // SAFETY: marks descriptors, closes none.
-    Errno::result(unsafe {
-        libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, CLOSE_RANGE_CLOEXEC)
-    })?;
+    close_range_above_stderr(CLOSE_RANGE_CLOEXEC)
+}
+
+/// `close_range(2)`: for a process that has opened nothing itself yet, and wants nothing of what it inherited.
+pub(crate) fn close_above_stderr() -> io::Result<()> {
+    close_range_above_stderr(0)
+}
+
+fn close_range_above_stderr(flags: u32) -> io::Result<()> {
+    // SAFETY: the callers either close nothing, or what no value of this process owns.
+    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, flags) })?;
     Ok(())
 }
 

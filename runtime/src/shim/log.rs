@@ -4,13 +4,17 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
 
 /// A longer line is cut into parts marked `P`; the last is marked `F`.
 const MAX_LINE_BYTES: usize = 16 << 10;
+
+/// A log that would grow beyond this is put aside; as many parts are kept. The kubelet's defaults are 10 Mi and 5 files.
+const MAX_LOG_BYTES: usize = 10 << 20;
+const OLD_PARTS: u32 = 4;
 
 /// One of a container's two output streams on its way to the log.
 #[derive(Debug)]
@@ -29,7 +33,12 @@ impl Stream {
     }
 
     /// Takes what was read, and writes the lines that are whole now.
-    pub(super) fn push(&mut self, bytes: &[u8], log: &mut File, now: Timestamp) -> io::Result<()> {
+    pub(super) fn push(
+        &mut self,
+        bytes: &[u8],
+        log: &mut impl Write,
+        now: Timestamp,
+    ) -> io::Result<()> {
         self.rest.extend_from_slice(bytes);
         let mut out = Vec::new();
         let mut start = 0;
@@ -56,7 +65,7 @@ impl Stream {
     }
 
     /// The stream has ended: what is left is a line without its end.
-    pub(super) fn finish(&mut self, log: &mut File, now: Timestamp) -> io::Result<()> {
+    pub(super) fn finish(&mut self, log: &mut impl Write, now: Timestamp) -> io::Result<()> {
         if self.rest.is_empty() {
             return Ok(());
         }
@@ -80,14 +89,67 @@ fn line(out: &mut Vec<u8>, now: Timestamp, stream: &str, mark: u8, text: &[u8]) 
     out.push(b'\n');
 }
 
-/// Opens the log of one attempt.
-pub(super) fn open(dir: &Path, attempt: u32) -> io::Result<File> {
-    std::fs::create_dir_all(dir)?;
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o640)
-        .open(dir.join(format!("{attempt}.log")))
+/// The log of one attempt: `N.log`, and the older parts of it as `N.log.1` (the newest of them) and so on.
+#[derive(Debug)]
+pub(super) struct Log {
+    path: PathBuf,
+    file: File,
+    size_bytes: usize,
+    max_bytes: usize,
+}
+
+impl Log {
+    /// Opens the log of one attempt.
+    pub(super) fn open(dir: &Path, attempt: u32) -> io::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        Self::at(dir.join(format!("{attempt}.log")), MAX_LOG_BYTES)
+    }
+
+    fn at(path: PathBuf, max_bytes: usize) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o640)
+            .open(&path)?;
+        let size_bytes = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+        Ok(Self {
+            path,
+            file,
+            size_bytes,
+            max_bytes,
+        })
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let part = |number: u32| match number {
+            0 => self.path.clone(),
+            _ => self.path.with_added_extension(number.to_string()),
+        };
+        for number in (0..OLD_PARTS).rev() {
+            match std::fs::rename(part(number), part(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        *self = Self::at(part(0), self.max_bytes)?;
+        Ok(())
+    }
+}
+
+impl Write for Log {
+    /// Writes whole lines, all into one part.
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        if self.size_bytes > 0 && self.size_bytes.saturating_add(lines.len()) > self.max_bytes {
+            self.rotate()?;
+        }
+        self.file.write_all(lines)?;
+        self.size_bytes += lines.len();
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 #[cfg(test)]
@@ -95,14 +157,31 @@ mod tests {
     use super::*;
 
     fn written(chunks: &[&[u8]]) -> String {
-        let dir = tempfile::tempdir().unwrap();
-        let mut log = open(dir.path(), 0).unwrap();
+        let mut log = Vec::new();
         let mut stream = Stream::named("stdout");
         for chunk in chunks {
             stream.push(chunk, &mut log, Timestamp::UNIX_EPOCH).unwrap();
         }
         stream.finish(&mut log, Timestamp::UNIX_EPOCH).unwrap();
-        std::fs::read_to_string(dir.path().join("0.log")).unwrap()
+        String::from_utf8(log).unwrap()
+    }
+
+    #[test]
+    fn a_log_keeps_its_newest_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let mut log = Log::at(path.clone(), 10).unwrap();
+        for number in 0..20 {
+            log.write_all(format!("line {number:02}\n").as_bytes())
+                .unwrap();
+        }
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!(read("0.log"), "line 19\n");
+        assert_eq!(read("0.log.1"), "line 18\n");
+        assert_eq!(read("0.log.4"), "line 15\n");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 5);
+        // The next shim goes on where this one stopped.
+        assert_eq!(Log::at(path, 10).unwrap().size_bytes, 8);
     }
 
     #[test]

@@ -37,7 +37,7 @@ use crate::{
     socket::{Packets, Received, accept_from},
     spec::{ContainerSpec, ExecSpec},
 };
-use log::Stream;
+use log::{Log, Stream};
 
 /// How much of a container's output is read at once.
 const READ_BYTES: usize = 32 << 10;
@@ -76,7 +76,7 @@ enum Source {
 
 struct Container {
     status: ContainerStatus,
-    log: File,
+    log: Log,
     /// Standard output and error while they are open.
     streams: [Option<(File, Stream)>; 2],
     cgroup: Cgroup,
@@ -334,7 +334,7 @@ impl Shim {
         let text = |error: &dyn std::fmt::Display| format!("container {}: {error}", spec.name);
         let cgroup = self.cgroup.child(&spec.name);
         cgroup.create(&spec.limits).map_err(|error| text(&error))?;
-        let log = log::open(&self.setup.log_dir.join(&spec.name), spec.attempt)
+        let log = Log::open(&self.setup.log_dir.join(&spec.name), spec.attempt)
             .map_err(|error| text(&error))?;
         let mount_point = self.dir.join("root");
         std::fs::create_dir_all(&mount_point).map_err(|error| text(&error))?;

@@ -33,6 +33,8 @@ pub(super) struct Prepared {
 
 /// Forks the shim off. `None` is the first process, which only waits for the news and ends.
 pub(super) fn prepare(dir: &Path) -> Result<Option<Prepared>, RuntimeError> {
+    // The agent may have inherited sockets that are not close-on-exec; a shim would keep their ports taken.
+    syscall::close_above_stderr().explain("close descriptors in", dir.display())?;
     let path = dir.join(SETUP_FILE);
     let json = fs::read(&path).explain("read", path.display())?;
     let setup: Setup = serde_json::from_slice(&json)

@@ -18,6 +18,11 @@ fn main() {
             }
         }
         Some("look") => look(),
+        // Far more than any test allows; written, so that it is really taken.
+        Some("eat") => {
+            let eaten = vec![1_u8; 256 << 20];
+            println!("ate {}", eaten.iter().map(|byte| u64::from(*byte)).sum::<u64>());
+        }
         Some("exit") => exit(args[1].parse().unwrap()),
         other => panic!("unknown part {other:?}"),
     }
