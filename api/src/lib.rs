@@ -1,4 +1,31 @@
-//! Kubernetes objects on the wire: slim values, names, selectors, the schema table. No I/O.
+//! Kubernetes objects on the wire: plain values, and the rules that hold for every kind. The shared words of server and agent.
+//!
+//! **It is** slim structs of the kinds minik reasons about, the schema table of all built-in kinds, and the small languages of
+//! the API: selectors, names, addresses, quantities, times. Values in, values out.
+//!
+//! **It is not** a client, a server or a store: no I/O, no clock but [`meta::Time::now`], no rule of a single kind (defaults,
+//! validation and allocation live in `apiserver::registry`), no networking (that is `agent::translate`'s to say).
+//!
+//! ```text
+//!      protobuf body            JSON body                     patch body
+//!           | schema: unwrap_envelope, from_protobuf               |
+//!           |                       | json::parse                  | schema: strategic_merge
+//!           +-----------> serde_json::Value <----------------------+
+//!                                   | schema: check, prune, default
+//!                                   v
+//!                    JSON bytes: what is stored and served, whole
+//!                                   | serde
+//!                                   v
+//!         slim structs (meta, core, discovery, coordination): what logic reads and writes
+//! ```
+//!
+//! An object is stored and served as JSON, so that nothing a client wrote is lost; a slim struct is decoded where logic needs
+//! it and holds only the fields that logic reads. Writing a whole object back from a slim struct would lose the rest:
+//! merge or patch instead.
+//!
+//! Modules in reading order: [`meta`] (what all objects share), [`core`], [`discovery`], [`coordination`] (kinds by group),
+//! [`json`] (reading, with duplicate keys named), [`schema`] (the table and its consumers), [`selector`], [`names`], [`ip`],
+//! [`quantity`]. The private `wire` has the macro that declares slim structs.
 
 mod wire;
 
