@@ -1,6 +1,9 @@
 //! The facade: desired state in, kernel state follows.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use crate::{
     kernel::{Holder, Kernel, KernelError, Snapshot},
@@ -14,6 +17,9 @@ use crate::{
 
 /// How often an operation starts over because somebody else changed the ruleset meanwhile.
 const ATTEMPTS: usize = 8;
+
+/// How long a predecessor that was told to go, or killed, may take until the kernel has closed its socket.
+const PREDECESSOR_EXIT: Duration = Duration::from_secs(2);
 
 /// Why the dataplane is not as desired.
 #[derive(Debug, thiserror::Error)]
@@ -196,12 +202,21 @@ impl<K: Kernel> Dataplane<K> {
 
     /// Reads our tables and makes sure that nobody changes them from here on, if the kernel can do that.
     fn read(&mut self) -> Result<Snapshot, DataplaneError> {
+        let deadline = Instant::now() + PREDECESSOR_EXIT;
         for _ in 0..ATTEMPTS {
             let mut snapshot = self.kernel.read()?;
-            let operations = match claims(&mut snapshot)? {
-                operations if operations.is_empty() => return Ok(snapshot),
-                operations => operations,
+            let operations = loop {
+                match claims(&mut snapshot) {
+                    Err(DataplaneError::Occupied { .. }) if Instant::now() < deadline => {
+                        thread::sleep(Duration::from_millis(20));
+                        snapshot = self.kernel.read()?;
+                    }
+                    claims => break claims?,
+                }
             };
+            if operations.is_empty() {
+                return Ok(snapshot);
+            }
             match self.kernel.commit(&operations, Some(snapshot.generation)) {
                 Ok(()) => {
                     snapshot.generation = next_generation(snapshot.generation);

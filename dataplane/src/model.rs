@@ -132,7 +132,7 @@ pub enum Fate {
         /// Session affinity by client address (`ClientIP`), with its timeout.
         affinity: Option<Duration>,
     },
-    /// No endpoint anywhere: refused with ICMP port unreachable.
+    /// No endpoint anywhere: refused with a TCP reset or ICMP port unreachable.
     Reject,
     /// Endpoints exist, but the traffic policy forbids them here: silently dropped.
     Drop,

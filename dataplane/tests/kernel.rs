@@ -3,64 +3,17 @@
 #[expect(dead_code, reason = "each test file uses a part of the harness")]
 mod common;
 
-use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr};
 
-use common::{Netns, need, run};
+use common::{Netns, address, balance, need, node_port, open, run, with_affinity};
 use dataplane::{
     Dataplane, DataplaneError, Verified,
     kernel::{Netlink, Ownership},
-    model::{Change, Desired, Endpoint, Family, Fate, Frontend, Masquerade, Protocol},
+    model::{Change, Desired, Family, Fate, Protocol},
 };
-
-fn port(port: u16) -> NonZeroU16 {
-    NonZeroU16::new(port).expect("a port")
-}
-
-fn address(addr: &str, protocol: Protocol, number: u16) -> Frontend {
-    Frontend::Address {
-        addr: addr.parse().expect("an address"),
-        protocol,
-        port: port(number),
-    }
-}
-
-fn balance(endpoints: &[&str]) -> Fate {
-    let endpoints = endpoints.iter().map(|endpoint| {
-        let endpoint: std::net::SocketAddr = endpoint.parse().expect("an endpoint");
-        Endpoint {
-            addr: endpoint.ip(),
-            port: port(endpoint.port()),
-        }
-    });
-    Fate::Balance {
-        endpoints: endpoints.collect(),
-        masquerade: Masquerade::NonPodSources,
-        affinity: None,
-    }
-}
-
-fn with_affinity(fate: Fate, secs: u64) -> Fate {
-    match fate {
-        Fate::Balance {
-            endpoints,
-            masquerade,
-            ..
-        } => Fate::Balance {
-            endpoints,
-            masquerade,
-            affinity: Some(Duration::from_secs(secs)),
-        },
-        other => other,
-    }
-}
 
 /// Something of everything.
 fn zoo() -> Desired {
-    let node_port = |family, number| Frontend::NodePort {
-        family,
-        protocol: Protocol::Tcp,
-        port: port(number),
-    };
     Desired {
         frontends: BTreeMap::from([
             (
@@ -116,11 +69,6 @@ fn zoo() -> Desired {
         .into(),
         masquerade_egress: true,
     }
-}
-
-fn open(ownership: Ownership) -> Dataplane<Netlink> {
-    let kernel = Netlink::open(ownership).expect("a netlink socket");
-    Dataplane::open(kernel).expect("an open dataplane")
 }
 
 /// nft's listing with one element per line and without what depends on versions, sorted where nft sorts otherwise.

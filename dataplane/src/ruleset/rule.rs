@@ -99,6 +99,8 @@ pub enum Statement {
     Masquerade,
     /// `reject`: ICMP (or ICMPv6) port unreachable.
     Reject,
+    /// `reject with tcp reset`, which in nft's notation implies `meta l4proto tcp`.
+    Reset,
     /// `notrack`.
     Untracked,
     /// `goto x`, `return`, `drop` ...

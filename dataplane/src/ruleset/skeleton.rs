@@ -29,6 +29,8 @@ pub mod chains {
     pub const CHECK_NODEPORTS: &str = "check-nodeports";
     /// Untranslated packets to an address of a service network.
     pub const CHECK_NETWORKS: &str = "check-service-networks";
+    /// Refuses.
+    pub const REJECT: &str = "reject";
     /// Remembers which endpoint a client got.
     pub const AFFINITY: &str = "affinity-record";
 }
@@ -124,6 +126,7 @@ pub(super) fn table(family: Family, networks: &Networks) -> Table {
         (chains::CHECK_SERVICES, build.check_services(networks)),
         (chains::CHECK_NODEPORTS, build.check_nodeports()),
         (chains::CHECK_NETWORKS, build.check_networks()),
+        (chains::REJECT, build.reject()),
         (chains::AFFINITY, build.affinity_record()),
     ] {
         table
@@ -502,7 +505,7 @@ impl Builder {
 
     fn check_services(&self, networks: &Networks) -> Vec<Rule> {
         let mut rules = vec![
-            self.rule([in_set(&TO, sets::REJECT), Statement::Reject]),
+            self.rule([in_set(&TO, sets::REJECT), goto(chains::REJECT)]),
             self.rule([in_set(&TO, sets::DROP), Statement::Verdict(Verdict::Drop)]),
         ];
         rules.extend(networks.service.iter().map(|net| {
@@ -544,6 +547,15 @@ impl Builder {
                 Statement::Reject,
             ]),
             self.rule([drop()]),
+        ]
+    }
+
+    /// A reset for TCP, because ICMP errors are rate limited per client, and a connecting TCP socket of Linux 6.18 was seen to
+    /// ignore those of IPv6.
+    fn reject(&self) -> Vec<Rule> {
+        vec![
+            self.rule([Statement::Reset]),
+            self.rule([Statement::Reject]),
         ]
     }
 

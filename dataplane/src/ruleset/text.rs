@@ -209,6 +209,7 @@ impl Display for StatementText<'_> {
             }
             Statement::Masquerade => f.write_str("masquerade fully-random"),
             Statement::Reject => f.write_str("reject"),
+            Statement::Reset => f.write_str("reject with tcp reset"),
             Statement::Untracked => f.write_str("notrack"),
             Statement::Verdict(verdict) => verdict.fmt(f),
         }

@@ -252,7 +252,8 @@ impl Walk<'_> {
                 self.masqueraded = true;
                 Step::Accepted
             }
-            Statement::Reject => Step::Rejected,
+            Statement::Reset if self.packet.protocol != Protocol::Tcp => Step::Break,
+            Statement::Reject | Statement::Reset => Step::Rejected,
             Statement::Untracked => {
                 self.tracked = false;
                 Step::Continue

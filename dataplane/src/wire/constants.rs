@@ -175,6 +175,7 @@ pub(crate) const NFTA_MASQ_FLAGS: u16 = 1;
 pub(crate) const NFTA_REJECT_TYPE: u16 = 1;
 pub(crate) const NFTA_REJECT_ICMP_CODE: u16 = 2;
 pub(crate) const NFT_REJECT_ICMP_UNREACH: u32 = 0;
+pub(crate) const NFT_REJECT_TCP_RST: u32 = 1;
 /// Port unreachable, RFC 792 and RFC 4443.
 pub(crate) const ICMP_PORT_UNREACH: u8 = 3;
 pub(crate) const ICMPV6_PORT_UNREACH: u8 = 4;

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::{attributes::Buffer, constants::*};
 use crate::{
-    model::Family,
+    model::{Family, Protocol},
     ruleset::{Field, Statement, Type, Verdict},
 };
 
@@ -105,6 +105,13 @@ impl Encoder {
             Statement::Masquerade => {
                 self.expression("masq", |out| {
                     out.u32(NFTA_MASQ_FLAGS, NF_NAT_RANGE_PROTO_RANDOM_FULLY)
+                });
+            }
+            Statement::Reset => {
+                self.load_field(Field::Protocol, NFT_REG32_00);
+                self.compare(NFT_CMP_EQ, &[Protocol::Tcp as u8]);
+                self.expression("reject", |out| {
+                    out.u32(NFTA_REJECT_TYPE, NFT_REJECT_TCP_RST);
                 });
             }
             Statement::Reject => {

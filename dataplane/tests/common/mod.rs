@@ -2,12 +2,20 @@
 
 use std::{
     fs::File,
+    net::SocketAddr,
+    num::NonZeroU16,
     os::fd::{AsFd, AsRawFd},
     path::Path,
     process::Command,
     thread,
+    time::Duration,
 };
 
+use dataplane::{
+    Dataplane,
+    kernel::{Netlink, Ownership},
+    model::{Endpoint, Family, Fate, Frontend, Masquerade, Protocol},
+};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// A network namespace that lives as long as this value.
@@ -88,4 +96,75 @@ pub(crate) fn need(tool: &str) {
         found,
         "this test needs `{tool}`: install the package (Debian: nftables, iproute2)"
     );
+}
+
+pub(crate) fn port(port: u16) -> NonZeroU16 {
+    NonZeroU16::new(port).expect("a port")
+}
+
+pub(crate) fn address(addr: &str, protocol: Protocol, number: u16) -> Frontend {
+    Frontend::Address {
+        addr: addr.parse().expect("an address"),
+        protocol,
+        port: port(number),
+    }
+}
+
+pub(crate) fn balance(endpoints: &[&str]) -> Fate {
+    let endpoints = endpoints.iter().map(|endpoint| {
+        let endpoint: SocketAddr = endpoint.parse().expect("an endpoint");
+        Endpoint {
+            addr: endpoint.ip(),
+            port: port(endpoint.port()),
+        }
+    });
+    Fate::Balance {
+        endpoints: endpoints.collect(),
+        masquerade: Masquerade::NonPodSources,
+        affinity: None,
+    }
+}
+
+pub(crate) fn with_affinity(fate: Fate, secs: u64) -> Fate {
+    match fate {
+        Fate::Balance {
+            endpoints,
+            masquerade,
+            ..
+        } => Fate::Balance {
+            endpoints,
+            masquerade,
+            affinity: Some(Duration::from_secs(secs)),
+        },
+        other => other,
+    }
+}
+
+pub(crate) fn node_port(family: Family, number: u16) -> Frontend {
+    Frontend::NodePort {
+        family,
+        protocol: Protocol::Tcp,
+        port: port(number),
+    }
+}
+
+/// The same fate with another source rule.
+pub(crate) fn with_masquerade(fate: Fate, masquerade: Masquerade) -> Fate {
+    match fate {
+        Fate::Balance {
+            endpoints,
+            affinity,
+            ..
+        } => Fate::Balance {
+            endpoints,
+            masquerade,
+            affinity,
+        },
+        other => other,
+    }
+}
+
+pub(crate) fn open(ownership: Ownership) -> Dataplane<Netlink> {
+    let kernel = Netlink::open(ownership).expect("a netlink socket");
+    Dataplane::open(kernel).expect("an open dataplane")
 }

@@ -1,0 +1,539 @@
+//! Real packets: an outside client, a node and its Pods, each a network namespace, joined by veth. Needs root.
+//!
+//! ```text
+//!  client 192.0.2.100 ──── 192.0.2.1 node 10.244.0.1 ──┬── pod a 10.244.0.2
+//!         2001:db8::100    2001:db8::1    fd00:244::1  ├── pod b 10.244.0.3
+//!                                                      └── pod c 10.244.0.4
+//! ```
+
+mod common;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{Netns, address, balance, need, node_port, open, with_affinity, with_masquerade};
+use dataplane::{
+    Dataplane,
+    kernel::{Netlink, Ownership},
+    model::{Change, Desired, Family, Fate, Frontend, Masquerade, Protocol},
+};
+
+const SOON: Duration = Duration::from_secs(5);
+/// How long a packet may stay without answer before it counts as dropped.
+const SILENCE: Duration = Duration::from_millis(300);
+
+struct Net {
+    client: Netns,
+    node: Netns,
+    pods: [Netns; 3],
+}
+
+impl Net {
+    fn new() -> Net {
+        need("ip");
+        let net = Net {
+            client: Netns::new(),
+            node: Netns::new(),
+            pods: [Netns::new(), Netns::new(), Netns::new()],
+        };
+        // For the same reason hairpin, which goes out where it came in, must not cause redirects.
+        net.node.commands(&format!(
+            "sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0
+             ip link add out type veth peer name eth0 netns {}
+             ip link set out up
+             ip addr add 192.0.2.1/24 dev out
+             ip addr add 2001:db8::1/64 dev out nodad
+             sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+             ip addr add 10.96.0.10/32 dev lo",
+            net.client.path()
+        ));
+        net.client.commands(
+            "ip link set eth0 up
+             ip addr add 192.0.2.100/24 dev eth0
+             ip addr add 2001:db8::100/64 dev eth0 nodad
+             ip route add default via 192.0.2.1
+             ip -6 route add default via 2001:db8::1",
+        );
+        // The node needs a way out for addresses nobody has, or its own packets fail before any hook sees them.
+        net.node.commands(
+            "ip route add default via 192.0.2.100\nip -6 route add default via 2001:db8::100",
+        );
+        for (number, pod) in (2..).zip(&net.pods) {
+            net.node.commands(&format!(
+                "ip link add pod{number} type veth peer name eth0 netns {}
+                 ip link set pod{number} up
+                 ip addr add 10.244.0.1/32 dev pod{number}
+                 ip addr add fd00:244::1/128 dev pod{number} nodad
+                 ip route add 10.244.0.{number}/32 dev pod{number}
+                 ip -6 route add fd00:244::{number}/128 dev pod{number}",
+                pod.path()
+            ));
+            pod.commands(&format!(
+                "ip link set eth0 up
+                 ip addr add 10.244.0.{number}/32 dev eth0
+                 ip addr add fd00:244::{number}/128 dev eth0 nodad
+                 ip route add 10.244.0.1/32 dev eth0
+                 ip route add default via 10.244.0.1
+                 ip -6 route add fd00:244::1/128 dev eth0
+                 ip -6 route add default via fd00:244::1"
+            ));
+        }
+        for (name, pod) in ["a", "b", "c"].into_iter().zip(&net.pods) {
+            serve(pod, name, "[::]:8080");
+        }
+        net
+    }
+
+    fn dataplane(&self, desired: &Desired) -> Dataplane<Netlink> {
+        self.node.run(|| {
+            let mut dataplane = open(Ownership::WhenPossible);
+            dataplane.replace(desired).expect("replace");
+            dataplane
+        })
+    }
+}
+
+/// Answers every TCP line and UDP datagram with "NAME SOURCE", until the process ends.
+fn serve(netns: &Netns, name: &'static str, addr: &str) {
+    let (tcp, udp) = netns.run(|| {
+        (
+            TcpListener::bind(addr).expect("bind"),
+            UdpSocket::bind(addr).expect("bind"),
+        )
+    });
+    thread::spawn(move || {
+        for stream in tcp.incoming() {
+            thread::spawn(move || answer(name, stream.expect("accept")));
+        }
+    });
+    thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, from)) = udp.recv_from(&mut buffer) {
+            let answer = format!("{name} {}", from.ip().to_canonical());
+            udp.send_to(answer.as_bytes(), from).expect("answer");
+        }
+    });
+}
+
+fn answer(name: &str, mut stream: TcpStream) {
+    let from = stream.peer_addr().expect("peer").ip().to_canonical();
+    let mut buffer = [0; 64];
+    while stream.read(&mut buffer).is_ok_and(|len| len > 0) {
+        if stream
+            .write_all(format!("{name} {from}").as_bytes())
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// What a client meets.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Met {
+    /// This server, which saw this source.
+    Server(String, IpAddr),
+    Refused,
+    Silence,
+}
+
+fn met(said: &[u8]) -> Met {
+    let said = String::from_utf8_lossy(said);
+    let (name, source) = said.split_once(' ').expect("name and source");
+    Met::Server(name.to_owned(), source.parse().expect("an address"))
+}
+
+fn ask(stream: &mut TcpStream) -> Met {
+    stream.set_read_timeout(Some(SOON)).expect("set timeout");
+    stream.write_all(b"who").expect("write");
+    let mut buffer = [0; 64];
+    let len = stream.read(&mut buffer).expect("read");
+    met(&buffer[..len])
+}
+
+fn tcp(netns: &Netns, to: &str) -> Met {
+    let to: SocketAddr = to.parse().expect("an address");
+    netns.run(|| match TcpStream::connect_timeout(&to, SILENCE) {
+        Ok(mut stream) => ask(&mut stream),
+        Err(error) => failure(&error),
+    })
+}
+
+fn udp(netns: &Netns, to: &str) -> Met {
+    let to: SocketAddr = to.parse().expect("an address");
+    netns.run(|| {
+        let socket =
+            UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).expect("bind");
+        socket.set_read_timeout(Some(SILENCE)).expect("set timeout");
+        socket.connect(to).expect("connect");
+        // A local sender learns at once that its packet was rejected.
+        match socket.send(b"who") {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => return Met::Refused,
+            sent => sent.expect("send"),
+        };
+        let mut buffer = [0; 64];
+        match socket.recv(&mut buffer) {
+            Ok(len) => met(&buffer[..len]),
+            Err(error) => failure(&error),
+        }
+    })
+}
+
+fn failure(error: &std::io::Error) -> Met {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => Met::Refused,
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => Met::Silence,
+        _ => panic!("unexpected {error}"),
+    }
+}
+
+/// Connects until every server in `names` answered; returns all sources that were seen.
+fn spread(names: &[&str], mut connect: impl FnMut() -> Met) -> BTreeSet<IpAddr> {
+    let (mut missing, mut sources) = (BTreeSet::from_iter(names.iter().copied()), BTreeSet::new());
+    let deadline = Instant::now() + SOON;
+    while !missing.is_empty() {
+        assert!(Instant::now() < deadline, "{missing:?} never answered");
+        match connect() {
+            Met::Server(name, source) => {
+                assert!(names.contains(&name.as_str()), "{name} is no endpoint");
+                missing.remove(name.as_str());
+                sources.insert(source);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    sources
+}
+
+fn sources(addrs: &[&str]) -> BTreeSet<IpAddr> {
+    addrs
+        .iter()
+        .map(|addr| addr.parse().expect("an address"))
+        .collect()
+}
+
+const ALL: [&str; 3] = ["10.244.0.2:8080", "10.244.0.3:8080", "10.244.0.4:8080"];
+const ALL6: [&str; 3] = [
+    "[fd00:244::2]:8080",
+    "[fd00:244::3]:8080",
+    "[fd00:244::4]:8080",
+];
+
+fn desired(frontends: impl Into<BTreeMap<Frontend, Fate>>) -> Desired {
+    let pods = [
+        "10.244.0.2",
+        "10.244.0.3",
+        "10.244.0.4",
+        "fd00:244::2",
+        "fd00:244::3",
+        "fd00:244::4",
+    ];
+    Desired {
+        frontends: frontends.into(),
+        service_networks: ["10.96.0.0/16", "fd00:96::/108"]
+            .map(|net| net.parse().expect("a network"))
+            .into(),
+        pod_networks: ["10.244.0.0/16", "fd00:244::/64"]
+            .map(|net| net.parse().expect("a network"))
+            .into(),
+        local_pods: sources(&pods),
+        local_listeners: [
+            address("10.96.0.10", Protocol::Udp, 53),
+            address("10.96.0.10", Protocol::Tcp, 53),
+        ]
+        .into(),
+        masquerade_egress: true,
+    }
+}
+
+fn web() -> Frontend {
+    address("10.96.0.2", Protocol::Tcp, 80)
+}
+
+#[test]
+fn a_cluster_ip_is_spread_over_all_endpoints_and_pods_keep_their_source() {
+    let net = Net::new();
+    let _dataplane = net.dataplane(&desired([
+        (web(), balance(&ALL)),
+        (address("10.96.0.2", Protocol::Udp, 80), balance(&ALL)),
+        (address("fd00:96::2", Protocol::Tcp, 80), balance(&ALL6)),
+        (address("fd00:96::2", Protocol::Udp, 80), balance(&ALL6)),
+    ]));
+    let others = ["10.244.0.3:8080", "10.244.0.4:8080"];
+    let only_others = [(web(), balance(&others))];
+    for (v4, v6, netns, seen, seen6) in [
+        (
+            "10.96.0.2:80",
+            "[fd00:96::2]:80",
+            &net.client,
+            "10.244.0.1",
+            "fd00:244::1",
+        ),
+        (
+            "10.96.0.2:80",
+            "[fd00:96::2]:80",
+            &net.node,
+            "192.0.2.1",
+            "2001:db8::1",
+        ),
+    ] {
+        for connect in [tcp, udp] {
+            let v4_sources = spread(&["a", "b", "c"], || connect(netns, v4));
+            assert!(
+                v4_sources.is_subset(&sources(&[seen, "10.244.0.1"])),
+                "{v4_sources:?}"
+            );
+            let v6_sources = spread(&["a", "b", "c"], || connect(netns, v6));
+            assert!(
+                v6_sources.is_subset(&sources(&[seen6, "fd00:244::1"])),
+                "{v6_sources:?}"
+            );
+        }
+    }
+    drop(_dataplane);
+    let _dataplane = net.dataplane(&desired(only_others));
+    let pod_sources = spread(&["b", "c"], || tcp(&net.pods[0], "10.96.0.2:80"));
+    assert_eq!(
+        pod_sources,
+        sources(&["10.244.0.2"]),
+        "a Pod's source is kept"
+    );
+}
+
+#[test]
+fn a_node_port_is_answered_to_the_outside_but_not_on_loopback() {
+    let net = Net::new();
+    let keeping = with_masquerade(balance(&ALL), Masquerade::HairpinOnly);
+    let _dataplane = net.dataplane(&desired([
+        (
+            node_port(Family::V4, 30080),
+            with_masquerade(balance(&ALL), Masquerade::Always),
+        ),
+        (
+            node_port(Family::V6, 30080),
+            with_masquerade(balance(&ALL6), Masquerade::Always),
+        ),
+        (node_port(Family::V4, 30081), keeping),
+        (node_port(Family::V4, 30082), Fate::Reject),
+        (node_port(Family::V4, 30083), Fate::Drop),
+    ]));
+    let seen = spread(&["a", "b", "c"], || tcp(&net.client, "192.0.2.1:30080"));
+    assert_eq!(seen, sources(&["10.244.0.1"]));
+    let seen = spread(&["a", "b", "c"], || tcp(&net.client, "[2001:db8::1]:30080"));
+    assert_eq!(seen, sources(&["fd00:244::1"]));
+    let seen = spread(&["a", "b", "c"], || tcp(&net.client, "192.0.2.1:30081"));
+    assert_eq!(
+        seen,
+        sources(&["192.0.2.100"]),
+        "the client's source is kept"
+    );
+    spread(&["a", "b", "c"], || tcp(&net.node, "192.0.2.1:30080"));
+    spread(&["a", "b", "c"], || tcp(&net.pods[0], "192.0.2.1:30080"));
+    assert_eq!(tcp(&net.client, "192.0.2.1:30082"), Met::Refused);
+    assert_eq!(tcp(&net.client, "192.0.2.1:30083"), Met::Silence);
+    serve(&net.node, "host", "[::]:30080");
+    assert!(matches!(tcp(&net.node, "127.0.0.1:30080"), Met::Server(name, _) if name == "host"));
+    assert!(matches!(tcp(&net.node, "[::1]:30080"), Met::Server(name, _) if name == "host"));
+}
+
+#[test]
+fn a_pod_reaches_itself_through_its_service() {
+    let net = Net::new();
+    let _dataplane = net.dataplane(&desired([
+        (web(), balance(&ALL[..1])),
+        (
+            address("fd00:96::2", Protocol::Tcp, 80),
+            balance(&ALL6[..1]),
+        ),
+    ]));
+    let node: IpAddr = "10.244.0.1".parse().expect("an address");
+    let node6: IpAddr = "fd00:244::1".parse().expect("an address");
+    assert_eq!(
+        tcp(&net.pods[0], "10.96.0.2:80"),
+        Met::Server("a".into(), node)
+    );
+    assert_eq!(
+        udp(&net.pods[0], "10.96.0.2:80"),
+        Met::Refused,
+        "no such port"
+    );
+    assert_eq!(
+        tcp(&net.pods[0], "[fd00:96::2]:80"),
+        Met::Server("a".into(), node6)
+    );
+}
+
+#[test]
+fn what_is_not_served_is_refused_or_silent() {
+    let net = Net::new();
+    let _dataplane = net.dataplane(&desired([
+        (web(), balance(&ALL)),
+        (address("10.96.0.3", Protocol::Tcp, 80), Fate::Reject),
+        (address("10.96.0.3", Protocol::Udp, 80), Fate::Reject),
+        (address("10.96.0.4", Protocol::Tcp, 80), Fate::Drop),
+        (address("fd00:96::3", Protocol::Tcp, 80), Fate::Reject),
+        (address("fd00:96::4", Protocol::Tcp, 80), Fate::Drop),
+    ]));
+    for netns in [&net.client, &net.node, &net.pods[0]] {
+        assert_eq!(tcp(netns, "10.96.0.3:80"), Met::Refused);
+        assert_eq!(udp(netns, "10.96.0.3:80"), Met::Refused);
+        assert_eq!(tcp(netns, "10.96.0.4:80"), Met::Silence);
+        assert_eq!(
+            tcp(netns, "10.96.0.2:81"),
+            Met::Refused,
+            "unknown port of a known address"
+        );
+        assert_eq!(
+            tcp(netns, "10.96.9.9:80"),
+            Met::Silence,
+            "unallocated address"
+        );
+        assert_eq!(tcp(netns, "[fd00:96::3]:80"), Met::Refused);
+        assert_eq!(udp(netns, "[fd00:96::3]:80"), Met::Refused);
+        assert_eq!(tcp(netns, "[fd00:96::4]:80"), Met::Silence);
+        assert_eq!(tcp(netns, "[fd00:96::9]:80"), Met::Silence);
+    }
+}
+
+#[test]
+fn an_established_connection_survives_changes_restarts_and_the_end_of_its_service() {
+    let net = Net::new();
+    let mut dataplane = net.dataplane(&desired([(web(), balance(&ALL[..1]))]));
+    let mut stream = net
+        .client
+        .run(|| TcpStream::connect("10.96.0.2:80"))
+        .expect("connect");
+    let same = Met::Server("a".into(), "10.244.0.1".parse().expect("an address"));
+    assert_eq!(ask(&mut stream), same);
+    for fate in [
+        Some(balance(&ALL[1..])),
+        Some(Fate::Reject),
+        Some(Fate::Drop),
+        None,
+    ] {
+        dataplane
+            .update(&Change {
+                frontends: [(web(), fate)].into(),
+                ..Change::default()
+            })
+            .expect("update");
+        assert_eq!(ask(&mut stream), same);
+    }
+    drop(dataplane);
+    assert_eq!(ask(&mut stream), same);
+    let _dataplane = net.dataplane(&desired([(web(), balance(&ALL[1..]))]));
+    assert_eq!(ask(&mut stream), same);
+}
+
+#[test]
+fn affinity_keeps_a_client_on_its_endpoint_until_that_leaves() {
+    let net = Net::new();
+    let fate = with_affinity(balance(&ALL), 60);
+    let port_fate = with_affinity(with_masquerade(balance(&ALL), Masquerade::Always), 60);
+    let mut dataplane = net.dataplane(&desired([
+        (web(), fate.clone()),
+        (node_port(Family::V4, 30080), port_fate.clone()),
+    ]));
+    for (frontend, to, fate) in [
+        (web(), "10.96.0.2:80", fate),
+        (node_port(Family::V4, 30080), "192.0.2.1:30080", port_fate),
+    ] {
+        let first = tcp(&net.client, to);
+        assert!(matches!(first, Met::Server(..)));
+        for _ in 0..20 {
+            assert_eq!(tcp(&net.client, to), first);
+        }
+        let Met::Server(name, _) = &first else {
+            unreachable!("checked above")
+        };
+        let index = ["a", "b", "c"]
+            .iter()
+            .position(|pod| pod == name)
+            .expect("one of the Pods");
+        let others: Vec<&str> = ALL
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| *at != index)
+            .map(|(_, addr)| *addr)
+            .collect();
+        let without = match (fate, with_affinity(balance(&others), 60)) {
+            (Fate::Balance { masquerade, .. }, without) => with_masquerade(without, masquerade),
+            _ => unreachable!("both are balanced"),
+        };
+        dataplane
+            .update(&Change {
+                frontends: [(frontend, Some(without))].into(),
+                ..Change::default()
+            })
+            .expect("update");
+        let second = tcp(&net.client, to);
+        assert_ne!(second, first, "its endpoint left");
+        assert_eq!(tcp(&net.client, to), second);
+    }
+    // A restart keeps what clients have.
+    let before = tcp(&net.client, "192.0.2.1:30080");
+    let text = dataplane.text();
+    drop(dataplane);
+    let dataplane = net.node.run(|| open(Ownership::WhenPossible));
+    for _ in 0..10 {
+        assert_eq!(tcp(&net.client, "192.0.2.1:30080"), before);
+    }
+    assert!(!text.is_empty());
+    drop(dataplane);
+}
+
+#[test]
+fn a_local_listener_answers_on_its_service_address_untracked() {
+    let net = Net::new();
+    serve(&net.node, "dns", "10.96.0.10:53");
+    let _dataplane = net.dataplane(&desired([(
+        address("10.96.0.10", Protocol::Udp, 53),
+        balance(&ALL),
+    )]));
+    for netns in [&net.client, &net.node, &net.pods[1]] {
+        for connect in [tcp, udp] {
+            let met = connect(netns, "10.96.0.10:53");
+            assert!(
+                matches!(&met, Met::Server(name, _) if name == "dns"),
+                "{met:?}"
+            );
+        }
+    }
+    assert!(
+        matches!(udp(&net.pods[1], "10.96.0.10:53"), Met::Server(_, source) if source == sources(&["10.244.0.3"]).pop_first().expect("one"))
+    );
+    assert_eq!(tcp(&net.pods[1], "10.96.0.10:9153"), Met::Refused);
+    let tracked = net
+        .node
+        .run(|| std::fs::read_to_string("/proc/thread-self/net/nf_conntrack"))
+        .unwrap_or_default();
+    assert!(!tracked.contains("10.96.0.10"), "{tracked}");
+}
+
+#[test]
+fn a_pods_connection_to_the_outside_leaves_with_the_nodes_address() {
+    let net = Net::new();
+    serve(&net.client, "world", "[::]:9376");
+    let _dataplane = net.dataplane(&desired([(web(), balance(&["192.0.2.100:9376"]))]));
+    let node: IpAddr = "192.0.2.1".parse().expect("an address");
+    assert_eq!(
+        tcp(&net.pods[0], "192.0.2.100:9376"),
+        Met::Server("world".into(), node)
+    );
+    assert_eq!(
+        tcp(&net.pods[0], "10.96.0.2:80"),
+        Met::Server("world".into(), node),
+        "through a Service"
+    );
+    let pod: IpAddr = "10.244.0.2".parse().expect("an address");
+    assert_eq!(
+        tcp(&net.pods[0], "10.244.0.3:8080"),
+        Met::Server("b".into(), pod),
+        "Pod to Pod keeps the source"
+    );
+}
