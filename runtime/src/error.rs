@@ -29,12 +29,6 @@ pub enum RuntimeError {
         /// The Pod.
         uid: String,
     },
-    /// A subscription has ended: the shim did, or it did not wait for a subscriber that does not read.
-    #[error("the subscription to pod {uid} has ended")]
-    SubscriptionEnded {
-        /// The Pod.
-        uid: String,
-    },
     /// The shim did not come up.
     #[error("the shim of pod {uid} did not start: {reason}")]
     ShimFailed {

@@ -324,7 +324,7 @@ impl Pod {
     }
 }
 
-/// The states of one Pod as they come. Poll the descriptor for reading.
+/// The states of one Pod as they come. Poll the descriptor for reading. Who reads slowly misses states, but never the newest.
 #[derive(Debug)]
 pub struct Subscription {
     uid: String,
@@ -335,8 +335,7 @@ impl Subscription {
     /// The next state that has arrived; `None` when there is none yet.
     ///
     /// # Errors
-    /// [`RuntimeError::SubscriptionEnded`] when there will never be another. A new subscription starts with the whole state, or
-    /// says that the shim is gone.
+    /// [`RuntimeError::ShimGone`] when there will never be another.
     pub fn try_next(&mut self) -> Result<Option<PodState>, RuntimeError> {
         match self
             .shim
@@ -346,7 +345,7 @@ impl Subscription {
             Received::Message(Reply::State(state), _) => Ok(Some(state)),
             Received::Message(other, _) => Err(unexpected(&self.uid, &other)),
             Received::Nothing => Ok(None),
-            Received::Closed => Err(RuntimeError::SubscriptionEnded {
+            Received::Closed => Err(RuntimeError::ShimGone {
                 uid: self.uid.clone(),
             }),
         }

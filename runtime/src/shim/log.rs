@@ -123,7 +123,7 @@ impl Log {
     fn rotate(&mut self) -> io::Result<()> {
         let part = |number: u32| match number {
             0 => self.path.clone(),
-            _ => self.path.with_added_extension(number.to_string()),
+            _ => self.path.with_extension(format!("log.{number}")),
         };
         for number in (0..OLD_PARTS).rev() {
             match std::fs::rename(part(number), part(number + 1)) {

@@ -71,6 +71,8 @@ enum Source {
     Signals,
     Listener,
     Client(usize),
+    /// A subscriber that had not read enough, and now has.
+    Behind(usize),
     Output(String, usize),
 }
 
@@ -110,6 +112,8 @@ impl Container {
 struct Client {
     packets: Packets,
     subscribed: bool,
+    /// Whether the newest state did not fit into its socket: it gets the state of then when it has read some.
+    behind: bool,
     /// The exec'd program whose end it waits for.
     waits_for: Option<Pid>,
 }
@@ -154,6 +158,7 @@ impl Shim {
                     Source::Signals => self.on_signal()?,
                     Source::Listener => self.on_connection()?,
                     Source::Client(index) => self.on_client(index),
+                    Source::Behind(index) => self.tell_subscriber(index),
                     Source::Output(name, stream) => self.on_output(&name, stream),
                 }
             }
@@ -174,24 +179,28 @@ impl Shim {
     /// Waits for the next events.
     fn wait(&self) -> io::Result<Vec<Source>> {
         let mut sources = vec![
-            (Source::Signals, self.signals.as_fd()),
-            (Source::Listener, self.listener.as_fd()),
+            (Source::Signals, self.signals.as_fd(), PollFlags::POLLIN),
+            (Source::Listener, self.listener.as_fd(), PollFlags::POLLIN),
         ];
         for (index, client) in self.clients.iter().enumerate() {
-            if let Some(client) = client {
-                sources.push((Source::Client(index), client.packets.0.as_fd()));
+            let Some(client) = client else { continue };
+            let fd = client.packets.0.as_fd();
+            sources.push((Source::Client(index), fd, PollFlags::POLLIN));
+            if client.behind {
+                sources.push((Source::Behind(index), fd, PollFlags::POLLOUT));
             }
         }
         for (name, container) in &self.containers {
             for (index, stream) in container.streams.iter().enumerate() {
                 if let Some((file, _)) = stream {
-                    sources.push((Source::Output(name.clone(), index), file.as_fd()));
+                    let source = Source::Output(name.clone(), index);
+                    sources.push((source, file.as_fd(), PollFlags::POLLIN));
                 }
             }
         }
         let mut polled: Vec<PollFd<'_>> = sources
             .iter()
-            .map(|(_, fd)| PollFd::new(*fd, PollFlags::POLLIN))
+            .map(|(_, fd, events)| PollFd::new(*fd, *events))
             .collect();
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) => {}
@@ -205,7 +214,7 @@ impl Shim {
             .iter()
             .zip(ready)
             .filter(|(_, ready)| *ready)
-            .map(|((source, _), _)| source.clone())
+            .map(|((source, ..), _)| source.clone())
             .collect())
     }
 
@@ -265,6 +274,7 @@ impl Shim {
             let client = Client {
                 packets,
                 subscribed: false,
+                behind: false,
                 waits_for: None,
             };
             match self.clients.iter_mut().find(|place| place.is_none()) {
@@ -438,14 +448,23 @@ impl Shim {
     }
 
     fn tell_subscribers(&mut self) {
+        for index in 0..self.clients.len() {
+            self.tell_subscriber(index);
+        }
+    }
+
+    fn tell_subscriber(&mut self, index: usize) {
         let state = Reply::State(self.state());
-        for place in &mut self.clients {
-            if let Some(client) = place
-                && client.subscribed
-                && client.packets.send(&state, &[]).is_err()
-            {
-                *place = None;
-            }
+        let Some(client) = &mut self.clients[index] else {
+            return;
+        };
+        if !client.subscribed {
+            return;
+        }
+        match client.packets.send(&state, &[]) {
+            Ok(()) => client.behind = false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => client.behind = true,
+            Err(_) => self.clients[index] = None,
         }
     }
 }
