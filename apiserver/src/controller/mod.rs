@@ -1,13 +1,27 @@
 //! Loops that watch objects and write objects.
 //!
-//! Each controller is a pure function (objects in, writes out) and a small loop. What they read comes from one set of
-//! [`caches`], fed by the registry's watches in this process: a change reaches a controller without a poll or a timer.
-//! Changes become keys in a [`queue`], where equal keys coalesce; a worker takes a key, reads the caches and makes the
-//! world fit. So every pass starts from the newest state, and a missed, doubled or late event costs nothing.
+//! One task watches what the controllers need, keeps it in a [`world::World`] of slim values, and marks what a change touches.
+//! Each controller is a pure function from the world to [`write::Action`]s; the task carries them out and takes their results
+//! into the world at once, so that no controller ever acts on a state older than its own writes. A missed, doubled or late
+//! event costs nothing, and nothing runs on a timer where an event exists.
 //!
-//! Reading order: [`reflector`], [`queue`], [`caches`], [`bootstrap`], then one file or directory per controller.
+//! Reading order: [`world`], [`write`], [`watch`], [`run`], [`bootstrap`], then one file per controller.
 
 mod bootstrap;
+mod endpoint_slice;
+mod endpoints;
+mod join_token;
+mod mirroring;
+mod namespace;
+mod node;
+mod pods;
+mod run;
+mod scheduler;
+mod service_account;
+mod slices;
+mod watch;
+mod world;
+mod write;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -20,7 +34,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use self::bootstrap::bootstrap;
-use crate::registry::{ApiError, Registry};
+use crate::registry::Registry;
 
 /// What the controllers must know of the cluster.
 #[derive(Clone, Debug)]
@@ -54,18 +68,14 @@ impl Controllers {
 }
 
 /// Starts every controller; they stop when `stop` is cancelled.
-///
-/// # Errors
-/// The store's, when the first lists fail.
-pub async fn start(
-    registry: Registry,
-    cluster: Cluster,
-    stop: CancellationToken,
-) -> Result<Controllers, ApiError> {
-    let _ = (registry, cluster, stop);
-    Ok(Controllers {
-        tasks: JoinSet::new(),
-    })
+#[must_use]
+pub fn start(registry: Registry, cluster: Cluster, stop: CancellationToken) -> Controllers {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        // A controller can be stopped between any two writes: the next start looks at everything again.
+        stop.run_until_cancelled(run::run(registry, cluster)).await;
+    });
+    Controllers { tasks }
 }
 
 /// Whether a node says, or is believed, to be ready.

@@ -370,6 +370,12 @@ impl ApiError {
         matches!(self, Self::Conflict { .. })
     }
 
+    /// Whether the namespace is going away.
+    #[must_use]
+    pub fn is_namespace_terminating(&self) -> bool {
+        matches!(self, Self::NamespaceTerminating { .. })
+    }
+
     /// Whether an object of that name existed already.
     #[must_use]
     pub fn is_already_exists(&self) -> bool {

@@ -192,7 +192,7 @@ impl Server {
             node_grace: self.config.node_grace,
         };
         controller::bootstrap(&self.registry, &cluster).await?;
-        let controllers = controller::start(self.registry.clone(), cluster, stop.clone()).await?;
+        let controllers = controller::start(self.registry.clone(), cluster, stop.clone());
         let gate = self.gate(stop.clone())?;
         let graceful = GracefulShutdown::new();
         let result = self.accept_until(shutdown, &gate, &graceful).await;

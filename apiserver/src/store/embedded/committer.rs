@@ -7,7 +7,7 @@ use std::{
     collections::{BinaryHeap, HashMap},
     sync::{
         Arc, PoisonError, RwLock,
-        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+        mpsc::{Receiver, RecvTimeoutError},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -141,10 +141,7 @@ impl<E: KvEngine> Committer<E> {
             if batch.answers.len() >= BATCH_COMMANDS || bytes >= BATCH_BYTES {
                 break;
             }
-            command = match self.commands.try_recv() {
-                Ok(command) => Some(command),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-            };
+            command = self.commands.try_recv().ok();
         }
         self.publish(batch, next)?;
         self.compact_when_due();
@@ -168,7 +165,7 @@ impl<E: KvEngine> Committer<E> {
         let outcome = self
             .space
             .admit(&writes)
-            .and_then(|()| Ok(self.check_and_add(batch, next, writes)));
+            .map(|()| self.check_and_add(batch, next, writes));
         batch.strict |=
             durability == Durability::Strict && matches!(outcome, Ok(Outcome::Committed { .. }));
         batch.answers.push(Answer { outcome, reply });

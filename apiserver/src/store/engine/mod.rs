@@ -17,6 +17,9 @@ pub enum Op {
     Delete(Vec<u8>),
 }
 
+/// Is called with each key and value.
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>;
+
 /// Keeps bytes. Called from the committer's thread only, one call at a time.
 pub trait KvEngine: Send + 'static {
     /// Applies all of the changes, in order, as one atomic batch: after a crash all of them are there or none.
@@ -33,8 +36,5 @@ pub trait KvEngine: Send + 'static {
     ///
     /// # Errors
     /// When something cannot be read back, or what `visit` returns.
-    fn scan(
-        &self,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError>;
+    fn scan(&self, visit: Visit<'_>) -> Result<(), StoreError>;
 }

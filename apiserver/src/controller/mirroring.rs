@@ -1,0 +1,213 @@
+//! EndpointSlices of Endpoints that somebody wrote by hand, for a Service without selector.
+//! Source: kubernetes/kubernetes pkg/controller/endpointslicemirroring.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use api::{
+    core::{EndpointAddress, EndpointSubset, Endpoints, Event, EventSource, ObjectReference},
+    discovery::{Endpoint, EndpointConditions, EndpointPort},
+    meta::{ObjectMeta, OwnerReference, StringMap, Time},
+};
+
+use super::{
+    pods::Family,
+    slices::{self, MANAGED_BY, Wanted},
+    world::{Key, SERVICE_NAME, World},
+    write::Action,
+};
+use crate::registry::kinds::{ENDPOINT_SLICES, EVENTS};
+
+pub(super) const CONTROLLER: &str = "endpointslicemirroring-controller.k8s.io";
+const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
+const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+const MAX_ADDRESSES: usize = 1000;
+
+/// The writes that one Endpoints object needs.
+pub(super) fn plan(world: &World, key: &Key) -> Vec<Action> {
+    let existing: Vec<_> = world
+        .slices_of(key)
+        .into_iter()
+        .map(|slice| &**slice)
+        .collect();
+    let service = world
+        .services
+        .get(key)
+        .filter(|service| service.spec.selector.is_empty());
+    let endpoints = world
+        .endpoints
+        .get(key)
+        .filter(|endpoints| is_mirrored(endpoints));
+    let (Some(_), Some(endpoints)) = (service, endpoints) else {
+        let ours = existing.iter().filter(|slice| {
+            slice.metadata.labels.get(MANAGED_BY).map(|name| &**name) == Some(CONTROLLER)
+        });
+        return ours
+            .map(|slice| Action::delete(&ENDPOINT_SLICES, *slice))
+            .collect();
+    };
+    let (wanted, left_out) = wanted(endpoints);
+    let mut actions = slices::plan(&wanted, &existing);
+    if !actions.is_empty()
+        && let Some(reason) = left_out
+    {
+        actions.push(Action::create(&EVENTS, &event(endpoints, reason)));
+    }
+    actions
+}
+
+fn is_mirrored(endpoints: &Endpoints) -> bool {
+    let metadata = &endpoints.metadata;
+    metadata.labels.get(SKIP).map(|value| &**value) != Some("true")
+        && !metadata.annotations.contains_key(LEADER)
+        && metadata.deletion_timestamp.is_none()
+}
+
+/// Why some addresses are not mirrored.
+#[derive(Clone, Copy)]
+enum LeftOut {
+    Invalid,
+    TooMany,
+}
+
+fn wanted(endpoints: &Endpoints) -> (Wanted, Option<LeftOut>) {
+    let mut groups: BTreeMap<(Family, String), (Vec<EndpointPort>, Vec<Endpoint>)> =
+        BTreeMap::new();
+    let mut left_out = None;
+    for subset in &endpoints.subsets {
+        let ports = ports(subset);
+        let ready = subset.addresses.iter().map(|address| (address, true));
+        let not_ready = subset
+            .not_ready_addresses
+            .iter()
+            .map(|address| (address, false));
+        for (number, (address, ready)) in ready.chain(not_ready).enumerate() {
+            if number >= MAX_ADDRESSES {
+                left_out = Some(LeftOut::TooMany);
+                break;
+            }
+            let Ok(addr) = address.ip.parse::<IpAddr>() else {
+                left_out = Some(LeftOut::Invalid);
+                continue;
+            };
+            let group = (Family::of(addr), format!("{ports:?}"));
+            let place = groups
+                .entry(group)
+                .or_insert_with(|| (ports.clone(), Vec::new()));
+            place.1.push(mirrored(addr, address, ready));
+        }
+    }
+    let metadata = &endpoints.metadata;
+    let mut annotations: StringMap = metadata.annotations.clone();
+    annotations.retain(|name, _| ![TRIGGER_TIME, LAST_APPLIED].contains(&&**name));
+    let mut labels = metadata.labels.clone();
+    labels.retain(|name, _| ![SERVICE_NAME, MANAGED_BY].contains(&&**name));
+    let owner = OwnerReference {
+        api_version: "v1".into(),
+        kind: "Endpoints".into(),
+        name: metadata.name.clone(),
+        uid: metadata.uid.clone(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    };
+    let wanted = Wanted {
+        owner,
+        namespace: metadata.namespace.clone(),
+        service: metadata.name.clone(),
+        managed_by: CONTROLLER,
+        labels,
+        annotations,
+        groups: groups
+            .into_iter()
+            .map(|((family, _), (ports, endpoints))| ((family, ports), endpoints))
+            .collect(),
+        placeholders: Vec::new(),
+        max_endpoints: MAX_ADDRESSES,
+    };
+    (wanted, left_out)
+}
+
+/// `serving` and `terminating` stay unset: nothing is known of them.
+fn mirrored(addr: IpAddr, address: &EndpointAddress, ready: bool) -> Endpoint {
+    Endpoint {
+        addresses: vec![addr.to_string().into()],
+        conditions: EndpointConditions {
+            ready: Some(ready),
+            ..EndpointConditions::default()
+        },
+        hostname: Some(address.hostname.clone()).filter(|name| !name.is_empty()),
+        node_name: address.node_name.clone(),
+        target_ref: address.target_ref.clone(),
+        ..Endpoint::default()
+    }
+}
+
+fn ports(subset: &EndpointSubset) -> Vec<EndpointPort> {
+    let ports = subset.ports.iter().map(|port| EndpointPort {
+        name: Some(port.name.clone()),
+        protocol: Some(if port.protocol.is_empty() {
+            "TCP".into()
+        } else {
+            port.protocol.clone()
+        }),
+        port: Some(port.port),
+        app_protocol: port.app_protocol.clone(),
+    });
+    ports.collect()
+}
+
+fn event(endpoints: &Endpoints, left_out: LeftOut) -> Event {
+    let (reason, message) = match left_out {
+        LeftOut::Invalid => (
+            "InvalidIPAddress",
+            "Skipped an address that is not an IP address".to_owned(),
+        ),
+        LeftOut::TooMany => (
+            "TooManyAddressesToMirror",
+            format!(
+                "A maximum of {MAX_ADDRESSES} addresses of a subset is mirrored; the others are not"
+            ),
+        ),
+    };
+    let metadata = &endpoints.metadata;
+    let involved = ObjectReference {
+        kind: "Endpoints".into(),
+        api_version: "v1".into(),
+        namespace: metadata.namespace.clone(),
+        name: metadata.name.clone(),
+        uid: metadata.uid.clone(),
+        ..ObjectReference::default()
+    };
+    new_event(involved, CONTROLLER, reason, message)
+}
+
+/// A Warning about an object.
+pub(super) fn new_event(
+    about: ObjectReference,
+    component: &str,
+    reason: &str,
+    message: String,
+) -> Event {
+    let suffix = api::names::random_suffix(10, &mut rand::rng());
+    Event {
+        metadata: ObjectMeta {
+            name: format!("{}.{suffix}", about.name).into(),
+            namespace: about.namespace.clone(),
+            ..ObjectMeta::default()
+        },
+        involved_object: about,
+        reason: reason.into(),
+        message: message.into(),
+        source: EventSource {
+            component: component.into(),
+            ..EventSource::default()
+        },
+        first_timestamp: Some(Time::now()),
+        last_timestamp: Some(Time::now()),
+        count: 1,
+        r#type: "Warning".into(),
+        reporting_component: component.into(),
+        ..Event::default()
+    }
+}

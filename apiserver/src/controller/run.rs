@@ -1,0 +1,339 @@
+//! The loop: take in what was seen, look at what it touched, write, take in what was written.
+
+use std::time::{Duration, Instant};
+
+use api::{
+    coordination::Lease,
+    core::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount},
+    discovery::EndpointSlice,
+};
+use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
+use tokio::{sync::mpsc, task::JoinSet};
+
+use super::{
+    Cluster, bootstrap, endpoint_slice, endpoints,
+    join_token::{self, JOIN_TOKENS},
+    mirroring, namespace,
+    node::{self, Heartbeats},
+    scheduler, service_account,
+    watch::{Seen, follow},
+    world::{Dirty, World},
+    write::{Action, absorb, execute},
+};
+use crate::registry::{
+    Registry,
+    kinds::{
+        CONFIG_MAPS, ENDPOINT_SLICES, ENDPOINTS, LEASES, NAMESPACES, NODES, PODS, SECRETS,
+        SERVICE_ACCOUNTS, SERVICES,
+    },
+};
+
+/// The pause after a failure that is not the other side's being faster.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
+/// At most this much is taken in before what it touched is looked at.
+const SEEN_AT_ONCE: usize = 4096;
+/// So many writes are on their way at a time: they share the store's commits.
+const WRITES_AT_ONCE: usize = 64;
+/// Nothing is due: as good as never.
+const FOREVER: Duration = Duration::from_secs(24 * 3600);
+
+/// Runs the controllers for ever.
+pub(super) async fn run(registry: Registry, cluster: Cluster) {
+    let (sender, mut seen) = mpsc::channel(SEEN_AT_ONCE);
+    let mut watches = JoinSet::new();
+    let account = "metadata.name=default";
+    let root_ca = "metadata.name=kube-root-ca.crt";
+    let token = JOIN_TOKENS;
+    let node_leases = Some("kube-node-lease");
+    watches.spawn(follow::<Namespace>(
+        registry.clone(),
+        &NAMESPACES,
+        None,
+        None,
+        sender.clone(),
+    ));
+    watches.spawn(follow::<Node>(
+        registry.clone(),
+        &NODES,
+        None,
+        None,
+        sender.clone(),
+    ));
+    watches.spawn(follow::<Lease>(
+        registry.clone(),
+        &LEASES,
+        node_leases,
+        None,
+        sender.clone(),
+    ));
+    watches.spawn(follow::<Pod>(
+        registry.clone(),
+        &PODS,
+        None,
+        None,
+        sender.clone(),
+    ));
+    watches.spawn(follow::<Service>(
+        registry.clone(),
+        &SERVICES,
+        None,
+        None,
+        sender.clone(),
+    ));
+    watches.spawn(follow::<Endpoints>(
+        registry.clone(),
+        &ENDPOINTS,
+        None,
+        None,
+        sender.clone(),
+    ));
+    watches.spawn(follow::<EndpointSlice>(
+        registry.clone(),
+        &ENDPOINT_SLICES,
+        None,
+        None,
+        sender.clone(),
+    ));
+    watches.spawn(follow::<ServiceAccount>(
+        registry.clone(),
+        &SERVICE_ACCOUNTS,
+        None,
+        Some(account),
+        sender.clone(),
+    ));
+    watches.spawn(follow::<ConfigMap>(
+        registry.clone(),
+        &CONFIG_MAPS,
+        None,
+        Some(root_ca),
+        sender.clone(),
+    ));
+    watches.spawn(follow::<Secret>(
+        registry.clone(),
+        &SECRETS,
+        Some("kube-system"),
+        Some(token),
+        sender,
+    ));
+
+    let mut lists_missing = watches.len();
+    let mut controllers = Controllers::new(registry, cluster);
+    loop {
+        let wait = controllers.idle_time();
+        let first = match tokio::time::timeout(wait, seen.recv()).await {
+            Ok(Some(first)) => Some(first),
+            Ok(None) => return,
+            Err(_) => None,
+        };
+        let mut next = first;
+        let mut count = 0;
+        while let Some(step) = next {
+            // Nothing is written before everything is known: absence would be mistaken for deletion.
+            lists_missing -= usize::from(matches!(step, Seen::List(..)) && lists_missing > 0);
+            step.absorb(&mut controllers.world);
+            count += 1;
+            next = if count < SEEN_AT_ONCE {
+                seen.try_recv().ok()
+            } else {
+                None
+            };
+        }
+        if lists_missing == 0 {
+            controllers.reconcile().await;
+        }
+    }
+}
+
+struct Controllers {
+    registry: Registry,
+    cluster: Cluster,
+    world: World,
+    heartbeats: Heartbeats,
+    /// What failed, to be looked at again at this time.
+    later: Option<(Instant, Dirty)>,
+    next_token: Option<Timestamp>,
+}
+
+impl Controllers {
+    fn new(registry: Registry, cluster: Cluster) -> Self {
+        Self {
+            registry,
+            cluster,
+            world: World::default(),
+            heartbeats: Heartbeats::default(),
+            later: None,
+            next_token: None,
+        }
+    }
+
+    /// How long nothing has to be done unless something is seen.
+    fn idle_time(&self) -> Duration {
+        let now = Instant::now();
+        let loss = self.heartbeats.next_loss(self.cluster.node_grace, now);
+        let retry = self.later.as_ref().map(|(at, _)| *at);
+        let due = [loss, retry]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| at.saturating_duration_since(now));
+        let token = self
+            .next_token
+            .map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
+        [due, token].into_iter().flatten().min().unwrap_or(FOREVER)
+    }
+
+    /// Looks at everything that was touched until nothing is.
+    async fn reconcile(&mut self) {
+        let now = Instant::now();
+        self.heartbeats.observe(&self.world, now);
+        self.due(now);
+        self.keep_own_services().await;
+        while !self.world.dirty.is_empty() {
+            let dirty = std::mem::take(&mut self.world.dirty);
+            let actions = self.plan(&dirty);
+            self.carry_out(actions, dirty).await;
+        }
+    }
+
+    /// The cluster's own Services come back when they are deleted by mistake.
+    async fn keep_own_services(&mut self) {
+        let own = [("default", "kubernetes"), ("kube-system", "kube-dns")];
+        let there = |(namespace, name): (&str, &str)| {
+            self.world
+                .services
+                .get(&(namespace.into(), name.into()))
+                .is_some()
+        };
+        if !own.into_iter().all(there)
+            && let Err(error) = bootstrap::ensure_services(&self.registry, &self.cluster).await
+        {
+            tracing::warn!(%error, "the cluster's own Services cannot be written");
+            self.again(RETRY, Dirty::default());
+        }
+    }
+
+    /// Marks what time alone has touched.
+    fn due(&mut self, now: Instant) {
+        if let Some((_, dirty)) = self.later.take_if(|(at, _)| *at <= now) {
+            self.world.dirty.merge(dirty);
+        }
+        let names: Vec<Box<str>> = self
+            .world
+            .nodes
+            .all()
+            .map(|node| node.metadata.name.clone())
+            .collect();
+        for name in names {
+            if !node::plan(&self.world, &self.cluster, &self.heartbeats, &name, now).is_empty() {
+                self.world.dirty.nodes.insert(name);
+            }
+        }
+        self.world.dirty.join_tokens |= self.next_token.is_some_and(|at| at <= Timestamp::now());
+    }
+
+    fn plan(&mut self, dirty: &Dirty) -> Vec<Action> {
+        let world = &self.world;
+        let mut actions = Vec::new();
+        for name in &dirty.nodes {
+            actions.extend(node::plan(
+                world,
+                &self.cluster,
+                &self.heartbeats,
+                name,
+                Instant::now(),
+            ));
+        }
+        for name in &dirty.namespaces {
+            if let Some(namespace) = world.namespaces.get(&(Box::default(), name.clone()))
+                && namespace.metadata.deletion_timestamp.is_none()
+            {
+                actions.extend(service_account::plan(world, &self.cluster, namespace));
+            }
+        }
+        actions.extend(scheduler::plan(world, dirty.unscheduled.iter().cloned()));
+        for key in &dirty.services {
+            actions.extend(endpoint_slice::plan(world, key));
+            actions.extend(endpoints::plan(world, key));
+        }
+        for key in &dirty.endpoints {
+            actions.extend(mirroring::plan(world, key));
+        }
+        if dirty.join_tokens {
+            let (over, next) = join_token::plan(world, Timestamp::now());
+            actions.extend(over);
+            self.next_token = next;
+        }
+        actions
+    }
+
+    /// Writes, takes the results in, and remembers what to look at again.
+    async fn carry_out(&mut self, actions: Vec<Action>, dirty: Dirty) {
+        let registry = &self.registry;
+        let results: Vec<_> = stream::iter(actions)
+            .map(|action| async move { execute(registry, action).await })
+            .buffer_unordered(WRITES_AT_ONCE)
+            .collect()
+            .await;
+        let mut failed = false;
+        for result in results {
+            match result {
+                Ok(done) => absorb(&mut self.world, &done),
+                // Its namespace is going away: nothing is wrong.
+                Err(error) if error.is_namespace_terminating() => {}
+                Err(error) => {
+                    failed = true;
+                    tracing::warn!(%error, "a controller's write failed: trying again");
+                }
+            }
+        }
+        let terminating = self.empty_namespaces(&dirty).await;
+        if failed {
+            self.again(RETRY, dirty);
+        } else if !terminating.is_empty() {
+            let namespaces = terminating.into_iter().collect();
+            self.again(
+                namespace::LOOK_AGAIN,
+                Dirty {
+                    namespaces,
+                    ..Dirty::default()
+                },
+            );
+        }
+    }
+
+    /// The terminating namespaces that still hold something.
+    async fn empty_namespaces(&mut self, dirty: &Dirty) -> Vec<Box<str>> {
+        let mut left = Vec::new();
+        for name in &dirty.namespaces {
+            let namespace = self.world.namespaces.get(&(Box::default(), name.clone()));
+            if namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_none()) {
+                continue;
+            }
+            match namespace::empty(&self.registry, name).await {
+                Ok((released, done)) => {
+                    done.iter().for_each(|done| absorb(&mut self.world, done));
+                    if !released {
+                        left.push(name.clone());
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, namespace = %name, "a namespace cannot be emptied yet");
+                    left.push(name.clone());
+                }
+            }
+        }
+        left
+    }
+
+    fn again(&mut self, after: Duration, dirty: Dirty) {
+        let at = Instant::now() + after;
+        match &mut self.later {
+            None => self.later = Some((at, dirty)),
+            Some((known, later)) => {
+                *known = (*known).min(at);
+                later.merge(dirty);
+            }
+        }
+    }
+}

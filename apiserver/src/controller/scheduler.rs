@@ -1,0 +1,327 @@
+//! Gives Pods a node: ready, schedulable, tolerated, matching the nodeSelector; and of those the emptiest.
+
+use std::collections::BTreeMap;
+
+use api::{
+    core::{Node, ObjectReference, Pod, PodCondition, Taint, Toleration},
+    meta::Time,
+};
+use serde_json::json;
+
+use super::{
+    mirroring::new_event,
+    world::{Key, World, key_of, selects, waits_for_a_node},
+    write::Action,
+};
+use crate::registry::{
+    Part,
+    kinds::{EVENTS, PODS},
+};
+
+const COMPONENT: &str = "default-scheduler";
+
+/// Why a node is not for a Pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Unfit {
+    NotReady,
+    Unschedulable,
+    Selector,
+    Taint,
+}
+
+impl Unfit {
+    fn text(self) -> &'static str {
+        match self {
+            Self::NotReady => "not ready",
+            Self::Unschedulable => "unschedulable",
+            Self::Selector => "without the labels of the Pod's nodeSelector",
+            Self::Taint => "with a taint that the Pod does not tolerate",
+        }
+    }
+}
+
+/// The writes for all Pods that wait. Those placed earlier in a round count for those placed later.
+pub(super) fn plan(world: &World, waiting: impl IntoIterator<Item = Key>) -> Vec<Action> {
+    let mut load = Load::of(world);
+    let mut actions = Vec::new();
+    for key in waiting {
+        let Some(pod) = world.pods.get(&key).filter(|pod| waits_for_a_node(pod)) else {
+            continue;
+        };
+        match choose(world, pod, &load) {
+            Ok(node) => {
+                load.add(node, pod);
+                actions.push(Action::Bind {
+                    pod: key,
+                    node: node.into(),
+                });
+            }
+            Err(message) => actions.extend(refuse(pod, &message)),
+        }
+    }
+    actions
+}
+
+/// How many Pods each node has, and how many of each sort.
+struct Load {
+    total: BTreeMap<Box<str>, usize>,
+    of_sort: BTreeMap<(Box<str>, String), usize>,
+}
+
+impl Load {
+    fn of(world: &World) -> Self {
+        let mut load = Self {
+            total: BTreeMap::new(),
+            of_sort: BTreeMap::new(),
+        };
+        for pod in world
+            .pods
+            .all()
+            .filter(|pod| !pod.spec.node_name.is_empty() && !pod.is_finished())
+        {
+            load.add(&pod.spec.node_name, pod);
+        }
+        load
+    }
+
+    fn add(&mut self, node: &str, pod: &Pod) {
+        *self.total.entry(node.into()).or_default() += 1;
+        *self.of_sort.entry((node.into(), sort(pod))).or_default() += 1;
+    }
+
+    fn on(&self, node: &str, pod: &Pod) -> (usize, usize) {
+        let of_sort = self
+            .of_sort
+            .get(&(node.into(), sort(pod)))
+            .copied()
+            .unwrap_or_default();
+        (of_sort, self.total.get(node).copied().unwrap_or_default())
+    }
+}
+
+/// Pods of one owner, or with the same labels, do the same and should not share a node.
+fn sort(pod: &Pod) -> String {
+    let metadata = &pod.metadata;
+    let owner = metadata
+        .owner_references
+        .iter()
+        .find(|owner| owner.controller == Some(true));
+    match owner {
+        Some(owner) => owner.uid.to_string(),
+        None => format!("{} {:?}", metadata.namespace, metadata.labels),
+    }
+}
+
+fn choose<'a>(world: &'a World, pod: &Pod, load: &Load) -> Result<&'a str, String> {
+    let mut unfit: BTreeMap<Unfit, usize> = BTreeMap::new();
+    let mut fit = Vec::new();
+    for node in world.nodes.all() {
+        match check(node, pod) {
+            None => fit.push(&*node.metadata.name),
+            Some(reason) => *unfit.entry(reason).or_default() += 1,
+        }
+    }
+    fit.into_iter()
+        .min_by_key(|node| (load.on(node, pod), *node))
+        .ok_or_else(|| {
+            let reasons: Vec<_> = unfit
+                .iter()
+                .map(|(reason, count)| format!("{count} {}", reason.text()))
+                .collect();
+            let count: usize = unfit.values().sum();
+            match count {
+                0 => "there is no node: `minik agent --join` adds one".to_owned(),
+                _ => format!("0/{count} nodes are available: {}", reasons.join(", ")),
+            }
+        })
+}
+
+fn check(node: &Node, pod: &Pod) -> Option<Unfit> {
+    let ready = node
+        .status
+        .conditions
+        .iter()
+        .any(|c| &*c.r#type == "Ready" && &*c.status == "True");
+    if !ready || node.metadata.deletion_timestamp.is_some() {
+        return Some(Unfit::NotReady);
+    }
+    if node.spec.unschedulable {
+        return Some(Unfit::Unschedulable);
+    }
+    if !selects(&pod.spec.node_selector, &node.metadata.labels) {
+        return Some(Unfit::Selector);
+    }
+    let hard = |taint: &&Taint| matches!(&*taint.effect, "NoSchedule" | "NoExecute");
+    let tolerated = |taint: &Taint| {
+        pod.spec
+            .tolerations
+            .iter()
+            .any(|toleration| tolerates(toleration, taint))
+    };
+    (!node.spec.taints.iter().filter(hard).all(tolerated)).then_some(Unfit::Taint)
+}
+
+/// Source: k8s.io/api/core/v1 Toleration.ToleratesTaint.
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let effect = toleration.effect.is_empty() || toleration.effect == taint.effect;
+    let key = toleration.key.is_empty() || toleration.key == taint.key;
+    let value = &*toleration.operator == "Exists" || toleration.value == taint.value;
+    effect && key && value && !(toleration.key.is_empty() && &*toleration.operator != "Exists")
+}
+
+/// Says on the Pod why it has no node; nothing when that is said already.
+fn refuse(pod: &Pod, message: &str) -> Vec<Action> {
+    let said = pod.status.condition("PodScheduled");
+    if said.is_some_and(|condition| &*condition.status == "False" && &*condition.message == message)
+    {
+        return Vec::new();
+    }
+    let mut conditions = pod.status.conditions.clone();
+    conditions.retain(|condition| &*condition.r#type != "PodScheduled");
+    conditions.push(PodCondition {
+        r#type: "PodScheduled".into(),
+        status: "False".into(),
+        reason: "Unschedulable".into(),
+        message: message.into(),
+        last_transition_time: Some(Time::now()),
+        ..PodCondition::default()
+    });
+    let patch = json!({
+        "metadata": { "resourceVersion": pod.metadata.resource_version },
+        "status": { "conditions": conditions },
+    });
+    let about = ObjectReference {
+        api_version: "v1".into(),
+        ..super::pods::reference(pod)
+    };
+    vec![
+        Action::Merge(&PODS, key_of(pod), Part::Status, Box::new(patch)),
+        Action::create(
+            &EVENTS,
+            &new_event(about, COMPONENT, "FailedScheduling", message.to_owned()),
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use api::core::NodeCondition;
+
+    use super::*;
+    use crate::store::Revision;
+
+    fn node(name: &str, ready: bool) -> Node {
+        let mut node = Node::default();
+        node.metadata.name = name.into();
+        node.metadata
+            .labels
+            .insert("kubernetes.io/hostname".into(), name.into());
+        let status = if ready { "True" } else { "False" };
+        node.status.conditions.push(NodeCondition {
+            r#type: "Ready".into(),
+            status: status.into(),
+            ..NodeCondition::default()
+        });
+        node
+    }
+
+    fn pod(name: &str, app: &str) -> Pod {
+        let mut pod = Pod::default();
+        pod.metadata.name = name.into();
+        pod.metadata.namespace = "default".into();
+        pod.metadata.labels.insert("app".into(), app.into());
+        pod
+    }
+
+    fn world(nodes: Vec<Node>, pods: &[Pod]) -> World {
+        let mut world = World::default();
+        nodes
+            .into_iter()
+            .for_each(|node| world.put(Revision(1), node));
+        pods.iter()
+            .for_each(|pod| world.put(Revision(1), pod.clone()));
+        world
+    }
+
+    fn placed(world: &World, names: &[&str]) -> Vec<String> {
+        let keys = names
+            .iter()
+            .map(|name| (Box::from("default"), Box::from(*name)));
+        let bound = plan(world, keys)
+            .into_iter()
+            .filter_map(|action| match action {
+                Action::Bind { node, .. } => Some(node.to_string()),
+                _ => None,
+            });
+        bound.collect()
+    }
+
+    #[test]
+    fn pods_of_a_sort_spread_over_ready_nodes() {
+        let pods = [pod("a", "x"), pod("b", "x"), pod("c", "x"), pod("d", "x")];
+        let world = world(
+            vec![
+                node("n1", true),
+                node("n2", true),
+                node("n3", true),
+                node("n4", false),
+            ],
+            &pods,
+        );
+        assert_eq!(
+            placed(&world, &["a", "b", "c", "d"]),
+            ["n1", "n2", "n3", "n1"]
+        );
+    }
+
+    #[test]
+    fn selector_taint_and_cordon_are_respected() {
+        let mut picky = pod("a", "x");
+        picky
+            .spec
+            .node_selector
+            .insert("kubernetes.io/hostname".into(), "n2".into());
+        let mut tainted = node("n1", true);
+        tainted.spec.taints.push(Taint {
+            key: "k".into(),
+            effect: "NoSchedule".into(),
+            ..Taint::default()
+        });
+        let mut cordoned = node("n3", true);
+        cordoned.spec.unschedulable = true;
+        let mut tolerant = pod("b", "y");
+        tolerant.spec.tolerations.push(Toleration {
+            operator: "Exists".into(),
+            ..Toleration::default()
+        });
+        tolerant
+            .spec
+            .node_selector
+            .insert("kubernetes.io/hostname".into(), "n1".into());
+        let world = world(
+            vec![tainted, node("n2", true), cordoned],
+            &[picky, tolerant, pod("c", "z")],
+        );
+        assert_eq!(placed(&world, &["a", "b", "c"]), ["n2", "n1", "n2"]);
+    }
+
+    #[test]
+    fn a_pod_without_a_node_says_why_once() {
+        let mut world = world(vec![node("n1", false)], &[pod("a", "x")]);
+        let key = (Box::from("default"), Box::from("a"));
+        let actions = plan(&world, [key.clone()]);
+        let [Action::Merge(_, _, _, patch), Action::Create(_, event)] = &actions[..] else {
+            panic!("{actions:?}")
+        };
+        assert_eq!(
+            patch["status"]["conditions"][0]["message"],
+            "0/1 nodes are available: 1 not ready"
+        );
+        assert_eq!(event["reason"], "FailedScheduling");
+        let mut told = pod("a", "x");
+        told.status.conditions =
+            serde_json::from_value(patch["status"]["conditions"].clone()).unwrap();
+        world.put(Revision(2), told);
+        assert_eq!(plan(&world, [key]), []);
+    }
+}

@@ -1,0 +1,238 @@
+//! What controllers want written, as values, and how it is done.
+
+use api::meta::Resource;
+use serde_json::Value;
+
+use super::world::{Kept, Key, World, key_of};
+use crate::registry::{
+    ApiError, DeleteOptions, Kind, Object, Part, Registry, WriteOptions,
+    kinds::{
+        CONFIG_MAPS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, NAMESPACES, NODES, PODS, SECRETS,
+        SERVICE_ACCOUNTS, SERVICES,
+    },
+};
+
+/// One write.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Action {
+    /// Creates an object; one of that name is fine.
+    Create(&'static Kind, Box<Value>),
+    /// Replaces an object, on the condition that it is still at the version the value names.
+    Update(&'static Kind, Box<Value>),
+    /// Merges a patch (RFC 7396) into an object, on the condition that it is still at the version the patch names.
+    Merge(&'static Kind, Key, Part, Box<Value>),
+    /// Deletes an object, on the condition that it has this uid. One that is gone is fine.
+    Delete(&'static Kind, Key, Box<str>),
+    /// Empties `spec.finalizers` of a Namespace.
+    Finalize(Box<str>),
+    /// Gives a Pod its node.
+    Bind {
+        /// The Pod.
+        pod: Key,
+        /// The node.
+        node: Box<str>,
+    },
+}
+
+impl Action {
+    /// Creates a typed object.
+    pub(super) fn create<T: Resource>(kind: &'static Kind, object: &T) -> Self {
+        Self::Create(kind, Box::new(object.to_value()))
+    }
+
+    /// Replaces a typed object.
+    pub(super) fn update<T: Resource>(kind: &'static Kind, object: &T) -> Self {
+        Self::Update(kind, Box::new(object.to_value()))
+    }
+
+    /// Deletes this very object.
+    pub(super) fn delete<T: Resource>(kind: &'static Kind, object: &T) -> Self {
+        Self::Delete(kind, key_of(object), object.metadata().uid.clone())
+    }
+}
+
+/// What a write did to the world.
+pub(super) enum Done {
+    /// The object is like this now.
+    Put(&'static Kind, Object),
+    /// The object is gone.
+    Gone(&'static Kind, Object),
+    /// Nothing to take in.
+    Nothing,
+}
+
+/// Carries out one write.
+pub(super) async fn execute(registry: &Registry, action: Action) -> Result<Done, ApiError> {
+    let options = WriteOptions::default();
+    match action {
+        Action::Create(kind, value) => {
+            let namespace = text(&value, "namespace");
+            match registry
+                .create(kind, namespace.as_deref(), *value, &options)
+                .await
+            {
+                Err(error) if error.is_already_exists() => Ok(Done::Nothing),
+                other => other.map(|object| Done::Put(kind, object)),
+            }
+        }
+        Action::Update(kind, value) => {
+            let key = (
+                text(&value, "namespace").unwrap_or_default(),
+                text(&value, "name").unwrap_or_default(),
+            );
+            let key = (key.0.into(), key.1.into());
+            modify(registry, kind, key, Part::Main, |target| {
+                replace(target, &value)
+            })
+            .await
+        }
+        Action::Merge(kind, key, part, patch) => {
+            modify(registry, kind, key, part, |target| {
+                json_patch::merge(target, &patch)
+            })
+            .await
+        }
+        Action::Delete(kind, (namespace, name), uid) => {
+            let options = DeleteOptions {
+                uid: Some(uid.into()),
+                ..DeleteOptions::default()
+            };
+            match registry
+                .delete(kind, scope(&namespace), &name, &options)
+                .await
+            {
+                // Gone, or another one of that name now.
+                Err(error) if error.is_not_found() || error.is_conflict() => Ok(Done::Nothing),
+                Err(error) => Err(error),
+                Ok(deleted) if deleted.gone => Ok(Done::Gone(kind, deleted.object)),
+                Ok(deleted) => Ok(Done::Put(kind, deleted.object)),
+            }
+        }
+        Action::Finalize(name) => {
+            let change = |value: &mut Value| {
+                value["spec"]["finalizers"] = Value::Array(Vec::new());
+                Ok(())
+            };
+            match registry
+                .modify(&NAMESPACES, None, &name, Part::Finalize, &options, change)
+                .await
+            {
+                Err(error) if error.is_not_found() => Ok(Done::Nothing),
+                other => other.map(|object| Done::Gone(&NAMESPACES, object)),
+            }
+        }
+        Action::Bind {
+            pod: (namespace, name),
+            node,
+        } => {
+            let bound = registry
+                .modify(
+                    &PODS,
+                    Some(&namespace),
+                    &name,
+                    Part::Main,
+                    &options,
+                    |pod| {
+                        // Somebody else may have been faster; a Pod is bound once.
+                        if pod["spec"]["nodeName"]
+                            .as_str()
+                            .unwrap_or_default()
+                            .is_empty()
+                        {
+                            pod["spec"]["nodeName"] = Value::from(&*node);
+                        }
+                        Ok(())
+                    },
+                )
+                .await;
+            match bound {
+                Err(error) if error.is_not_found() => Ok(Done::Nothing),
+                other => other.map(|object| Done::Put(&PODS, object)),
+            }
+        }
+    }
+}
+
+async fn modify(
+    registry: &Registry,
+    kind: &'static Kind,
+    (namespace, name): Key,
+    part: Part,
+    mut change: impl FnMut(&mut Value) + Send,
+) -> Result<Done, ApiError> {
+    let change = |target: &mut Value| {
+        change(target);
+        Ok(())
+    };
+    let options = WriteOptions::default();
+    match registry
+        .modify(kind, scope(&namespace), &name, part, &options, change)
+        .await
+    {
+        // Somebody else wrote: their event is on its way and will be looked at.
+        Err(error) if error.is_conflict() || error.is_not_found() => Ok(Done::Nothing),
+        other => other.map(|object| Done::Put(kind, object)),
+    }
+}
+
+/// Puts a whole slim value in place of an object. Of the metadata, which slim values know only in part, the rest stays.
+fn replace(target: &mut Value, value: &Value) {
+    let mut metadata = target["metadata"].take();
+    for part in [
+        "resourceVersion",
+        "labels",
+        "annotations",
+        "ownerReferences",
+    ] {
+        metadata[part] = value["metadata"].get(part).cloned().unwrap_or(Value::Null);
+    }
+    *target = value.clone();
+    target["metadata"] = metadata;
+}
+
+fn text(value: &Value, field: &str) -> Option<String> {
+    value["metadata"][field]
+        .as_str()
+        .filter(|text| !text.is_empty())
+        .map(str::to_owned)
+}
+
+fn scope(namespace: &str) -> Option<&str> {
+    (!namespace.is_empty()).then_some(namespace)
+}
+
+/// Takes a write's result into the world.
+pub(super) fn absorb(world: &mut World, done: &Done) {
+    let (kind, object, gone) = match done {
+        Done::Put(kind, object) => (*kind, object, false),
+        Done::Gone(kind, object) => (*kind, object, true),
+        Done::Nothing => return,
+    };
+    match kind {
+        kind if *kind == PODS => take::<api::core::Pod>(world, object, gone),
+        kind if *kind == SERVICES => take::<api::core::Service>(world, object, gone),
+        kind if *kind == ENDPOINTS => take::<api::core::Endpoints>(world, object, gone),
+        kind if *kind == ENDPOINT_SLICES => {
+            take::<api::discovery::EndpointSlice>(world, object, gone)
+        }
+        kind if *kind == NODES => take::<api::core::Node>(world, object, gone),
+        kind if *kind == NAMESPACES => take::<api::core::Namespace>(world, object, gone),
+        kind if *kind == SERVICE_ACCOUNTS => take::<api::core::ServiceAccount>(world, object, gone),
+        kind if *kind == CONFIG_MAPS => take::<api::core::ConfigMap>(world, object, gone),
+        kind if *kind == SECRETS => take::<api::core::Secret>(world, object, gone),
+        kind => debug_assert!(
+            *kind == EVENTS,
+            "controllers write {kind:?}, which the world does not keep"
+        ),
+    }
+}
+
+/// Takes one object in, or forgets it.
+pub(super) fn take<T: Kept>(world: &mut World, object: &Object, gone: bool) {
+    match object.decode::<T>() {
+        Ok(value) if gone => world.remove::<T>(object.revision(), &key_of(&value)),
+        Ok(value) => world.put(object.revision(), value),
+        // What does not decode is as good as not there; the registry lets nothing of the kind in.
+        Err(error) => tracing::error!(%error, kind = T::KIND, "an object cannot be read"),
+    }
+}
