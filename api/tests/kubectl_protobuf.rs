@@ -1,121 +1,44 @@
 //! Protobuf bodies as kubectl sends them: the same command gives the object as JSON with `--dry-run=client`.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+mod loopback;
+
 use std::process::Command;
 
 use api::schema;
-use serde_json::{Map, Value, json};
+use loopback::{Server, kubectl, refusal};
+use serde_json::{Map, Value};
 
 /// `flags` go before a `--`, behind which everything is the container's command.
-fn kubectl(arguments: &[&str], flags: &[&str]) -> Command {
+fn create(mut kubectl: Command, arguments: &[&str], flags: &[&str]) -> std::process::Output {
     let end = arguments
         .iter()
         .position(|argument| *argument == "--")
         .unwrap_or(arguments.len());
     let (own, containers) = arguments.split_at(end);
-    let mut command = Command::new("kubectl");
-    command
-        .arg("create")
-        .args(own)
-        .args(flags)
-        .args(containers)
-        .env("KUBECONFIG", "/dev/null");
-    for proxy in [
-        "http_proxy",
-        "https_proxy",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "all_proxy",
-        "ALL_PROXY",
-    ] {
-        command.env_remove(proxy);
-    }
-    command
-}
-
-/// Reads one request; gives its body if it is the POST of an object.
-fn serve(stream: &TcpStream) -> std::io::Result<Option<Vec<u8>>> {
-    let mut reader = BufReader::new(stream);
-    let (mut line, mut length, mut is_protobuf) = (String::new(), 0, false);
-    reader.read_line(&mut line)?;
-    let is_post = line.starts_with("POST ");
-    loop {
-        line.clear();
-        reader.read_line(&mut line)?;
-        let header = line.trim().to_ascii_lowercase();
-        if header.is_empty() {
-            break;
-        }
-        if let Some(value) = header.strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap_or(0);
-        }
-        is_protobuf |= header == "content-type: application/vnd.kubernetes.protobuf";
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    let answer = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403, "reason": "Forbidden"});
-    let answer = answer.to_string();
-    let head = "HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nConnection: close";
-    write!(
-        &mut (&*stream),
-        "{head}\r\nContent-Length: {}\r\n\r\n{answer}",
-        answer.len()
-    )?;
-    assert!(
-        !is_post || is_protobuf,
-        "kubectl from 1.32 on sends protobuf; an older one cannot run this test"
-    );
-    Ok(is_post.then_some(body))
+    kubectl.arg("create").args(own).args(flags).args(containers);
+    kubectl
+        .output()
+        .expect("this test runs kubectl, which must be in PATH")
 }
 
 /// The body kubectl posts to a server that refuses everything.
 fn posted(arguments: &[&str]) -> Vec<u8> {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
-    let server = format!(
-        "--server=http://{}",
-        listener
-            .local_addr()
-            .expect("a bound socket has an address")
+    let server = Server::start(|_| refusal(403, "Forbidden"));
+    create(server.kubectl(), arguments, &["--validate=false"]);
+    let post = server
+        .requests()
+        .into_iter()
+        .find(|request| request.line.starts_with("POST "));
+    let post = post.unwrap_or_else(|| panic!("kubectl create {arguments:?} posted nothing"));
+    assert_eq!(
+        post.content_type, "application/vnd.kubernetes.protobuf",
+        "kubectl sends protobuf from 1.32 on"
     );
-    let mut child = kubectl(arguments, &[&server, "--validate=false"])
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .expect("this test runs kubectl, which must be in PATH");
-    // kubectl ends after its request was refused: a connection that wakes the listener then says that none came.
-    let waker = listener
-        .local_addr()
-        .expect("a bound socket has an address");
-    let waiter = std::thread::spawn(move || {
-        let status = child.wait();
-        drop(TcpStream::connect(waker));
-        status
-    });
-    let mut body = None;
-    for stream in listener.incoming() {
-        let stream = stream.expect("loopback connections are accepted");
-        match serve(&stream) {
-            Ok(Some(found)) => {
-                body = Some(found);
-                break;
-            }
-            Ok(None) => {}
-            Err(_) => break,
-        }
-    }
-    drop(listener);
-    waiter
-        .join()
-        .expect("the waiter does not panic")
-        .expect("kubectl ends");
-    body.unwrap_or_else(|| panic!("kubectl create {arguments:?} posted nothing"))
+    post.body
 }
 
 fn dry_run(arguments: &[&str]) -> Value {
-    let output = kubectl(arguments, &["--dry-run=client", "--output=json"])
-        .output()
-        .expect("kubectl runs");
+    let output = create(kubectl(), arguments, &["--dry-run=client", "--output=json"]);
     assert!(
         output.status.success(),
         "{}",
