@@ -11,6 +11,10 @@
 //! The agent may die and come back: Pods go on, and [`Runtime::adopt`] finds them. When a shim dies, the kernel ends its
 //! containers and removes its namespaces with everything in them.
 //!
+//! A container has its own mount, PID and cgroup namespaces, a root of its own in memory, only the node's six harmless devices,
+//! the default capabilities of Kubernetes, masked and read-only paths in /proc and /sys, no descriptor above 2, and no sight of a
+//! process that has more rights than it. It has no seccomp filter, which is the default of Kubernetes too (`Unconfined`).
+//!
 //! Reading order: [`spec`] (what is wanted), [`protocol`] (what agent and shim say to each other), [`pod`] (the agent's side),
 //! [`shim`] (the other side), `sandbox` (what is done between fork and exec).
 

@@ -69,14 +69,25 @@ impl Runtime {
     /// # Errors
     /// When a directory cannot be made.
     pub fn new(config: Config) -> Result<Self, RuntimeError> {
-        let pods = config.run_dir.join("pods");
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&pods)
-            .explain("create", pods.display())?;
-        fs::create_dir_all(&config.log_dir).explain("create", config.log_dir.display())?;
-        Ok(Self { config })
+        // A shim works in `/`, and is known again by its directory: relative paths and links would mislead it, or us.
+        let absolute = |dir: &Path, mode| {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(mode)
+                .create(dir)
+                .and_then(|()| dir.canonicalize())
+                .explain("create", dir.display())
+        };
+        let run_dir = absolute(&config.run_dir, 0o755)?;
+        absolute(&run_dir.join("pods"), 0o700)?;
+        let log_dir = absolute(&config.log_dir, 0o755)?;
+        Ok(Self {
+            config: Config {
+                run_dir,
+                log_dir,
+                ..config
+            },
+        })
     }
 
     /// Starts a Pod's shim, and with it the Pod's namespaces. No container runs yet.

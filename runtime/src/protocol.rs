@@ -109,3 +109,44 @@ impl ContainerState {
         matches!(self, Self::Running { .. })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What agents of version 1 send. Shims of every later version must understand it: lines are only ever added.
+    const REQUESTS_1: [&str; 7] = [
+        r#""Hello""#,
+        r#"{"Start":{"name":"main","attempt":0,"image":"BuiltIn","argv":["/minik"],"env":[["A","1"]],"working_dir":"/",
+            "user":{"uid":0,"gid":0,"groups":[]},"limits":{"memory_bytes":1,"cpu_millis":null,"pids":null},
+            "allow_privilege_escalation":true,"read_only_root":false}}"#,
+        r#"{"Signal":{"container":"main","signal":15}}"#,
+        r#""State""#,
+        r#""Subscribe""#,
+        r#"{"Exec":{"container":"main","argv":["/minik"]}}"#,
+        r#""Shutdown""#,
+    ];
+    /// What shims of version 1 answer. Agents of every later version must understand it.
+    const REPLIES_1: [&str; 5] = [
+        r#"{"Hello":{"version":1,"pod":{"uid":"u","namespace":"n","name":"p","hostname":"h","network":"Own",
+            "resolv_conf":"","hosts":""}}}"#,
+        r#""Done""#,
+        r#"{"State":{"containers":{"main":{"attempt":0,"started_at_ms":1,
+            "state":{"Exited":{"code":0,"signal":null,"oom_killed":false,"finished_at_ms":2}},
+            "spec":{"name":"main","attempt":0,"image":"BuiltIn","argv":[],"env":[],"working_dir":"/",
+                "user":{"uid":0,"gid":0,"groups":[]},"limits":{"memory_bytes":null,"cpu_millis":null,"pids":null},
+                "allow_privilege_escalation":true,"read_only_root":false}}}}}"#,
+        r#"{"Exited":{"code":1}}"#,
+        r#"{"Error":{"reason":"r"}}"#,
+    ];
+
+    #[test]
+    fn version_1_is_understood() {
+        for text in REQUESTS_1 {
+            serde_json::from_str::<Request>(text).expect(text);
+        }
+        for text in REPLIES_1 {
+            serde_json::from_str::<Reply>(text).expect(text);
+        }
+    }
+}

@@ -11,6 +11,7 @@ use std::{
 };
 
 use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, unshare},
     sys::signal::Signal,
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    let tests: [(&str, Test); 13] = [
+    let tests: [(&str, Test); 14] = [
         (
             "output_and_exit_code_are_kept",
             output_and_exit_code_are_kept,
@@ -81,6 +82,8 @@ fn main() -> ExitCode {
             "a_dead_shim_takes_its_containers_and_is_cleaned_up",
             a_dead_shim_takes_its_containers_and_is_cleaned_up,
         ),
+        // The last: it hides the cgroup v1 hierarchies from this process.
+        ("cgroup_v2_alone_is_enough", cgroup_v2_alone_is_enough),
     ];
     let wanted = Wanted::from_args();
     let tests = tests.into_iter().filter(|(name, _)| wanted.includes(name));
@@ -206,7 +209,7 @@ impl Fixture {
             !mounts.contains(&*self.dir.path().to_string_lossy()),
             "mounts are left: {mounts}"
         );
-        for hierarchy in ["", "pids", "memory", "cpu"] {
+        for hierarchy in ["", "unified", "pids", "memory", "cpu"] {
             let group = Path::new("/sys/fs/cgroup")
                 .join(hierarchy)
                 .join(&self.cgroup_parent);
@@ -358,6 +361,7 @@ fn a_container_sees_only_itself(fixture: &Fixture) {
         ("firmware", "0"),
         ("sysctl-writable", "false"),
         ("program-writable", "false"),
+        ("exe-writable", "false"),
         ("root-writable", "true"),
         ("resolv", "nameserver 10.96.0.10"),
         ("interfaces", "lo"),
@@ -626,10 +630,7 @@ fn a_pod_outlives_its_creator_and_is_adopted(fixture: &Fixture) {
 fn a_dead_shim_takes_its_containers_and_is_cleaned_up(fixture: &Fixture) {
     let pod = fixture.pod();
     pod.start_container(&container(&["wait"])).expect("start");
-    let ContainerState::Running { pid } = pod.state().expect("state").containers["main"].state
-    else {
-        panic!("running")
-    };
+    let pid = first_process(&pod);
     let mut states = pod.subscribe().expect("subscribe");
     let shim = fs::read_to_string(fixture.dir.path().join("run/pods/uid-1/shim.pid"))
         .expect("the shim's pid");
@@ -646,4 +647,37 @@ fn a_dead_shim_takes_its_containers_and_is_cleaned_up(fixture: &Fixture) {
     });
 
     assert_eq!(fixture.runtime.adopt().expect("adopt").len(), 0);
+}
+
+fn first_process(pod: &Pod) -> i32 {
+    match pod.state().expect("state").containers["main"].state {
+        ContainerState::Running { pid } => pid,
+        ref other => panic!("running, not {other:?}"),
+    }
+}
+
+fn cgroup_v2_alone_is_enough(fixture: &Fixture) {
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    let none: Option<&str> = None;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(none, "/", none, private, none).expect("private mounts");
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+    for line in mounts.lines() {
+        if let [_, target, "cgroup", ..] = line.split(' ').collect::<Vec<_>>()[..] {
+            umount2(target, MntFlags::MNT_DETACH).expect("unmount");
+        }
+    }
+    let pod = fixture.pod();
+    pod.start_container(&container(&["wait"])).expect("start");
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", first_process(&pod)));
+    let wanted = format!("0::/{}/poduid-1/main\n", fixture.cgroup_parent);
+    let groups = groups.expect("its groups");
+    assert!(groups.contains(&wanted), "{groups}");
+    let null = File::open("/dev/null").expect("null");
+    let spec = ExecSpec {
+        container: "main".to_owned(),
+        argv: ["/minik", "exit", "3"].map(str::to_owned).to_vec(),
+    };
+    assert_eq!(pod.exec(&spec, [null.as_fd(); 3]).expect("exec"), 3);
+    pod.remove().expect("remove");
 }

@@ -294,7 +294,12 @@ impl Shim {
                 self.clients[index] = self.answer(client, request, fds)
             }
             Ok(Received::Nothing) => self.clients[index] = Some(client),
-            // Gone, or not speaking our language.
+            // An agent that is newer than this shim: it must not take it for dead.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let reason = format!("shim protocol {VERSION} does not know this request: {error}");
+                let told = client.packets.send(&Reply::Error { reason }, &[]);
+                self.clients[index] = told.ok().map(|()| client);
+            }
             Ok(Received::Closed) | Err(_) => {}
         }
     }

@@ -47,6 +47,7 @@ fn look() {
     println!("firmware={}", fs::read_dir("/sys/firmware").map(|dir| dir.count()).unwrap_or(0));
     println!("sysctl-writable={}", fs::write("/proc/sys/kernel/hostname", "x").is_ok());
     println!("program-writable={}", fs::write("/minik", "x").is_ok());
+    println!("exe-writable={}", fs::write("/proc/self/exe", "x").is_ok());
     println!("root-writable={}", fs::write("/file", "x").is_ok());
     println!("resolv={}", fs::read_to_string("/etc/resolv.conf").unwrap().trim());
     let mut interfaces: Vec<_> = fs::read_dir("/sys/class/net")
