@@ -4,10 +4,13 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Stdio};
 
 use common::{Api, PODS, pod};
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::Command,
+};
 
 /// Every kubectl there is: the one in the path, and the versions a dispatching one keeps beside it.
 fn versions() -> Vec<PathBuf> {
@@ -35,6 +38,18 @@ struct Kubectl {
 }
 
 impl Kubectl {
+    /// Without the environment of whoever runs the test, and with a cache of its own.
+    fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .env_clear()
+            .env("HOME", self.home.path())
+            .arg(format!("--server={}", self.server))
+            .args(arguments.split_whitespace())
+            .kill_on_drop(true);
+        command
+    }
+
     async fn run(&self, arguments: &str) -> (bool, String) {
         self.with_input(arguments, "").await
     }
@@ -43,18 +58,7 @@ impl Kubectl {
         let file = self.home.path().join("input.yaml");
         std::fs::write(&file, input).unwrap();
         let arguments = arguments.replace("-f -", &format!("-f {}", file.display()));
-        let output = Command::new(&self.program)
-            .env_clear()
-            .env("HOME", self.home.path())
-            .env("NO_PROXY", "*")
-            .arg(format!("--server={}", self.server))
-            .args(
-                arguments
-                    .split_whitespace()
-                    .map(|argument| argument.replace('~', " ")),
-            )
-            .kill_on_drop(true)
-            .output();
+        let output = self.command(&arguments).output();
         let wait = std::time::Duration::from_secs(60);
         let output = tokio::time::timeout(wait, output)
             .await
@@ -76,6 +80,7 @@ impl Kubectl {
     }
 }
 
+/// A manifest as people write it.
 const SERVICE: &str = "
 apiVersion: v1
 kind: Service
@@ -186,6 +191,79 @@ async fn kubectl_labels_annotates_patches_and_replaces() {
         let changed = SERVICE.replace("port: 80", "port: 82");
         let text = kubectl.works_with("replace -f -", &changed).await;
         assert!(text.contains("replaced"), "{text}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_watches_tables() {
+    each_version(async |api, kubectl| {
+        api.made(PODS, pod("a")).await;
+        let mut child = kubectl
+            .command("get pods -w")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut told = async |wanted: &str| {
+            let wait = std::time::Duration::from_secs(30);
+            loop {
+                let line = tokio::time::timeout(wait, lines.next_line()).await;
+                let line = line
+                    .expect("kubectl tells nothing")
+                    .unwrap()
+                    .expect("kubectl ended");
+                if line.contains(wanted) {
+                    return;
+                }
+            }
+        };
+        told("a ").await;
+        api.made(PODS, pod("b")).await;
+        told("b ").await;
+        let running = serde_json::json!({"status": {"phase": "Running"}});
+        api.merge(&format!("{PODS}/b/status"), running).await;
+        told("Running").await;
+        child.kill().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_kubectl_patches_strategically_and_explains() {
+    each_version(async |_, kubectl| {
+        kubectl.works_with("create -f -", SERVICE).await;
+        let patch = r#"{"spec":{"ports":[{"name":"b","port":81}]}}"#;
+        let (fine, text) = kubectl
+            .run(&format!("patch svc my-service -p {patch}"))
+            .await;
+        assert!(
+            !fine && text.contains("spec.ports[0].name: Required value"),
+            "{text}"
+        );
+        let patch = r#"{"spec":{"ports":[{"name":"a","port":80},{"name":"b","port":81}]}}"#;
+        kubectl
+            .works(&format!("patch svc my-service -p {patch}"))
+            .await;
+        let text = kubectl
+            .works("get svc my-service -o jsonpath={.spec.ports[*].port}")
+            .await;
+        assert_eq!(text.split_whitespace().count(), 2, "{text}");
+        let text = kubectl.works("explain service.spec.ports").await;
+        assert!(text.contains("nodePort"), "{text}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn v2_kubectl_tells_unknown_fields() {
+    each_version(async |_, kubectl| {
+        let wrong = SERVICE.replace("selector:", "colour: red\n  selector:");
+        let (fine, text) = kubectl.with_input("apply -f -", &wrong).await;
+        assert!(
+            !fine && text.contains("unknown field \"spec.colour\""),
+            "{text}"
+        );
     })
     .await;
 }

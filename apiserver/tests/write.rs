@@ -477,6 +477,25 @@ async fn x1_delete_answers_the_object_or_a_status() {
 }
 
 #[tokio::test]
+async fn n2_delete_options_may_be_protobuf() {
+    let api = Api::new().await;
+    let mut body = pod("a");
+    body["spec"]["nodeName"] = "node1".into();
+    api.made(PODS, body).await;
+    // runtime.Unknown{typeMeta{apiVersion: "v1", kind: "DeleteOptions"}, raw: DeleteOptions{gracePeriodSeconds: 7}}
+    let mut bytes = b"k8s\0\x0a\x13\x0a\x02v1\x12\x0dDeleteOptions".to_vec();
+    bytes.extend(b"\x12\x02\x08\x07");
+    let request = http::Request::delete(format!("{PODS}/a"))
+        .header("content-type", "application/vnd.kubernetes.protobuf");
+    let response = api
+        .send(request.body(axum::body::Body::from(bytes)).unwrap())
+        .await;
+    assert_eq!(response.status(), 200);
+    let (_, going) = api.get(&format!("{PODS}/a")).await;
+    assert_eq!(going["metadata"]["deletionGracePeriodSeconds"], 7);
+}
+
+#[tokio::test]
 async fn x2_preconditions_and_contradictions() {
     let api = Api::new().await;
     api.made(CONFIG_MAPS, config_map("a")).await;

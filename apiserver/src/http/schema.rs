@@ -103,13 +103,15 @@ pub(super) fn from_protobuf(body: &[u8], expected: (&str, &str, &str)) -> Result
     Ok(value)
 }
 
-/// A strategic merge patch.
+/// A strategic merge patch: lists are merged by the keys in the table (P4-P7).
 pub(super) fn strategic_merge(
-    _kind: &'static Kind,
-    _target: &mut Value,
-    _patch: &Value,
+    kind: &'static Kind,
+    target: &mut Value,
+    patch: &Value,
 ) -> Result<(), ApiError> {
-    Err(ApiError::UnsupportedMediaType {
+    let of = of(kind).ok_or(ApiError::UnsupportedMediaType {
         accepted: super::patch::ACCEPTED,
-    })
+    })?;
+    of.strategic_merge(target, patch)
+        .map_err(|error| ApiError::BadRequest(error.to_string()))
 }

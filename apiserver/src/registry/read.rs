@@ -268,7 +268,7 @@ impl Selection {
 
     /// Whether the object in these stored bytes is selected.
     #[must_use]
-    pub fn matches_bytes(&self, kind: &'static Kind, json: &[u8]) -> bool {
+    pub fn matches_bytes(&self, kind: &'static Kind, json: &Bytes) -> bool {
         self.is_everything() || self.matches(&Selectable::read(kind, json))
     }
 }

@@ -1,11 +1,12 @@
 //! What selectors look at.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, sync::OnceLock};
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::registry::{ApiError, Kind, Selection};
+use crate::registry::{ApiError, Kind, Selection, kind::SelectableField};
 
 /// The labels and selectable fields of one version of one object.
 #[derive(Debug, Default)]
@@ -13,9 +14,10 @@ pub(crate) struct Selectable {
     namespace: String,
     name: String,
     labels: BTreeMap<Box<str>, Box<str>>,
-    /// The values of the kind's own fields, in the order of its table.
-    fields: Vec<String>,
-    own: &'static [crate::registry::kind::SelectableField],
+    own: &'static [SelectableField],
+    json: Bytes,
+    /// The values of the kind's own fields, in the order of its table; read when a selector first asks for one.
+    fields: OnceLock<Vec<String>>,
 }
 
 /// The part of an object every kind has; the rest is skipped while parsing.
@@ -35,24 +37,25 @@ struct Metadata {
 impl Selectable {
     /// Reads it from stored JSON.
     #[must_use]
-    pub(crate) fn read(kind: &'static Kind, json: &[u8]) -> Self {
+    pub(crate) fn read(kind: &'static Kind, json: &Bytes) -> Self {
         let metadata = serde_json::from_slice::<Head>(json)
             .map(|head| head.metadata)
             .unwrap_or_default();
-        let own = kind.rules.fields;
-        let fields = if own.is_empty() {
-            Vec::new()
-        } else {
-            let value: Value = serde_json::from_slice(json).unwrap_or_default();
-            own.iter().map(|(_, read)| read(&value)).collect()
-        };
         Self {
             namespace: metadata.namespace,
             name: metadata.name,
             labels: metadata.labels,
-            fields,
-            own,
+            own: kind.rules.fields,
+            json: json.clone(),
+            fields: OnceLock::new(),
         }
+    }
+
+    fn own_fields(&self) -> &[String] {
+        self.fields.get_or_init(|| {
+            let value: Value = serde_json::from_slice(&self.json).unwrap_or_default();
+            self.own.iter().map(|(_, read)| read(&value)).collect()
+        })
     }
 
     fn field(&self, label: &str) -> Cow<'_, str> {
@@ -61,7 +64,7 @@ impl Selectable {
             "metadata.namespace" => Cow::Borrowed(&self.namespace),
             label => {
                 let index = self.own.iter().position(|(name, _)| *name == label);
-                let value = index.and_then(|index| self.fields.get(index));
+                let value = index.and_then(|index| self.own_fields().get(index));
                 Cow::Borrowed(value.map_or("", String::as_str))
             }
         }
