@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::{
-    objects::{EndpointSlice, Key, Object, Revision, Service},
+    objects::{Endpoint, EndpointSlice, Key, Object, Revision, Service},
     reflector::Delta,
 };
 
@@ -27,9 +27,17 @@ pub(crate) struct Dirty {
     pub(crate) namespaces: BTreeSet<Box<str>>,
 }
 
-impl Dirty {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.namespaces.is_empty()
+/// How far the two collections that make rules are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) services: Revision,
+    pub(crate) slices: Revision,
+}
+
+impl Position {
+    /// Everything that happened to either up to here is known.
+    pub(crate) fn both(self) -> Revision {
+        self.services.min(self.slices)
     }
 }
 
@@ -44,12 +52,18 @@ struct Positions {
 impl View {
     /// Whether every collection was listed once. Before that nothing may be programmed or answered.
     pub(crate) fn is_synced(&self) -> bool {
-        self.revision().is_some() && self.positions.namespaces.is_some()
+        self.position().is_some() && self.positions.namespaces.is_some()
     }
 
-    /// Everything that happened to Services and EndpointSlices up to here is in the view.
-    pub(crate) fn revision(&self) -> Option<Revision> {
-        Some(self.positions.services?.min(self.positions.slices?))
+    /// How far both Services and EndpointSlices are known; `None` before their first lists.
+    pub(crate) fn position(&self) -> Option<Position> {
+        let Positions {
+            services, slices, ..
+        } = self.positions;
+        Some(Position {
+            services: services?,
+            slices: slices?,
+        })
     }
 
     pub(crate) fn service(&self, key: &Key) -> Option<&Service> {
@@ -62,6 +76,31 @@ impl View {
             .get(service)
             .into_iter()
             .flat_map(BTreeMap::values)
+    }
+
+    /// Whether traffic may still be sent to a Pod: whether a slice of its namespace says it is ready. Else the revision up
+    /// to which that must be applied for traffic to have stopped.
+    pub(crate) fn drained(&self, namespace: &str, pod_uid: &str) -> Option<Revision> {
+        let is_pod = |endpoint: &&Endpoint| {
+            endpoint
+                .target_ref
+                .as_ref()
+                .is_some_and(|target| &*target.uid == pod_uid)
+        };
+        let mut revision = Revision::default();
+        let in_namespace = self
+            .slices
+            .iter()
+            .filter(|(service, _)| &*service.namespace == namespace);
+        for slice in in_namespace.flat_map(|(_, slices)| slices.values()) {
+            for endpoint in slice.endpoints.iter().filter(is_pod) {
+                if endpoint.is_ready() && !endpoint.is_terminating() {
+                    return None;
+                }
+                revision = revision.max(slice.revision());
+            }
+        }
+        Some(revision)
     }
 
     /// The Services of a namespace, ordered by name, and `default/kubernetes`, which every Pod may know.
@@ -79,15 +118,11 @@ impl View {
         found
     }
 
-    pub(crate) fn namespaces(&self) -> &BTreeSet<Box<str>> {
-        &self.namespaces
-    }
-
     pub(crate) fn has_namespace(&self, name: &str) -> bool {
         self.namespaces.contains(name)
     }
 
-    /// Every Service known, or known to have slices.
+    /// Every Service known.
     pub(crate) fn service_keys(&self) -> impl Iterator<Item = &Key> {
         self.services.keys()
     }
@@ -314,14 +349,14 @@ mod tests {
     fn the_revision_is_that_of_the_collection_that_lags() {
         let mut view = View::default();
         view.apply_services(replace(vec![], 5));
-        assert_eq!(view.revision(), None);
+        assert_eq!(view.position(), None);
         view.apply_slices(replace(vec![], 6));
-        assert_eq!(view.revision(), Some(Revision(5)));
+        assert_eq!(view.position().map(Position::both), Some(Revision(5)));
         assert!(!view.is_synced(), "namespaces are missing");
         view.apply_namespaces(replace(vec![], 6));
         assert!(view.is_synced());
         view.apply_services(vec![Delta::Progress(Revision(9))]);
         view.apply_slices(vec![Delta::Put(slice("x", "a", 8))]);
-        assert_eq!(view.revision(), Some(Revision(8)));
+        assert_eq!(view.position().map(Position::both), Some(Revision(8)));
     }
 }

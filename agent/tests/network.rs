@@ -75,6 +75,15 @@ async fn open() -> Network {
     Network::open(config).await.expect("network")
 }
 
+async fn attach(network: &Network, uid: &str, namespace: &OwnedFd) -> IpAddr {
+    let address = network.allocate().expect("free");
+    network
+        .attach(uid, namespace.as_fd(), address)
+        .await
+        .expect("attached");
+    address
+}
+
 fn state() -> String {
     sh(
         "ip -o addr show; ip route show; ip -o link show | sed 's/@.*//' | sort; cat /proc/sys/net/ipv4/ip_forward",
@@ -86,14 +95,8 @@ fn pods_reach_each_other_and_a_restart_finds_everything_as_it_was() {
     in_private_namespace(async {
         let network = open().await;
         let (first, second) = (pod_namespace(), pod_namespace());
-        let first_ip = network
-            .attach("uid-1", first.as_fd())
-            .await
-            .expect("first Pod");
-        let second_ip = network
-            .attach("uid-2", second.as_fd())
-            .await
-            .expect("second Pod");
+        let first_ip = attach(&network, "uid-1", &first).await;
+        let second_ip = attach(&network, "uid-2", &second).await;
         assert_eq!(
             [first_ip, second_ip].map(|ip| ip.to_string()),
             ["10.244.1.2", "10.244.1.3"]
@@ -109,18 +112,16 @@ fn pods_reach_each_other_and_a_restart_finds_everything_as_it_was() {
             Some(first_ip)
         );
         assert_eq!(
-            again
-                .attach("uid-2", second.as_fd())
-                .await
-                .expect("attach again"),
-            second_ip
+            again.adopt(second.as_fd()).await.expect("adopt"),
+            Some(second_ip)
         );
+        again
+            .attach("uid-2", second.as_fd(), second_ip)
+            .await
+            .expect("attach again");
         assert_eq!(state(), before, "a restart changes nothing");
         let third = pod_namespace();
-        let third_ip = again
-            .attach("uid-3", third.as_fd())
-            .await
-            .expect("third Pod");
+        let third_ip = attach(&again, "uid-3", &third).await;
         assert_eq!(
             third_ip.to_string(),
             "10.244.1.4",

@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 ///
 /// ```
 /// use agent::client::Path;
-/// let path = Path::core("pods").namespace("default").name("web").sub("status");
+/// let path = Path::core("pods").namespace("default").name("web").subresource("status");
 /// assert_eq!(path.to_string(), "/api/v1/namespaces/default/pods/web/status");
 /// let path = Path::group("discovery.k8s.io/v1", "endpointslices").query("limit", "500");
 /// assert_eq!(path.to_string(), "/apis/discovery.k8s.io/v1/endpointslices?limit=500");
@@ -59,7 +59,7 @@ impl Path {
 
     /// A subresource of the object.
     #[must_use]
-    pub fn sub(mut self, subresource: &str) -> Self {
+    pub fn subresource(mut self, subresource: &str) -> Self {
         let _ = write!(self.tail, "/{subresource}");
         self
     }

@@ -94,27 +94,15 @@ impl Network {
         })
     }
 
-    /// Connects a new Pod's namespace and returns the Pod's address.
+    /// An address for a new Pod.
     ///
     /// # Errors
-    /// When no address is left, or the kernel refuses a step; the address is free again then.
-    pub async fn attach(
-        &self,
-        pod_uid: &str,
-        namespace: BorrowedFd<'_>,
-    ) -> Result<IpAddr, NetworkError> {
-        if let Some(address) = self.adopt(namespace).await? {
-            return Ok(address);
-        }
-        let address = self
-            .ipam()
+    /// When none is left.
+    pub fn allocate(&self) -> Result<IpAddr, NetworkError> {
+        self.ipam()
             .allocate()
-            .ok_or(NetworkError::Full(self.range))?;
-        let attached = self.connect(pod_uid, namespace, address).await;
-        if attached.is_err() {
-            self.ipam().release(address);
-        }
-        attached.map(|()| address.into())
+            .map(IpAddr::V4)
+            .ok_or(NetworkError::Full(self.range))
     }
 
     /// The address of a Pod that an earlier run connected, which is the Pod's from now on; `None` for a new Pod.
@@ -137,11 +125,15 @@ impl Network {
         Ok(own.map(IpAddr::V4))
     }
 
-    async fn connect(
+    /// Connects a Pod's namespace under this address. What is connected already is left as it is.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step.
+    pub async fn attach(
         &self,
         pod_uid: &str,
         namespace: BorrowedFd<'_>,
-        address: Ipv4Addr,
+        address: IpAddr,
     ) -> Result<(), NetworkError> {
         let name = veth_name(pod_uid);
         let inside = link::connect_in(namespace)?;
@@ -160,7 +152,7 @@ impl Network {
         if let Some(loopback) = link::index(&inside, "lo").await? {
             link::up(&inside, loopback, "lo").await?;
         }
-        link::add_address(&inside, eth0, POD_LINK, IpAddr::V4(address).into()).await?;
+        link::add_address(&inside, eth0, POD_LINK, address.into()).await?;
         link::up(&inside, eth0, POD_LINK).await?;
         link::route_on_link(&inside, IpAddr::V4(self.gateway).into(), eth0).await?;
         let everywhere = IpNet::from(Ipv4Net::default());

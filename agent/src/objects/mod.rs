@@ -6,6 +6,5 @@ mod service;
 
 pub(crate) use meta::{Key, Meta, Object, Revision};
 pub(crate) use service::{
-    Endpoint, EndpointPort, EndpointSlice, Protocol, Service, ServicePort, ServiceType,
-    TrafficPolicy,
+    Endpoint, EndpointSlice, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
 };

@@ -25,10 +25,10 @@ use tokio::{
 
 use crate::{
     backoff::Backoff,
-    objects::{EndpointSlice, Key, Revision, Service},
+    objects::{EndpointSlice, Key, Service},
     reflector::Delta,
     translate::{self, Here},
-    view::{Dirty, View},
+    view::{Dirty, Position, View},
 };
 use claims::Claims;
 pub(crate) use programmer::Rules;
@@ -71,7 +71,7 @@ pub(crate) struct Reconciler {
     /// Whether the rules are as the claims say.
     known: bool,
     backoff: Backoff,
-    applied: watch::Sender<Option<Revision>>,
+    applied: watch::Sender<Option<Position>>,
 }
 
 impl Reconciler {
@@ -84,7 +84,7 @@ impl Reconciler {
         zone: Zone,
         local_pods: watch::Receiver<BTreeSet<IpAddr>>,
         rules: R,
-    ) -> std::io::Result<(Self, watch::Receiver<Option<Revision>>)> {
+    ) -> std::io::Result<(Self, watch::Receiver<Option<Position>>)> {
         let (applied, reader) = watch::channel(None);
         let reconciler = Self {
             here,
@@ -151,7 +151,7 @@ impl Reconciler {
     /// Applies everything pending. Returns when to try again, after a failure.
     async fn reconcile(&mut self) -> Option<Instant> {
         let started = Instant::now();
-        let (synced, revision) = {
+        let (synced, position) = {
             let mut view = lock(&self.view);
             let Dirty {
                 services,
@@ -159,7 +159,7 @@ impl Reconciler {
             } = view.take_dirty();
             self.pending.services.extend(services);
             self.pending.namespaces.extend(namespaces);
-            (view.is_synced(), view.revision())
+            (view.is_synced(), view.position())
         };
         // Half a picture would cut off what runs.
         if !synced {
@@ -178,11 +178,8 @@ impl Reconciler {
                     let elapsed_ms = started.elapsed().as_secs_f64() * 1000.0;
                     tracing::debug!(services, elapsed_ms, "rules and names follow");
                 }
-                self.applied.send_if_modified(|applied| {
-                    let moved = *applied < revision;
-                    *applied = revision.max(*applied);
-                    moved
-                });
+                self.applied
+                    .send_if_modified(|applied| std::mem::replace(applied, position) != position);
                 None
             }
             Err(error) => Some(self.failed(&error)),

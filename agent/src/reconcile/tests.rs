@@ -1,9 +1,9 @@
-use std::{convert::Infallible, sync::Mutex};
+use std::sync::Mutex;
 
 use serde_json::json;
 
 use super::*;
-use crate::objects::Object;
+use crate::objects::{Object, Revision};
 
 /// Rules in memory that keep a log and fail when told to.
 #[derive(Clone, Default)]
@@ -67,7 +67,7 @@ fn service(name: &str, ip: &str, revision: u64) -> Service {
 struct Bench {
     reconciler: Reconciler,
     rules: FakeRules,
-    applied: watch::Receiver<Option<Revision>>,
+    applied: watch::Receiver<Option<Position>>,
     pods: watch::Sender<BTreeSet<IpAddr>>,
 }
 
@@ -145,7 +145,10 @@ async fn nothing_is_written_before_every_collection_is_known() {
     bench.sync(vec![service("a", "10.96.0.1", 3)]);
     bench.reconciler.reconcile().await;
     assert_eq!(bench.log(), ["replace 1"]);
-    assert_eq!(*bench.applied.borrow(), Some(Revision(10)));
+    assert_eq!(
+        bench.applied.borrow().map(Position::both),
+        Some(Revision(10))
+    );
 }
 
 #[tokio::test]
@@ -164,7 +167,7 @@ async fn a_change_writes_its_own_difference_and_new_rules_come_before_old_ones_g
     bench.reconciler.reconcile().await;
     assert_eq!(bench.log(), ["put 81", "remove 80"]);
     assert_eq!(
-        *bench.applied.borrow(),
+        bench.applied.borrow().map(Position::both),
         Some(Revision(1000)),
         "the slices are known up to 1000 only"
     );
@@ -197,12 +200,15 @@ async fn a_failed_batch_is_followed_by_a_whole_replacement_that_loses_nothing() 
         "it is tried again later"
     );
     assert_eq!(
-        *bench.applied.borrow(),
+        bench.applied.borrow().map(Position::both),
         Some(Revision(10)),
         "nothing new is claimed as applied"
     );
     assert_eq!(bench.reconciler.reconcile().await, None);
     assert_eq!(bench.log(), ["failed", "replace 2"]);
     assert_eq!(bench.addresses(), ["10.96.0.2", "10.96.0.3"]);
-    assert_eq!(*bench.applied.borrow(), Some(Revision(1000)));
+    assert_eq!(
+        bench.applied.borrow().map(Position::both),
+        Some(Revision(1000))
+    );
 }

@@ -1,0 +1,271 @@
+//! The Pods of this node: a worker for each, which makes it run, watches it, reports it, and ends it in good order.
+//!
+//! ```text
+//!   watch of own Pods ──> Pods ──> Worker per Pod ──> Sandbox (shim + network) ──> containers
+//!                                     │   ▲ state changes
+//!                                     └───┴──> status of the Pod object
+//! ```
+//!
+//! What can be decided without doing is decided in pure modules: [`container`] (when to start what), [`env`], [`files`],
+//! [`spec`], [`status`].
+
+mod container;
+mod drain;
+mod env;
+mod files;
+mod sandbox;
+mod spec;
+mod status;
+mod worker;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs,
+    net::IpAddr,
+    os::fd::AsFd,
+    sync::Arc,
+};
+
+use api::core::Pod;
+use runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    client::Client,
+    network::{Network, NetworkError},
+    objects::{Key, Object},
+    reconcile::SharedView,
+    reflector::Delta,
+    view::Position,
+};
+use files::{DnsSetup, ResolvConf};
+use sandbox::Sandbox;
+use worker::Worker;
+
+/// What every worker uses.
+pub(crate) struct Context {
+    client: Client,
+    runtime: Runtime,
+    network: Network,
+    node_ip: IpAddr,
+    view: SharedView,
+    applied: watch::Receiver<Option<Position>>,
+    local_pods: watch::Sender<BTreeSet<IpAddr>>,
+    dns: DnsSetup,
+    /// The node's own `/etc/hosts`, for Pods on its network.
+    host_hosts: String,
+}
+
+/// What a [`Context`] is made of.
+pub(crate) struct Setup {
+    pub(crate) client: Client,
+    pub(crate) runtime: Runtime,
+    pub(crate) network: Network,
+    pub(crate) node_ip: IpAddr,
+    pub(crate) view: SharedView,
+    pub(crate) applied: watch::Receiver<Option<Position>>,
+    pub(crate) local_pods: watch::Sender<BTreeSet<IpAddr>>,
+    pub(crate) cluster_dns: IpAddr,
+    pub(crate) cluster_domain: String,
+}
+
+impl Context {
+    pub(crate) fn new(setup: Setup) -> Self {
+        let Setup {
+            client,
+            runtime,
+            network,
+            node_ip,
+            view,
+            applied,
+            local_pods,
+            ..
+        } = setup;
+        let host = ResolvConf::parse(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+        let dns = DnsSetup {
+            cluster_dns: setup.cluster_dns,
+            domain: setup.cluster_domain,
+            host,
+        };
+        let host_hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
+        Self {
+            client,
+            runtime,
+            network,
+            node_ip,
+            view,
+            applied,
+            local_pods,
+            dns,
+            host_hosts,
+        }
+    }
+
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Tells the rules that a Pod with this address came or went.
+    fn local_pod(&self, address: IpAddr, exists: bool) {
+        self.local_pods.send_modify(|pods| {
+            if exists {
+                pods.insert(address);
+            } else {
+                pods.remove(&address);
+            }
+        });
+    }
+}
+
+/// What a worker is to do.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    /// The Pod as the server has it, which may be on its way out.
+    Run(Arc<Pod>),
+    /// The object is gone: end everything, report nothing.
+    Gone,
+}
+
+/// A worker's inbox, by the Pod's name.
+struct Inbox {
+    uid: Box<str>,
+    wanted: watch::Sender<Wanted>,
+}
+
+/// All Pods of the node.
+pub(crate) struct Pods {
+    context: Arc<Context>,
+    workers: HashMap<Key, Inbox>,
+    /// Pods that an earlier agent started, by uid, until the first full list says whose they are.
+    adopted: HashMap<String, Sandbox>,
+}
+
+impl Pods {
+    /// Finds the Pods that run already. Their addresses are theirs from now on; nothing is restarted.
+    ///
+    /// # Errors
+    /// When the run directory or a Pod's namespace cannot be read.
+    pub(crate) async fn adopt(context: Arc<Context>) -> Result<Self, AdoptError> {
+        let runtime = context.runtime.clone();
+        let found = tokio::task::spawn_blocking(move || runtime.adopt())
+            .await
+            .expect("the runtime does not panic")?;
+        let mut adopted = HashMap::new();
+        for pod in found {
+            let uid = pod.uid().to_owned();
+            let own_network = pod.spec().network == runtime::Network::Own;
+            let address = if own_network {
+                context.network.adopt(pod.netns()?.as_fd()).await?
+            } else {
+                Some(context.node_ip)
+            };
+            let Some(address) = address else {
+                // An agent was killed between shim and cable: nothing runs in it yet.
+                tracing::warn!(pod = uid, "a Pod without an address is removed");
+                let _ = tokio::task::spawn_blocking(move || pod.remove()).await;
+                continue;
+            };
+            if own_network {
+                context.local_pod(address, true);
+            }
+            match Sandbox::watch(Arc::new(pod), address) {
+                Ok(sandbox) => {
+                    adopted.insert(uid, sandbox);
+                }
+                Err(error) => tracing::warn!(pod = uid, %error, "a Pod died while it was adopted"),
+            }
+        }
+        tracing::info!(pods = adopted.len(), "adopted running Pods");
+        Ok(Self {
+            context,
+            workers: HashMap::new(),
+            adopted,
+        })
+    }
+
+    /// Follows the server's Pods of this node. Ends when the watch does, which is when the agent stops; Pods run on.
+    pub(crate) async fn run(mut self, mut deltas: mpsc::Receiver<Vec<Delta<Pod>>>) {
+        while let Some(batch) = deltas.recv().await {
+            for delta in batch {
+                match delta {
+                    Delta::Replace { items, .. } => self.replace(items),
+                    Delta::Put(pod) => self.put(pod),
+                    Delta::Remove { key, .. } => self.gone(&key),
+                    Delta::Progress(_) => {}
+                }
+            }
+        }
+    }
+
+    fn replace(&mut self, items: Vec<Pod>) {
+        let present: BTreeSet<Key> = items.iter().map(Object::key).collect();
+        let missing: Vec<Key> = self
+            .workers
+            .keys()
+            .filter(|key| !present.contains(key))
+            .cloned()
+            .collect();
+        missing.iter().for_each(|key| self.gone(key));
+        items.into_iter().for_each(|pod| self.put(pod));
+        // Only a full list tells which of the running Pods nobody wants any more.
+        for (uid, sandbox) in self.adopted.drain() {
+            tracing::info!(
+                pod = uid,
+                "a running Pod is unknown to the server; ending it"
+            );
+            let context = Arc::clone(&self.context);
+            tokio::spawn(end_unknown(context, sandbox));
+        }
+    }
+
+    fn put(&mut self, pod: Pod) {
+        let key = pod.key();
+        let pod = Arc::new(pod);
+        if let Some(inbox) = self.workers.get(&key) {
+            if inbox.uid == pod.metadata.uid && !inbox.wanted.is_closed() {
+                inbox.wanted.send_replace(Wanted::Run(pod));
+                return;
+            }
+            inbox.wanted.send_replace(Wanted::Gone);
+        }
+        let (wanted, inbox) = watch::channel(Wanted::Run(Arc::clone(&pod)));
+        self.workers.insert(
+            key,
+            Inbox {
+                uid: pod.metadata.uid.clone(),
+                wanted,
+            },
+        );
+        let adopted = self.adopted.remove(&*pod.metadata.uid);
+        tokio::spawn(Worker::new(Arc::clone(&self.context), inbox, pod, adopted).run());
+    }
+
+    fn gone(&mut self, key: &Key) {
+        if let Some(inbox) = self.workers.remove(key) {
+            inbox.wanted.send_replace(Wanted::Gone);
+        }
+    }
+}
+
+/// Running Pods could not be found again.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// The run directory or a shim.
+    #[error(transparent)]
+    Runtime(#[from] runtime::RuntimeError),
+    /// A Pod's network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+}
+
+/// SIGTERM, the default grace period, SIGKILL: its object is gone, so nothing is reported.
+async fn end_unknown(context: Arc<Context>, sandbox: Sandbox) {
+    let address = sandbox.address;
+    if let Err(error) = worker::end(sandbox).await {
+        tracing::warn!(%error, "an unknown Pod was not ended cleanly");
+    }
+    if address != context.node_ip {
+        context.local_pod(address, false);
+        context.network.release(address);
+    }
+}

@@ -1,0 +1,184 @@
+//! From a Pod object to what the runtime makes. Pure.
+
+use std::net::IpAddr;
+
+use api::core::{Container, Pod};
+use runtime::{ContainerSpec, Image, Limits, Network, PodSpec, User};
+
+use super::{env, files};
+
+/// The search path of a container whose image says nothing about it.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/";
+
+/// What of this Pod this version cannot do, if anything. Better refused with words than run wrongly.
+pub(super) fn unsupported(pod: &Pod) -> Option<&'static str> {
+    let spec = &pod.spec;
+    if !spec.init_containers.is_empty() {
+        return Some("init containers are not supported yet");
+    }
+    if spec
+        .containers
+        .iter()
+        .any(|container| !container.volume_mounts.is_empty())
+    {
+        return Some("volume mounts are not supported yet");
+    }
+    if spec.runtime_class_name.is_some() {
+        return Some("runtimeClassName is not supported yet");
+    }
+    None
+}
+
+/// The Pod's sandbox.
+pub(super) fn pod_spec(
+    pod: &Pod,
+    address: IpAddr,
+    dns: &files::DnsSetup,
+    host_hosts: &str,
+) -> PodSpec {
+    let host_network = pod.spec.host_network;
+    PodSpec {
+        uid: pod.metadata.uid.to_string(),
+        namespace: pod.metadata.namespace.to_string(),
+        name: pod.metadata.name.to_string(),
+        hostname: files::hostname(pod),
+        network: if host_network {
+            Network::Host
+        } else {
+            Network::Own
+        },
+        resolv_conf: files::resolv_conf(pod, dns),
+        hosts: if host_network {
+            format!("{host_hosts}{}", files::aliases(pod))
+        } else {
+            files::hosts(pod, address, &dns.domain)
+        },
+    }
+}
+
+/// One attempt of a container; `environment` is the whole declared one.
+pub(super) fn container_spec(
+    pod: &Pod,
+    container: &Container,
+    attempt: u32,
+    image: Image,
+    environment: Vec<(String, String)>,
+) -> ContainerSpec {
+    let security = container.security_context.clone().unwrap_or_default();
+    let mut env = vec![
+        ("PATH".to_owned(), PATH.to_owned()),
+        ("HOSTNAME".to_owned(), files::hostname(pod)),
+    ];
+    env.retain(|(name, _)| environment.iter().all(|(other, _)| other != name));
+    env.extend(environment);
+    let argv = argv(container, &image, &env);
+    ContainerSpec {
+        name: container.name.to_string(),
+        attempt,
+        argv,
+        env,
+        working_dir: if container.working_dir.is_empty() {
+            "/"
+        } else {
+            &container.working_dir
+        }
+        .to_owned(),
+        user: user(pod, container),
+        limits: limits(container),
+        allow_privilege_escalation: security.allow_privilege_escalation.unwrap_or(true),
+        read_only_root: security.read_only_root_filesystem.unwrap_or(false),
+        image,
+    }
+}
+
+/// `command` takes the place of the image's entry point; `args` follow either.
+fn argv(container: &Container, image: &Image, env: &[(String, String)]) -> Vec<String> {
+    let get = |name: &str| {
+        env.iter()
+            .find(|(other, _)| other == name)
+            .map(|(_, value)| &**value)
+    };
+    let expanded = |words: &[Box<str>]| {
+        words
+            .iter()
+            .map(|word| env::expand(word, get))
+            .collect::<Vec<_>>()
+    };
+    let mut argv = expanded(&container.command);
+    if argv.is_empty() {
+        argv = image.entrypoint();
+    }
+    argv.extend(expanded(&container.args));
+    argv
+}
+
+fn user(pod: &Pod, container: &Container) -> User {
+    let of_pod = pod.spec.security_context.clone().unwrap_or_default();
+    let of_container = container.security_context.clone().unwrap_or_default();
+    let number = |id: Option<i64>| id.and_then(|id| u32::try_from(id).ok());
+    let groups = of_pod.supplemental_groups.iter().chain(&of_pod.fs_group);
+    User {
+        uid: number(of_container.run_as_user.or(of_pod.run_as_user)).unwrap_or(0),
+        gid: number(of_container.run_as_group.or(of_pod.run_as_group)).unwrap_or(0),
+        groups: groups
+            .filter_map(|group| u32::try_from(*group).ok())
+            .collect(),
+    }
+}
+
+fn limits(container: &Container) -> Limits {
+    let limit = |name: &str| container.resources.limits.get(name)?.amount().ok();
+    Limits {
+        memory_bytes: limit("memory").and_then(|amount| u64::try_from(amount.units()).ok()),
+        cpu_millis: limit("cpu").and_then(|amount| u64::try_from(amount.millis()).ok()),
+        pids: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn command_replaces_the_entry_point_and_args_follow_either() {
+        let cases = [
+            (json!({}), vec!["/minik", "echo"]),
+            (
+                json!({"args": ["--port", "$(PORT)"]}),
+                vec!["/minik", "echo", "--port", "80"],
+            ),
+            (
+                json!({"command": ["/minik", "version"]}),
+                vec!["/minik", "version"],
+            ),
+        ];
+        for (fields, wanted) in cases {
+            let container: Container = serde_json::from_value(fields.clone()).expect("container");
+            let env = vec![("PORT".to_owned(), "80".to_owned())];
+            let spec = container_spec(&Pod::default(), &container, 0, Image::BuiltIn, env);
+            assert_eq!(spec.argv, wanted, "{fields}");
+        }
+    }
+
+    #[test]
+    fn the_container_wins_over_the_pod_about_the_user() {
+        let pod: Pod = serde_json::from_value(json!({
+            "spec": {"securityContext": {"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 7}},
+        }))
+        .expect("pod");
+        let container: Container =
+            serde_json::from_value(json!({"securityContext": {"runAsUser": 2000}, "resources": {"limits": {"memory": "64Mi", "cpu": "500m"}}}))
+                .expect("container");
+        let spec = container_spec(&pod, &container, 0, Image::BuiltIn, Vec::new());
+        assert_eq!(
+            (spec.user.uid, spec.user.gid, spec.user.groups),
+            (2000, 1000, vec![7])
+        );
+        assert_eq!(
+            (spec.limits.memory_bytes, spec.limits.cpu_millis),
+            (Some(64 << 20), Some(500))
+        );
+    }
+}

@@ -1,0 +1,419 @@
+//! Everything started in the right order, and stopped.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    num::{NonZeroU16, NonZeroUsize},
+    sync::Arc,
+    time::Duration,
+};
+
+use api::core::{Namespace, Node, Pod};
+use dataplane::{
+    Dataplane, DataplaneError, Verified,
+    kernel::{KernelError, Netlink, Ownership},
+    model::{self, Change, Desired, Frontend},
+};
+use dns::Zone;
+use ipnet::IpNet;
+use runtime::Runtime;
+use serde_json::json;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::sleep,
+};
+
+use crate::{
+    Config,
+    backoff::Backoff,
+    client::{Client, ClientError, Path},
+    join::{self, ClusterConfig, JoinError},
+    network::{Network, NetworkConfig, NetworkError},
+    node::{Readiness, Registration},
+    objects::{EndpointSlice, Object, Service},
+    pods::{self, AdoptError, Pods},
+    reconcile::{Reconciler, Rules, SharedView, Sources},
+    reflector::{self, Delta},
+    translate::Here,
+    view::Position,
+};
+
+/// Batches of changes between a watch and its reader.
+const QUEUE: usize = 16;
+const DNS_PORT: u16 = 53;
+const DNS_TTL_SECS: u32 = 5;
+/// Failed reports of the applied revision are repeated at most this late.
+const REPORT_AGAIN: Duration = Duration::from_secs(2);
+
+/// Why the agent stops or does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Joining the cluster.
+    #[error("joining the cluster: {0}")]
+    Join(#[from] JoinError),
+    /// Registering the node.
+    #[error("registering the node: {0}")]
+    Register(ClientError),
+    /// The watch of the nodes ended: the agent is stopping.
+    #[error("the watch of the nodes ended")]
+    NoNodes,
+    /// The Pod network.
+    #[error("setting up the Pod network: {0}")]
+    Network(#[from] NetworkError),
+    /// The kernel's packet filter cannot be used.
+    #[error("opening nf_tables: {0}")]
+    Kernel(#[from] KernelError),
+    /// Our tables cannot be read back.
+    #[error("reading the rules back: {}", chain(.0))]
+    Rules(#[from] DataplaneError),
+    /// The cluster's domain.
+    #[error(transparent)]
+    Domain(#[from] dns::zone::InvalidDomain),
+    /// The DNS server.
+    #[error(transparent)]
+    Dns(#[from] dns::server::ServerError),
+    /// The container runtime.
+    #[error("the container runtime: {0}")]
+    Runtime(#[from] runtime::RuntimeError),
+    /// Pods of an earlier run.
+    #[error("adopting running Pods: {0}")]
+    Adopt(#[from] AdoptError),
+    /// No thread for the rules.
+    #[error("starting a thread: {0}")]
+    Thread(std::io::Error),
+    /// A part of the agent ended by itself.
+    #[error("a part of the agent ended: {0}")]
+    Ended(String),
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+/// Runs the agent until `shutdown` is ready. Pods, rules and names of the node stay; the DNS server stops with it.
+///
+/// # Errors
+/// See [`AgentError`]. Lost connections are no errors: they are retried for ever.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
+    tokio::select! {
+        result = agent(config) => result,
+        () = shutdown => Ok(()),
+    }
+}
+
+async fn agent(config: Config) -> Result<(), AgentError> {
+    let (client, cluster) = join(&config).await?;
+    let mut tasks = JoinSet::new();
+    let (readiness, readiness_reader) =
+        watch::channel(Readiness::Starting("the Pod network is being set up"));
+    let registration = Registration::new(client.clone(), &config);
+    let registered = registration.register(&readiness.borrow()).await;
+    registered.map_err(AgentError::Register)?;
+    tasks.spawn(registration.keep(readiness_reader));
+
+    let nodes = follow::<Node>(&mut tasks, &client, Path::core("nodes"));
+    let services = follow::<Service>(&mut tasks, &client, Path::core("services"));
+    let slices = follow::<EndpointSlice>(
+        &mut tasks,
+        &client,
+        Path::group("discovery.k8s.io/v1", "endpointslices"),
+    );
+    let namespaces = follow::<Namespace>(&mut tasks, &client, Path::core("namespaces"));
+
+    let mut neighbours = Neighbours {
+        own_name: config.node_name.clone(),
+        known: BTreeMap::new(),
+    };
+    let mut nodes = nodes;
+    let (pod_cidr, zone_label) = neighbours.wait_for_own_range(&mut nodes).await?;
+    let network = Network::open(NetworkConfig {
+        pod_cidr,
+        cluster_dns: cluster.cluster_dns,
+        node_ip: config.node_ip,
+    })
+    .await?;
+
+    let zone = Zone::new(dns::zone::Config {
+        domain: cluster.cluster_domain.as_str().into(),
+        ttl_secs: DNS_TTL_SECS,
+        nameservers: vec![cluster.cluster_dns],
+        reverse: cluster
+            .service_cidrs
+            .iter()
+            .chain(&cluster.pod_cidrs)
+            .copied()
+            .collect(),
+    })?;
+    let dns_server = dns::Server::bind(
+        dns::server::Config {
+            listen: vec![SocketAddr::new(cluster.cluster_dns, DNS_PORT)],
+            upstreams: config.dns_upstreams.clone(),
+            threads: NonZeroUsize::MIN,
+        },
+        zone.clone(),
+    )?;
+    let _dns = dns_server.serve()?;
+
+    let view = SharedView::default();
+    let (local_pods, local_pods_reader) = watch::channel(BTreeSet::new());
+    let here = Here {
+        node: config.node_name.as_str().into(),
+        zone: zone_label,
+    };
+    let rules = Dataplane::open(Netlink::open(Ownership::WhenPossible)?)?;
+    let (reconciler, applied) = Reconciler::new(
+        here,
+        base(&cluster),
+        view.clone(),
+        zone,
+        local_pods_reader,
+        rules,
+    )
+    .map_err(AgentError::Thread)?;
+    let context = Arc::new(pods::Context::new(pods::Setup {
+        client: client.clone(),
+        runtime: open_runtime(&config)?,
+        network,
+        node_ip: config.node_ip,
+        view,
+        applied: applied.clone(),
+        local_pods,
+        cluster_dns: cluster.cluster_dns,
+        cluster_domain: cluster.cluster_domain,
+    }));
+    // Running Pods keep their addresses: they are known before the first rule is written or the first new Pod starts.
+    let running = Pods::adopt(Arc::clone(&context)).await?;
+    tasks.spawn(reconciler.run(Sources {
+        services,
+        slices,
+        namespaces,
+    }));
+    tasks.spawn(neighbours.keep_routes(Arc::clone(&context), nodes));
+    tasks.spawn(report_applied(
+        client.clone(),
+        config.node_name.clone(),
+        applied.clone(),
+    ));
+    tasks.spawn(ready_when_applied(applied, readiness));
+    let own_pods = Path::core("pods").query(
+        "fieldSelector",
+        &format!("spec.nodeName={}", config.node_name),
+    );
+    let own_pods = follow::<Pod>(&mut tasks, &client, own_pods);
+    tasks.spawn(running.run(own_pods));
+    // None of these ends by itself, so the first that does is a failure.
+    match tasks.join_next().await {
+        Some(Err(error)) => Err(AgentError::Ended(error.to_string())),
+        _ => Err(AgentError::Ended(
+            "a watch has no reader any more".to_owned(),
+        )),
+    }
+}
+
+/// Joins, trying again while the server cannot be reached.
+async fn join(config: &Config) -> Result<(Client, ClusterConfig), JoinError> {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+    loop {
+        let attempt = join::join(
+            &config.server,
+            config.token.as_deref(),
+            &config.node_name,
+            &config.data_dir,
+        );
+        match attempt.await {
+            Err(error) if error.is_retryable() => {
+                tracing::warn!(%error, "not joined yet; trying again");
+                sleep(backoff.fail()).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Follows a collection in a task of its own.
+fn follow<T: Object>(
+    tasks: &mut JoinSet<()>,
+    client: &Client,
+    path: Path,
+) -> mpsc::Receiver<Vec<Delta<T>>> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    tasks.spawn(reflector::run(client.clone(), path, sender));
+    receiver
+}
+
+fn open_runtime(config: &Config) -> Result<Runtime, runtime::RuntimeError> {
+    Runtime::new(runtime::Config {
+        run_dir: config.run_dir.clone(),
+        log_dir: config.log_dir.clone(),
+        cgroup_parent: format!("minik/{}", config.node_name),
+        exe: config.executable.clone(),
+        built_in: config.executable.clone(),
+    })
+}
+
+/// What the rules hold besides Services.
+fn base(cluster: &ClusterConfig) -> Desired {
+    let port = NonZeroU16::new(DNS_PORT).expect("53 is not 0");
+    let listener = |protocol| Frontend::Address {
+        addr: cluster.cluster_dns,
+        protocol,
+        port,
+    };
+    Desired {
+        service_networks: cluster.service_cidrs.iter().copied().collect(),
+        pod_networks: cluster.pod_cidrs.iter().copied().collect(),
+        local_listeners: [model::Protocol::Udp, model::Protocol::Tcp]
+            .map(listener)
+            .into(),
+        masquerade_egress: true,
+        ..Desired::default()
+    }
+}
+
+impl Rules for Dataplane<Netlink> {
+    type Error = String;
+
+    fn replace(&mut self, desired: Desired) -> Result<(), String> {
+        Self::replace(self, &desired)
+            .map(drop)
+            .map_err(|error| chain(&error))
+    }
+
+    fn update(&mut self, change: Change) -> Result<(), String> {
+        Self::update(self, &change)
+            .map(drop)
+            .map_err(|error| chain(&error))
+    }
+
+    fn verify(&mut self) -> Result<bool, String> {
+        let verified = Self::verify(self).map_err(|error| chain(&error))?;
+        Ok(verified == Verified::Repaired)
+    }
+}
+
+/// Tells the server how far this node's rules and names have come, as often as it changes.
+async fn report_applied(
+    client: Client,
+    node: String,
+    mut applied: watch::Receiver<Option<Position>>,
+) {
+    let path = format!("/minik/v1/nodes/{}/applied", crate::client::encode(&node));
+    while applied.changed().await.is_ok() {
+        let Some(position) = *applied.borrow_and_update() else {
+            continue;
+        };
+        let body = json!({"revision": position.both().to_string()});
+        if let Err(error) = client.replace::<serde::de::IgnoredAny>(&path, &body).await {
+            tracing::warn!(%error, "the applied revision was not reported");
+            sleep(REPORT_AGAIN).await;
+            applied.mark_changed();
+        }
+    }
+}
+
+/// The node is ready once the rules and names of the whole cluster are in place for the first time.
+async fn ready_when_applied(
+    mut applied: watch::Receiver<Option<Position>>,
+    readiness: watch::Sender<Readiness>,
+) {
+    if applied.wait_for(Option::is_some).await.is_ok() {
+        readiness.send_replace(Readiness::Ready);
+        tracing::info!("the node is ready");
+    }
+    // The sender must live as long as its reader.
+    std::future::pending::<()>().await;
+}
+
+/// The other nodes and their Pod ranges.
+struct Neighbours {
+    own_name: String,
+    known: BTreeMap<Box<str>, Node>,
+}
+
+impl Neighbours {
+    /// Waits until the server has given this node its Pod range; returns it with the node's zone.
+    async fn wait_for_own_range(
+        &mut self,
+        nodes: &mut mpsc::Receiver<Vec<Delta<Node>>>,
+    ) -> Result<(IpNet, Option<Box<str>>), AgentError> {
+        loop {
+            let own = self.known.get(self.own_name.as_str());
+            if let Some(range) = own.and_then(|own| own.spec.pod_cidr.parse().ok()) {
+                let zone =
+                    own.and_then(|own| own.metadata.labels.get("topology.kubernetes.io/zone"));
+                return Ok((range, zone.cloned()));
+            }
+            self.apply(nodes.recv().await.ok_or(AgentError::NoNodes)?);
+        }
+    }
+
+    fn apply(&mut self, deltas: Vec<Delta<Node>>) {
+        for delta in deltas {
+            match delta {
+                Delta::Replace { items, .. } => {
+                    self.known = items
+                        .into_iter()
+                        .map(|node| (node.metadata.name.clone(), node))
+                        .collect();
+                }
+                Delta::Put(node) => {
+                    self.known.insert(node.metadata.name.clone(), node);
+                }
+                Delta::Remove { key, .. } => {
+                    self.known.remove(&key.name);
+                }
+                Delta::Progress(_) => {}
+            }
+        }
+    }
+
+    /// Pod range -> node address of every other node.
+    fn routes(&self) -> BTreeMap<IpNet, IpAddr> {
+        let others = self
+            .known
+            .iter()
+            .filter(|(name, _)| ***name != *self.own_name);
+        others
+            .filter_map(|(_, node)| {
+                let addresses = node.status.addresses.iter();
+                let internal = addresses
+                    .clone()
+                    .find(|address| &*address.r#type == "InternalIP")?;
+                Some((
+                    node.spec.pod_cidr.parse().ok()?,
+                    internal.address.parse().ok()?,
+                ))
+            })
+            .collect()
+    }
+
+    /// Keeps the routes to other nodes' Pods as the nodes are.
+    async fn keep_routes(
+        mut self,
+        context: Arc<pods::Context>,
+        mut nodes: mpsc::Receiver<Vec<Delta<Node>>>,
+    ) {
+        let mut set = None;
+        loop {
+            let wanted = self.routes();
+            if set.as_ref() != Some(&wanted) {
+                match context.network().set_routes(&wanted).await {
+                    Ok(()) => set = Some(wanted),
+                    Err(error) => {
+                        tracing::error!(%error, "routes to other nodes are not as they should be")
+                    }
+                }
+            }
+            let Some(deltas) = nodes.recv().await else {
+                return;
+            };
+            self.apply(deltas);
+        }
+    }
+}
