@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    let tests: [(&str, Test); 14] = [
+    let tests: [(&str, Test); 15] = [
         (
             "output_and_exit_code_are_kept",
             output_and_exit_code_are_kept,
@@ -82,6 +82,7 @@ fn main() -> ExitCode {
             "a_dead_shim_takes_its_containers_and_is_cleaned_up",
             a_dead_shim_takes_its_containers_and_is_cleaned_up,
         ),
+        ("pods_live_side_by_side", pods_live_side_by_side),
         // The last: it hides the cgroup v1 hierarchies from this process.
         ("cgroup_v2_alone_is_enough", cgroup_v2_alone_is_enough),
     ];
@@ -579,6 +580,30 @@ fn a_subscriber_that_does_not_read_stops_nobody_and_misses_nothing_new(fixture: 
         newest.is_some_and(|main| main.attempt == 4 && !main.state.is_running())
     });
     pod.remove().expect("remove");
+}
+
+fn pods_live_side_by_side(fixture: &Fixture) {
+    let one = |number: i32| {
+        let spec = PodSpec {
+            uid: format!("uid-{number}"),
+            ..pod_spec()
+        };
+        let pod = fixture.runtime.create_pod(&spec).expect("the Pod starts");
+        for attempt in 0..3 {
+            let spec = ContainerSpec {
+                attempt,
+                ..container(&["say", &number.to_string()])
+            };
+            pod.start_container(&spec).expect("start");
+            assert_eq!(ended(&pod), (number, None));
+        }
+        pod.remove().expect("remove");
+    };
+    std::thread::scope(|scope| {
+        for number in 1..=16 {
+            scope.spawn(move || one(number));
+        }
+    });
 }
 
 fn create_and_wait(dir: &Path) -> ExitCode {

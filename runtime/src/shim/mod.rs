@@ -3,44 +3,39 @@
 //! It holds the Pod's namespaces, is the parent of every process of the Pod, copies their output to the logs and remembers
 //! their exit codes, whether an agent is there or not.
 
+mod container;
 mod log;
 mod setup;
 
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs::File,
-    io::{self, Read},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    io,
+    os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     process::ExitCode,
 };
 
-use jiff::Timestamp;
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
-        signal::{Signal, kill},
+        signal::Signal,
         signalfd::SignalFd,
         socket::MsgFlags,
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{Pid, pipe2},
+    unistd::Pid,
 };
 
+use self::container::Container;
 use crate::{
     pod::Setup,
-    protocol::{ContainerState, ContainerStatus, PodState, Reply, Request, VERSION},
-    sandbox::{self, Surroundings, cgroup::Cgroup},
+    protocol::{PodState, Reply, Request, VERSION},
+    sandbox::cgroup::Cgroup,
     socket::{Packets, Received, accept_from},
     spec::{ContainerSpec, ExecSpec},
 };
-use log::{Log, Stream};
-
-/// How much of a container's output is read at once.
-const READ_BYTES: usize = 32 << 10;
 
 /// Runs `minik shim DIR`. Must be called before this process has started any thread.
 pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -74,39 +69,6 @@ enum Source {
     /// A subscriber that had not read enough, and now has.
     Behind(usize),
     Output(String, usize),
-}
-
-struct Container {
-    status: ContainerStatus,
-    log: Log,
-    /// Standard output and error while they are open.
-    streams: [Option<(File, Stream)>; 2],
-    cgroup: Cgroup,
-    oom_kills_before: u64,
-}
-
-impl Container {
-    /// Copies what can be read of one stream to the log; `false` when nothing could.
-    fn copy_output(&mut self, index: usize) -> bool {
-        let Some((file, stream)) = &mut self.streams[index] else {
-            return false;
-        };
-        let mut bytes = [0; READ_BYTES];
-        let now = Timestamp::now();
-        // A full disk must not stop the container: its output is lost then, and nothing else.
-        match file.read(&mut bytes) {
-            Ok(length) if length > 0 => {
-                let _ = stream.push(&bytes[..length], &mut self.log, now);
-                true
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            Ok(_) | Err(_) => {
-                let _ = stream.finish(&mut self.log, now);
-                self.streams[index] = None;
-                false
-            }
-        }
-    }
 }
 
 struct Client {
@@ -165,12 +127,7 @@ impl Shim {
             if std::mem::take(&mut self.changed) {
                 self.tell_subscribers();
             }
-            if self.ending
-                && self
-                    .containers
-                    .values()
-                    .all(|container| !container.status.state.is_running())
-            {
+            if self.ending && !self.containers.values().any(Container::is_running) {
                 return Ok(());
             }
         }
@@ -240,22 +197,9 @@ impl Shim {
 
     /// A child has ended: a container, an exec'd program, or an orphan of one.
     fn on_end(&mut self, pid: Pid, code: i32, signal: Option<i32>) {
-        let running = |container: &&mut Container| {
-            container.status.state == ContainerState::Running { pid: pid.as_raw() }
-        };
-        if let Some(container) = self.containers.values_mut().find(running) {
-            // All it wrote is in the log before anybody learns of its end.
-            for index in 0..container.streams.len() {
-                while container.copy_output(index) {}
-            }
-            let oom_killed = container.cgroup.oom_kills() > container.oom_kills_before;
-            let finished_at_ms = Timestamp::now().as_millisecond();
-            container.status.state = ContainerState::Exited {
-                code,
-                signal,
-                oom_killed,
-                finished_at_ms,
-            };
+        let its = |container: &&mut Container| container.pid() == Some(pid);
+        if let Some(container) = self.containers.values_mut().find(its) {
+            container.end(code, signal);
             self.changed = true;
         }
         for client in self
@@ -339,91 +283,43 @@ impl Shim {
     }
 
     fn start(&mut self, spec: ContainerSpec) -> Result<(), String> {
+        let name = spec.name.clone();
         if self
             .containers
-            .get(&spec.name)
-            .is_some_and(|container| container.status.state.is_running())
+            .get(&name)
+            .is_some_and(Container::is_running)
         {
-            return Err(format!("container {} is already running", spec.name));
+            return Err(format!("container {name} is already running"));
         }
-        let text = |error: &dyn std::fmt::Display| format!("container {}: {error}", spec.name);
-        let cgroup = self.cgroup.child(&spec.name);
-        cgroup.create(&spec.limits).map_err(|error| text(&error))?;
-        let log = Log::open(&self.setup.log_dir.join(&spec.name), spec.attempt)
-            .map_err(|error| text(&error))?;
-        let mount_point = self.dir.join("root");
-        std::fs::create_dir_all(&mount_point).map_err(|error| text(&error))?;
-        let input = File::open("/dev/null").map_err(|error| text(&error))?;
-        let (output, output_end) = output_pipe().map_err(|error| text(&error))?;
-        let (errors, errors_end) = output_pipe().map_err(|error| text(&error))?;
-        let around = Surroundings {
-            pod: &self.setup.pod,
-            mount_point: &mount_point,
-            built_in: &self.setup.built_in,
-            cgroup: &cgroup,
-        };
-        let oom_kills_before = cgroup.oom_kills();
-        let stdio = [input.as_fd(), output_end.as_fd(), errors_end.as_fd()];
-        let pid = sandbox::start(&spec, &around, stdio).map_err(|reason| text(&reason))?;
-        let status = ContainerStatus {
-            attempt: spec.attempt,
-            started_at_ms: Timestamp::now().as_millisecond(),
-            state: ContainerState::Running { pid: pid.as_raw() },
-            spec,
-        };
-        let streams = [(output, "stdout"), (errors, "stderr")]
-            .map(|(fd, name)| Some((File::from(fd), Stream::named(name))));
-        let container = Container {
-            log,
-            streams,
-            cgroup,
-            oom_kills_before,
-            status,
-        };
-        self.containers
-            .insert(container.status.spec.name.clone(), container);
+        let container = Container::start(spec, &self.dir, &self.setup, &self.cgroup)
+            .map_err(|reason| format!("container {name}: {reason}"))?;
+        self.containers.insert(name, container);
         self.changed = true;
         Ok(())
     }
 
-    fn signal(&mut self, name: &str, signal: i32) -> Result<(), String> {
-        let container = self
-            .containers
+    fn container(&self, name: &str) -> Result<&Container, String> {
+        self.containers
             .get(name)
-            .ok_or_else(|| format!("there is no container {name}"))?;
-        let signal =
-            Signal::try_from(signal).map_err(|_| format!("there is no signal {signal}"))?;
-        let ContainerState::Running { pid } = container.status.state else {
-            return Ok(());
-        };
-        // The end of its first process ends every process of a container.
-        match kill(Pid::from_raw(pid), signal) {
-            Ok(()) | Err(Errno::ESRCH) => Ok(()),
-            Err(error) => Err(format!("send {signal} to container {name}: {error}")),
-        }
+            .ok_or_else(|| format!("there is no container {name}"))
     }
 
-    fn exec(&mut self, spec: &ExecSpec, fds: &[OwnedFd]) -> Result<Pid, String> {
+    fn signal(&self, name: &str, signal: i32) -> Result<(), String> {
+        let signal =
+            Signal::try_from(signal).map_err(|_| format!("there is no signal {signal}"))?;
+        self.container(name)?
+            .signal(signal)
+            .map_err(|error| format!("send {signal} to container {name}: {error}"))
+    }
+
+    fn exec(&self, spec: &ExecSpec, fds: &[OwnedFd]) -> Result<Pid, String> {
         let [input, output, errors] = fds else {
             return Err("three descriptors must come with an exec".to_owned());
         };
-        let name = &spec.container;
-        let container = self
-            .containers
-            .get(name)
-            .ok_or_else(|| format!("there is no container {name}"))?;
-        let ContainerState::Running { pid } = container.status.state else {
-            return Err(format!("container {name} is not running"));
-        };
-        let stdio: [BorrowedFd<'_>; 3] = [input.as_fd(), output.as_fd(), errors.as_fd()];
-        sandbox::exec(
-            Pid::from_raw(pid),
-            &container.status.spec,
-            &spec.argv,
-            &container.cgroup,
-            stdio,
-        )
-        .map_err(|reason| format!("container {name}: {reason}"))
+        let stdio = [input.as_fd(), output.as_fd(), errors.as_fd()];
+        self.container(&spec.container)?
+            .exec(&spec.argv, stdio)
+            .map_err(|reason| format!("container {}: {reason}", spec.container))
     }
 
     fn on_output(&mut self, name: &str, index: usize) {
@@ -436,9 +332,8 @@ impl Shim {
     fn shut_down(&mut self) {
         self.ending = true;
         for container in self.containers.values() {
-            if let ContainerState::Running { pid } = container.status.state {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
+            // It cannot be refused: it is this process's own child.
+            let _ = container.signal(Signal::SIGKILL);
         }
     }
 
@@ -472,13 +367,6 @@ impl Shim {
             Err(_) => self.clients[index] = None,
         }
     }
-}
-
-/// The container's end waits as any program expects; the shim's end never does.
-fn output_pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
-    let (from, to) = pipe2(OFlag::O_CLOEXEC)?;
-    fcntl(&from, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok((from, to))
 }
 
 fn done(outcome: Result<(), String>) -> Reply {
