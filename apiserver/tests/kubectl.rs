@@ -238,7 +238,7 @@ async fn p4_kubectl_patches_strategically_and_explains() {
             .run(&format!("patch svc my-service -p {patch}"))
             .await;
         assert!(
-            !fine && text.contains("spec.ports[0].name: Required value"),
+            !fine && text.contains("spec.ports[1].name: Required value"),
             "{text}"
         );
         let patch = r#"{"spec":{"ports":[{"name":"a","port":80},{"name":"b","port":81}]}}"#;
