@@ -179,7 +179,7 @@ pub trait Backend: Send + Sync + 'static {
     /// All of these writes at one revision, or none of them. An empty transaction is refused as a programming error.
     ///
     /// # Errors
-    /// [`StoreError::TooLarge`], [`StoreError::NoSpace`], [`StoreError::Unavailable`].
+    /// [`StoreError::Malformed`], [`StoreError::TooLarge`], [`StoreError::NoSpace`], [`StoreError::Unavailable`].
     async fn commit(
         &self,
         writes: Vec<Write>,
@@ -230,6 +230,9 @@ pub enum StoreError {
         /// The limit.
         limit_bytes: usize,
     },
+    /// A transaction without writes, or with two for one key, which could not have one revision.
+    #[error("malformed transaction: {0}")]
+    Malformed(&'static str),
     /// The disk is nearly full: deletes and reads go on, other writes are refused.
     #[error(
         "less than {required_bytes} bytes free in {path}: free some space; deletes are still accepted"

@@ -17,7 +17,8 @@ use std::{
 
 use apiserver::store::{
     Backend, Durability, EmbeddedStore, Expect, ListOptions, Operation, Outcome, Revision,
-    StoreError, Watch, WatchItem, Write, engine::KvEngine,
+    StoreError, Watch, WatchItem, Write,
+    engine::{KvEngine, Op, Visit},
 };
 use bytes::Bytes;
 
@@ -400,12 +401,12 @@ impl PlainSled {
 }
 
 impl KvEngine for PlainSled {
-    fn apply(&self, ops: Vec<apiserver::store::engine::Op>) -> Result<(), StoreError> {
+    fn apply(&self, ops: Vec<Op>) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         for op in ops {
             match op {
-                apiserver::store::engine::Op::Put(key, value) => batch.insert(key, value),
-                apiserver::store::engine::Op::Delete(key) => batch.remove(key),
+                Op::Put(key, value) => batch.insert(key, value),
+                Op::Delete(key) => batch.remove(key),
             }
         }
         self.0.apply_batch(batch).expect("sled applies");
@@ -417,10 +418,7 @@ impl KvEngine for PlainSled {
         Ok(())
     }
 
-    fn scan(
-        &self,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         for entry in self.0.iter() {
             let (key, value) = entry.expect("sled reads");
             visit(&key, &value)?;

@@ -5,6 +5,7 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, PoisonError, RwLock,
         mpsc::{Receiver, RecvTimeoutError},
@@ -22,12 +23,15 @@ use super::{
 };
 use crate::store::{
     Durability, Event, Expect, Operation, Outcome, Record, Revision, StoreError, Write,
-    engine::{KvEngine, Op},
+    engine::{KvEngine, Op, panic_text},
 };
 
-/// Commands and bytes of one batch. More would risk sled's own limits and everybody's latency.
+/// Commands and bytes of one batch: more would risk a deadlock in sled, and everybody's latency. A larger transaction goes
+/// alone.
 const BATCH_COMMANDS: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
+/// Relaxed commits of more than this are flushed at once, to leave the batch they go with its room.
+const RELAXED_BYTES: usize = 128 << 10;
 /// Revisions are reserved on disk in blocks; a new block is begun when fewer than the second remain.
 const FENCE_BLOCK: u64 = 10_000;
 const FENCE_LOW: u64 = 1_000;
@@ -66,6 +70,7 @@ struct Answer {
 /// A batch on its way: what it changes, not yet visible to anyone.
 #[derive(Default)]
 struct Batch {
+    bytes: usize,
     overlay: HashMap<Bytes, Option<Arc<Record>>>,
     events: Vec<Arc<Event>>,
     answers: Vec<Answer>,
@@ -77,59 +82,98 @@ pub(super) struct Committer<E> {
     pub(super) state: Arc<RwLock<State>>,
     pub(super) commands: Receiver<Command>,
     pub(super) tick: watch::Sender<Revision>,
-    pub(super) failure: watch::Sender<Option<Failure>>,
+    pub(super) failure: Arc<watch::Sender<Option<Failure>>>,
     pub(super) space: super::space::Space,
     pub(super) chunks: Chunks,
     pub(super) fence: Revision,
     pub(super) expiries: BinaryHeap<Reverse<(u64, Revision, Bytes)>>,
     /// Operations of relaxed commits that are visible but not on disk yet, and since when.
     pub(super) relaxed: Vec<Op>,
+    pub(super) relaxed_bytes: usize,
     pub(super) relaxed_since: Option<Instant>,
+    /// The command that did not fit the last batch.
+    pub(super) carried: Option<Command>,
     pub(super) compacted: (Instant, Revision),
+}
+
+impl Batch {
+    fn is_full_for(&self, writes: &[Write]) -> bool {
+        let bytes = self.bytes + weight(writes);
+        self.answers.len() >= BATCH_COMMANDS || self.bytes > 0 && bytes > BATCH_BYTES
+    }
 }
 
 impl<E: KvEngine> Committer<E> {
     /// Runs until the store is closed, every handle is dropped, or the engine fails.
     pub(super) fn run(mut self) {
+        // sled answers some damage, and a full disk, with a panic.
+        let ended = catch_unwind(AssertUnwindSafe(|| self.serve()))
+            .unwrap_or_else(|panic| Err(StoreError::Unavailable(panic_text(&*panic))));
+        match ended {
+            Ok(closing) => {
+                // Whoever closes the store may open it again: the lock goes first.
+                drop(self);
+                if let Some(reply) = closing {
+                    let _ = reply.send(Ok(()));
+                }
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// Batch after batch; ends with whom to tell that the store is closed.
+    fn serve(&mut self) -> Result<Option<oneshot::Sender<Result<(), StoreError>>>, StoreError> {
         loop {
-            let first = match self.commands.recv_timeout(self.idle_time()) {
-                Ok(command) => Some(command),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => {
-                    let _ = self.close();
-                    return;
-                }
+            let first = match self.carried.take() {
+                Some(carried) => Some(carried),
+                None => match self.commands.recv_timeout(self.idle_time()) {
+                    Ok(command) => Some(command),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => {
+                        self.close()?;
+                        return Ok(None);
+                    }
+                },
             };
-            match self.round(first) {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    tracing::error!(%error, "the store has failed and accepts nothing any more");
-                    self.failure.send_replace(Some(Failure::from(&error)));
-                    return;
-                }
+            if let Some(reply) = self.round(first)? {
+                self.close()?;
+                return Ok(Some(reply));
             }
         }
     }
 
-    /// One batch. False when the store was closed.
-    fn round(&mut self, first: Option<Command>) -> Result<bool, StoreError> {
+    fn fail(&self, error: &StoreError) {
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            if first {
+                tracing::error!(%error, "the store has failed and accepts nothing any more");
+                *failure = Some(Failure::from(error));
+            }
+            first
+        });
+    }
+
+    /// One batch; ends with whom to tell when the store is to be closed after it.
+    fn round(
+        &mut self,
+        first: Option<Command>,
+    ) -> Result<Option<oneshot::Sender<Result<(), StoreError>>>, StoreError> {
         let mut batch = Batch::default();
         let mut next = self.state().current();
         let mut closing = None;
         self.expire(&mut batch, &mut next);
         let mut command = first;
-        let mut bytes = 0;
         while let Some(taken) = command {
             match taken {
+                Command::Commit { ref writes, .. } if batch.is_full_for(writes) => {
+                    self.carried = Some(taken);
+                    break;
+                }
                 Command::Commit {
                     writes,
                     durability,
                     reply,
-                } => {
-                    bytes += writes.iter().map(weight).sum::<usize>();
-                    self.execute(&mut batch, &mut next, writes, durability, reply);
-                }
+                } => self.execute(&mut batch, &mut next, writes, durability, reply),
                 Command::Compact { to, reply } => {
                     let _ = reply.send(self.state_mut().compact(to));
                 }
@@ -138,19 +182,11 @@ impl<E: KvEngine> Committer<E> {
                     break;
                 }
             }
-            if batch.answers.len() >= BATCH_COMMANDS || bytes >= BATCH_BYTES {
-                break;
-            }
             command = self.commands.try_recv().ok();
         }
         self.publish(batch, next)?;
         self.compact_when_due();
-        if let Some(reply) = closing {
-            let closed = self.close();
-            let _ = reply.send(closed);
-            return Ok(false);
-        }
-        Ok(true)
+        Ok(closing)
     }
 
     /// Checks one commit against memory and the batch so far, and adds it or its refusal to the batch.
@@ -162,10 +198,9 @@ impl<E: KvEngine> Committer<E> {
         durability: Durability,
         reply: oneshot::Sender<Result<Outcome, StoreError>>,
     ) {
-        let outcome = self
-            .space
-            .admit(&writes)
-            .map(|()| self.check_and_add(batch, next, writes));
+        batch.bytes += weight(&writes);
+        let admitted = self.space.admit(&writes);
+        let outcome = admitted.map(|()| self.check_and_add(batch, next, writes));
         batch.strict |=
             durability == Durability::Strict && matches!(outcome, Ok(Outcome::Committed { .. }));
         batch.answers.push(Answer { outcome, reply });
@@ -217,7 +252,11 @@ impl<E: KvEngine> Committer<E> {
         write: Write,
         before: Option<Arc<Record>>,
     ) -> bool {
-        let key = write.key;
+        // Every version and event of a key shares one allocation of it, no larger than it has to be.
+        let key = match &before {
+            Some(before) => before.key.clone(),
+            None => Bytes::copy_from_slice(&write.key),
+        };
         let current = match write.operation {
             Operation::Check => return false,
             Operation::Delete if before.is_none() => return false,
@@ -230,7 +269,8 @@ impl<E: KvEngine> Committer<E> {
                 let version = before.as_ref().map_or(1, |record| record.version + 1);
                 let record = Record {
                     key: key.clone(),
-                    value,
+                    // What comes in may be a small part of a large request.
+                    value: Bytes::copy_from_slice(&value),
                     created,
                     modified: revision,
                     version,
@@ -267,7 +307,8 @@ impl<E: KvEngine> Committer<E> {
                 return;
             };
             let expect = Expect::Modified(modified);
-            let outcome = self.check_and_add(
+            // Relaxed: after a crash the key expires once more.
+            self.check_and_add(
                 batch,
                 next,
                 vec![Write {
@@ -276,7 +317,6 @@ impl<E: KvEngine> Committer<E> {
                     operation: Operation::Delete,
                 }],
             );
-            batch.strict |= matches!(outcome, Outcome::Committed { .. });
         }
     }
 
@@ -286,8 +326,10 @@ impl<E: KvEngine> Committer<E> {
             .relaxed_since
             .is_some_and(|since| since.elapsed() >= RELAXED_DELAY);
         let fence_near = next.0 + FENCE_LOW > self.fence.0;
-        if batch.strict || overdue || fence_near {
-            self.flush(next)?;
+        self.relaxed_bytes += batch.bytes;
+        if batch.strict || overdue || self.relaxed_bytes > RELAXED_BYTES || fence_near {
+            // The failure is known before the writers of this batch learn that they get no answer.
+            self.flush(next).inspect_err(|error| self.fail(error))?;
         } else if !batch.events.is_empty() {
             self.relaxed_since.get_or_insert_with(Instant::now);
         }
@@ -304,6 +346,7 @@ impl<E: KvEngine> Committer<E> {
 
     fn flush(&mut self, next: Revision) -> Result<(), StoreError> {
         let mut ops = std::mem::take(&mut self.relaxed);
+        self.relaxed_bytes = 0;
         self.relaxed_since = None;
         if next.0 + FENCE_LOW > self.fence.0 {
             self.fence = Revision(next.0 + FENCE_BLOCK);
@@ -381,11 +424,12 @@ fn holds(expect: Expect, current: Option<&Record>) -> bool {
     }
 }
 
-fn weight(write: &Write) -> usize {
-    match &write.operation {
+fn weight(writes: &[Write]) -> usize {
+    let bytes = |write: &Write| match &write.operation {
         Operation::Put { value, .. } => value.len() + write.key.len(),
         Operation::Delete | Operation::Check => write.key.len(),
-    }
+    };
+    writes.iter().map(bytes).sum()
 }
 
 /// Wall-clock time: an expiry must survive a restart.

@@ -1,27 +1,33 @@
 //! What the embedded store writes into its engine, byte by byte.
 //!
 //! ```text
+//! m/format           u64: the version of this layout, 1
 //! m/fence            u64: revisions up to here may have been handed out
 //! m/clean            u64: the current revision at a clean stop; absent while the store is open
-//! o/KEY              created u64, modified u64, version u64, expiry u64 (Unix ms, 0 = never), chunks u32, then the value
-//!                    when chunks is 0
-//! c/KEY 0x00 N       part N (u32) of a value that is longer than one part
+//! o/KEY              created u64, modified u64, version u64, expiry u64 (Unix ms, 0 = never), size of the value u32,
+//!                    parts u32, then the packed value when parts is 0
+//! c/KEY 0x00 N       part N (u32) of a packed value that is longer than one part
 //! ```
 //!
-//! All numbers are big-endian.
+//! All numbers are big-endian. A packed value is an LZ4 block, or the value itself when that is no longer: as many bytes as
+//! the value's size. (LZ4 because every byte here is written several times to what may be a memory card, and the one
+//! committer has no time for a better ratio; it is also plain Rust.)
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use bytes::Bytes;
 
+use super::space;
 use crate::store::{
     Record, Revision, StoreError,
     engine::{KvEngine, MAX_VALUE_BYTES, Op},
 };
 
+const FORMAT: &[u8] = b"m/format";
+const FORMAT_VERSION: u64 = 1;
 const FENCE: &[u8] = b"m/fence";
 const CLEAN: &[u8] = b"m/clean";
-const HEADER_BYTES: usize = 36;
+const HEADER_BYTES: usize = 40;
 
 /// What was found on disk.
 pub(super) struct Found {
@@ -32,6 +38,8 @@ pub(super) struct Found {
     /// The revision at the last clean stop, if the last stop was clean.
     pub(super) clean: Option<Revision>,
     pub(super) chunks: Chunks,
+    /// Nothing was ever written.
+    pub(super) fresh: bool,
 }
 
 /// How many parts each long value has: they must go when it is replaced by a shorter one.
@@ -41,14 +49,15 @@ pub(super) struct Chunks(HashMap<Bytes, u32>);
 impl Chunks {
     /// The operations that write a record.
     pub(super) fn put(&mut self, record: &Record, expiry_ms: u64, ops: &mut Vec<Op>) {
-        let long = record.value.len() > MAX_VALUE_BYTES;
-        let parts: Vec<&[u8]> = if long {
-            record.value.chunks(MAX_VALUE_BYTES).collect()
+        let packed = pack(&record.value);
+        let (inline, parts): (&[u8], Vec<&[u8]>) = if packed.len() > MAX_VALUE_BYTES {
+            (&[], packed.chunks(MAX_VALUE_BYTES).collect())
         } else {
-            Vec::new()
+            (&packed, Vec::new())
         };
-        let count = u32::try_from(parts.len()).expect("a value is at most 1.5 MiB");
-        let mut head = Vec::with_capacity(HEADER_BYTES + if long { 0 } else { record.value.len() });
+        let [size, count] = [record.value.len(), parts.len()]
+            .map(|number| u32::try_from(number).expect("a value is at most 1.5 MiB"));
+        let mut head = Vec::with_capacity(HEADER_BYTES + inline.len());
         for number in [
             record.created.0,
             record.modified.0,
@@ -57,10 +66,9 @@ impl Chunks {
         ] {
             head.extend(number.to_be_bytes());
         }
+        head.extend(size.to_be_bytes());
         head.extend(count.to_be_bytes());
-        if !long {
-            head.extend_from_slice(&record.value);
-        }
+        head.extend_from_slice(inline);
         self.drop_parts(&record.key, count, ops);
         ops.push(Op::Put(object_key(&record.key), head));
         for (number, part) in (0..).zip(parts) {
@@ -84,6 +92,11 @@ impl Chunks {
     }
 }
 
+/// Says how to read the rest; written with the first commit.
+pub(super) fn format() -> Op {
+    Op::Put(FORMAT.to_vec(), FORMAT_VERSION.to_be_bytes().to_vec())
+}
+
 /// Reserves revisions up to `fence`.
 pub(super) fn fence(fence: Revision) -> Op {
     Op::Put(FENCE.to_vec(), fence.0.to_be_bytes().to_vec())
@@ -104,15 +117,19 @@ pub(super) fn read(engine: &dyn KvEngine, path: &str) -> Result<Found, StoreErro
         fence: Revision(0),
         clean: None,
         chunks: Chunks::default(),
+        fresh: true,
     };
+    let mut format = None;
     let mut parts: HashMap<Bytes, Vec<u8>> = HashMap::new();
     let corrupt = |key: &[u8]| StoreError::Corrupt {
         path: path.to_owned(),
         detail: format!("key {:?} is malformed", String::from_utf8_lossy(key)),
     };
-    let mut long = Vec::new();
+    let mut long: Vec<(Bytes, Head)> = Vec::new();
     engine.scan(&mut |key, value| {
+        found.fresh = false;
         match key {
+            FORMAT => format = number(value, 0),
             FENCE => found.fence = Revision(number(value, 0).ok_or_else(|| corrupt(key))?),
             CLEAN => found.clean = Some(Revision(number(value, 0).ok_or_else(|| corrupt(key))?)),
             [b'c', b'/', name @ .., 0, _, _, _, _] => {
@@ -122,40 +139,93 @@ pub(super) fn read(engine: &dyn KvEngine, path: &str) -> Result<Found, StoreErro
                     .extend_from_slice(value);
             }
             [b'o', b'/', name @ ..] => {
-                let (record, expiry, count) = decode(name, value).ok_or_else(|| corrupt(key))?;
-                if count > 0 {
-                    long.push((found.records.len(), count));
+                let (head, payload) = Head::decode(value).ok_or_else(|| corrupt(key))?;
+                let name = Bytes::copy_from_slice(name);
+                if head.parts > 0 {
+                    long.push((name, head));
+                } else {
+                    let record = head.record(name, payload).ok_or_else(|| corrupt(key))?;
+                    found.records.push((record, head.expiry_ms));
                 }
-                found.records.push((record, expiry));
             }
             _ => return Err(corrupt(key)),
         }
         Ok(())
     })?;
-    for (index, count) in long {
-        let record = &mut found.records[index].0;
-        let value = parts
-            .remove(&record.key)
-            .ok_or_else(|| corrupt(&record.key))?;
-        if value.len().div_ceil(MAX_VALUE_BYTES) != count as usize {
-            return Err(corrupt(&record.key));
+    if !found.fresh && format != Some(FORMAT_VERSION) {
+        return Err(StoreError::Corrupt {
+            path: path.to_owned(),
+            detail: format!("its format is {format:?}, this program reads {FORMAT_VERSION}"),
+        });
+    }
+    for (name, head) in long {
+        let packed = parts.remove(&name).unwrap_or_default();
+        if packed.len().div_ceil(MAX_VALUE_BYTES) != head.parts as usize {
+            return Err(corrupt(&name));
         }
-        record.value = value.into();
-        found.chunks.0.insert(record.key.clone(), count);
+        found.chunks.0.insert(name.clone(), head.parts);
+        let record = head.record(name.clone(), &packed);
+        let record = record.ok_or_else(|| corrupt(&name))?;
+        found.records.push((record, head.expiry_ms));
     }
     Ok(found)
 }
 
-fn decode(name: &[u8], value: &[u8]) -> Option<(Record, u64, u32)> {
-    let count = u32::from_be_bytes(value.get(32..HEADER_BYTES)?.try_into().ok()?);
-    let record = Record {
-        key: Bytes::copy_from_slice(name),
-        value: Bytes::copy_from_slice(&value[HEADER_BYTES..]),
-        created: Revision(number(value, 0)?),
-        modified: Revision(number(value, 8)?),
-        version: number(value, 16)?,
-    };
-    Some((record, number(value, 24)?, count))
+/// The fixed part of a record.
+struct Head {
+    created: Revision,
+    modified: Revision,
+    version: u64,
+    expiry_ms: u64,
+    size_bytes: u32,
+    parts: u32,
+}
+
+impl Head {
+    fn decode(value: &[u8]) -> Option<(Self, &[u8])> {
+        let (head, payload) = value.split_at_checked(HEADER_BYTES)?;
+        let sizes = number(head, 32)?;
+        let head = Self {
+            created: Revision(number(head, 0)?),
+            modified: Revision(number(head, 8)?),
+            version: number(head, 16)?,
+            expiry_ms: number(head, 24)?,
+            size_bytes: u32::try_from(sizes >> 32).ok()?,
+            parts: u32::try_from(sizes & u64::from(u32::MAX)).ok()?,
+        };
+        Some((head, payload))
+    }
+
+    fn record(&self, key: Bytes, packed: &[u8]) -> Option<Record> {
+        Some(Record {
+            key,
+            value: unpack(packed, self.size_bytes as usize)?,
+            created: self.created,
+            modified: self.modified,
+            version: self.version,
+        })
+    }
+}
+
+fn pack(value: &[u8]) -> Cow<'_, [u8]> {
+    let packed = lz4_flex::block::compress(value);
+    if packed.len() < value.len() {
+        packed.into()
+    } else {
+        value.into()
+    }
+}
+
+fn unpack(packed: &[u8], size_bytes: usize) -> Option<Bytes> {
+    if packed.len() == size_bytes {
+        return Some(Bytes::copy_from_slice(packed));
+    }
+    // The size comes from the disk: without this, damage could ask for any amount of memory.
+    if size_bytes > space::MAX_VALUE_BYTES {
+        return None;
+    }
+    let value = lz4_flex::block::decompress(packed, size_bytes).ok()?;
+    (value.len() == size_bytes).then(|| value.into())
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u64> {

@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, mpsc},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -34,6 +34,12 @@ use super::{
     engine::{KvEngine, SledEngine},
 };
 
+/// A commit that waits this long, twice in a row, waits for ever: sled can deadlock, a disk can hang. (Once may be this
+/// process having been stopped for a while.)
+const STALLED: Duration = Duration::from_secs(5);
+/// The revision of a store in which nothing was ever written; 0 has a meaning of its own for clients.
+const FIRST: Revision = Revision(1);
+
 /// Why the store stopped accepting writes for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure(pub String);
@@ -50,7 +56,7 @@ pub struct EmbeddedStore {
     state: Arc<RwLock<State>>,
     commands: mpsc::Sender<Command>,
     tick: watch::Receiver<Revision>,
-    failure: watch::Receiver<Option<Failure>>,
+    failure: Arc<watch::Sender<Option<Failure>>>,
 }
 
 impl EmbeddedStore {
@@ -72,7 +78,7 @@ impl EmbeddedStore {
             .map_or_else(|| "memory".to_owned(), |dir| dir.display().to_string());
         let found = disk::read(&engine, &path)?;
         // After an unclean stop a revision of the lost tail may have been seen by somebody: never give it out again.
-        let start = found.clean.unwrap_or(found.fence);
+        let start = found.clean.unwrap_or(found.fence).max(FIRST);
         let mut state = State::starting_at(start);
         let mut expiries = BinaryHeap::new();
         for (record, expiry) in found.records {
@@ -84,20 +90,26 @@ impl EmbeddedStore {
         let state = Arc::new(RwLock::new(state));
         let (commands, received) = mpsc::channel();
         let (tick, ticks) = watch::channel(start);
-        let (failure, failures) = watch::channel(None);
+        let failure = Arc::new(watch::Sender::new(None));
+        // From the first commit on a stop is unclean until it is marked as clean.
+        let mut first_ops = vec![disk::clean(None)];
+        if found.fresh {
+            first_ops.push(disk::format());
+        }
         let committer = Committer {
             engine,
             state: Arc::clone(&state),
             commands: received,
             tick,
-            failure,
+            failure: Arc::clone(&failure),
             space: Space(disk),
             chunks: found.chunks,
             fence: start,
             expiries,
-            // From now on a stop is unclean until it is marked as clean.
-            relaxed: vec![disk::clean(None)],
+            relaxed: first_ops,
+            relaxed_bytes: 0,
             relaxed_since: None,
+            carried: None,
             compacted: (Instant::now(), start),
         };
         let spawned = thread::Builder::new()
@@ -112,7 +124,7 @@ impl EmbeddedStore {
             state,
             commands,
             tick: ticks,
-            failure: failures,
+            failure,
         })
     }
 
@@ -126,16 +138,12 @@ impl EmbeddedStore {
 
     /// Completes when the engine has failed and the process should end: memory is ahead of the disk for ever.
     pub async fn failed(&self) -> Failure {
-        let mut failure = self.failure.clone();
-        loop {
-            if let Some(failure) = failure.borrow_and_update().clone() {
-                return failure;
-            }
-            if failure.changed().await.is_err() {
-                // Closed without a failure: nothing will ever go wrong any more.
-                std::future::pending::<()>().await;
-            }
-        }
+        let mut failures = self.failure.subscribe();
+        let failure = failures.wait_for(Option::is_some).await;
+        failure
+            .ok()
+            .and_then(|failure| failure.clone())
+            .expect("this store holds the sender, and was waited for")
     }
 
     async fn ask<T>(
@@ -148,12 +156,33 @@ impl EmbeddedStore {
         };
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).map_err(|_| gone())?;
-        answer.await.unwrap_or_else(|_| Err(gone()))
+        answered(answer, &self.failure)
+            .await
+            .unwrap_or_else(|| Err(gone()))
     }
 
     fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Waits for the committer, but not for ever; `None` when there will be no answer.
+async fn answered<T>(
+    mut answer: oneshot::Receiver<T>,
+    failure: &watch::Sender<Option<Failure>>,
+) -> Option<T> {
+    for _ in 0..2 {
+        if let Ok(answer) = tokio::time::timeout(STALLED, &mut answer).await {
+            return answer.ok();
+        }
+    }
+    failure.send_if_modified(|failure| {
+        let first = failure.is_none();
+        let seconds = 2 * STALLED.as_secs();
+        failure.get_or_insert_with(|| Failure(format!("no commit for {seconds} s")));
+        first
+    });
+    None
 }
 
 #[async_trait]

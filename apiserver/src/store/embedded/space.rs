@@ -6,6 +6,8 @@ use crate::store::{Operation, StoreError, Write};
 
 /// The largest value of one key.
 pub(crate) const MAX_VALUE_BYTES: usize = 3 << 19;
+/// The largest sum over a transaction: room for one such value and what goes with it.
+const MAX_TRANSACTION_BYTES: usize = 2 << 20;
 /// Writes are refused below this much free space, or below a twentieth of a small disk.
 const REQUIRED_BYTES: u64 = 256 << 20;
 
@@ -14,18 +16,26 @@ const REQUIRED_BYTES: u64 = 256 << 20;
 pub(super) struct Space(pub(super) Option<PathBuf>);
 
 impl Space {
-    /// Refuses values that are too large and, on a nearly full disk, everything that adds bytes.
+    /// Refuses malformed transactions, values that are too large and, on a nearly full disk, everything that adds bytes.
     pub(super) fn admit(&self, writes: &[Write]) -> Result<(), StoreError> {
+        check_shape(writes)?;
+        let mut total = 0;
         for write in writes {
             let Operation::Put { value, .. } = &write.operation else {
                 continue;
             };
-            if value.len() > MAX_VALUE_BYTES {
-                return Err(StoreError::TooLarge {
-                    key: String::from_utf8_lossy(&write.key).into_owned(),
-                    size_bytes: value.len(),
-                    limit_bytes: MAX_VALUE_BYTES,
-                });
+            total += value.len();
+            for (size_bytes, limit_bytes) in [
+                (value.len(), MAX_VALUE_BYTES),
+                (total, MAX_TRANSACTION_BYTES),
+            ] {
+                if size_bytes > limit_bytes {
+                    return Err(StoreError::TooLarge {
+                        key: String::from_utf8_lossy(&write.key).into_owned(),
+                        size_bytes,
+                        limit_bytes,
+                    });
+                }
             }
         }
         if writes
@@ -53,6 +63,18 @@ impl Space {
                 required_bytes,
             });
         }
+        Ok(())
+    }
+}
+
+fn check_shape(writes: &[Write]) -> Result<(), StoreError> {
+    let mut keys: Vec<&[u8]> = writes.iter().map(|write| &write.key[..]).collect();
+    keys.sort_unstable();
+    if keys.is_empty() {
+        Err(StoreError::Malformed("it has no writes"))
+    } else if keys.windows(2).any(|pair| pair[0] == pair[1]) {
+        Err(StoreError::Malformed("it writes one key twice"))
+    } else {
         Ok(())
     }
 }

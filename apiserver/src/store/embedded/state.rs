@@ -221,10 +221,11 @@ fn version_at(versions: &Versions, at: Revision) -> Option<&Arc<Record>> {
     versions[..count].last()?.1.as_ref()
 }
 
+/// What an event alone keeps in memory: the version it replaced, and itself.
 fn weight(event: &Event) -> usize {
-    event.key.len()
-        + event
-            .current
-            .as_ref()
-            .map_or(0, |record| record.value.len())
+    let replaced = event
+        .previous
+        .as_ref()
+        .map_or(0, |record| record.value.len() + size_of::<Record>());
+    size_of::<Event>() + replaced
 }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{KvEngine, Op};
+use super::{KvEngine, Op, Visit};
 use crate::store::StoreError;
 
 /// Keeps everything in memory; clones share it, so a store can be "reopened".
@@ -30,10 +30,7 @@ impl KvEngine for MemoryEngine {
         Ok(())
     }
 
-    fn scan(
-        &self,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         keys.iter().try_for_each(|(key, value)| visit(key, value))
     }

@@ -17,8 +17,8 @@ pub enum Op {
     Delete(Vec<u8>),
 }
 
-/// Is called with each key and value.
-pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>;
+/// Takes the keys and values of a scan, one by one.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
 
 /// Keeps bytes. Called from the committer's thread only, one call at a time.
 pub trait KvEngine: Send + 'static {
@@ -36,5 +36,14 @@ pub trait KvEngine: Send + 'static {
     ///
     /// # Errors
     /// When something cannot be read back, or what `visit` returns.
-    fn scan(&self, visit: Visit<'_>) -> Result<(), StoreError>;
+    fn scan(&self, visit: &mut Visit<'_>) -> Result<(), StoreError>;
+}
+
+/// What a panicking engine said.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("it panicked").to_owned()
 }

@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{KvEngine, Op};
+use super::{KvEngine, Op, Visit, panic_text};
 use crate::store::StoreError;
 
 /// sled moves a value, or a leaf of up to 16 of them, to a file of its own above a quarter of this.
@@ -144,10 +144,7 @@ impl KvEngine for SledEngine {
             .map_err(io_error("sync", &self.dir.join("db")))
     }
 
-    fn scan(
-        &self,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let corrupt = |detail: String| StoreError::Corrupt {
             path: self.dir.display().to_string(),
             detail,
@@ -188,12 +185,4 @@ fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> S
         path,
         source,
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("unknown damage").to_owned()
 }
