@@ -25,6 +25,8 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// `--log-dir`: container logs.
     pub log_dir: PathBuf,
+    /// `--cgroup-parent`: the cgroup, below the root of every hierarchy, that holds the Pods.
+    pub cgroup_parent: String,
     /// `--dns-upstream`: who answers names outside the cluster; none means that they do not resolve.
     pub dns_upstreams: Vec<IpAddr>,
     /// `--label KEY=VALUE`: labels of the Node object.
@@ -43,6 +45,7 @@ pub struct Config {
     pub(crate) data_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
     pub(crate) log_dir: PathBuf,
+    pub(crate) cgroup_parent: String,
     pub(crate) dns_upstreams: Vec<SocketAddr>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) executable: PathBuf,
@@ -103,6 +106,7 @@ impl Options {
             data_dir: self.data_dir,
             run_dir: self.run_dir,
             log_dir: self.log_dir,
+            cgroup_parent: self.cgroup_parent,
             dns_upstreams: self
                 .dns_upstreams
                 .iter()

@@ -15,6 +15,7 @@ use dataplane::{
     model::{self, Change, Desired, Frontend},
 };
 use dns::Zone;
+use http::Method;
 use ipnet::IpNet;
 use runtime::Runtime;
 use serde_json::json;
@@ -251,7 +252,7 @@ fn open_runtime(config: &Config) -> Result<Runtime, runtime::RuntimeError> {
     Runtime::new(runtime::Config {
         run_dir: config.run_dir.clone(),
         log_dir: config.log_dir.clone(),
-        cgroup_parent: format!("minik/{}", config.node_name),
+        cgroup_parent: config.cgroup_parent.clone(),
         exe: config.executable.clone(),
         built_in: config.executable.clone(),
     })
@@ -308,8 +309,11 @@ async fn report_applied(
         let Some(position) = *applied.borrow_and_update() else {
             continue;
         };
-        let body = json!({"revision": position.both().to_string()});
-        if let Err(error) = client.replace::<serde::de::IgnoredAny>(&path, &body).await {
+        let body = json!({"revision": position.both().to_string()}).to_string();
+        let sent = client
+            .send(Method::PUT, &path, Some("application/json"), body.into())
+            .await;
+        if let Err(error) = sent {
             tracing::warn!(%error, "the applied revision was not reported");
             sleep(REPORT_AGAIN).await;
             applied.mark_changed();

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use api::core::Pod;
+use api::{core::Pod, meta::Time};
+use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -14,6 +15,9 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// How often the other nodes' progress is asked for.
 const POLL: Duration = Duration::from_millis(50);
 
+/// A node that reported nothing for so long is not connected: nobody waits for it.
+const CONNECTED: Duration = Duration::from_secs(30);
+
 #[derive(Deserialize)]
 struct Progress {
     nodes: BTreeMap<String, NodeProgress>,
@@ -22,6 +26,7 @@ struct Progress {
 #[derive(Deserialize)]
 struct NodeProgress {
     revision: String,
+    at: Time,
 }
 
 /// Waits until the Pod is ready in no EndpointSlice and every node has applied that, at most [`LIMIT`].
@@ -62,9 +67,14 @@ async fn everywhere(context: &Context, revision: Revision) {
     loop {
         match context.client.get::<Progress>("/minik/v1/applied").await {
             Ok(progress) => {
-                let behind = progress.nodes.values().any(|node| {
-                    Revision::parse(&node.revision).is_none_or(|applied| applied < revision)
-                });
+                let oldest = Timestamp::now() - CONNECTED;
+                let behind = progress
+                    .nodes
+                    .values()
+                    .filter(|node| node.at.timestamp() >= oldest)
+                    .any(|node| {
+                        Revision::parse(&node.revision).is_none_or(|applied| applied < revision)
+                    });
                 if !behind {
                     return;
                 }
