@@ -8,7 +8,7 @@ use crate::quantity::Quantity;
 use crate::wire::wire;
 
 wire! {
-    /// One container.
+    /// One container. What few containers have is boxed.
     pub struct Container {
         [always] {
             name: Box<str>,
@@ -23,10 +23,10 @@ wire! {
         resources: ResourceRequirements,
         restart_policy: Option<Box<str>>,
         volume_mounts: Vec<VolumeMount>,
-        liveness_probe: Option<Probe>,
-        readiness_probe: Option<Probe>,
-        startup_probe: Option<Probe>,
-        lifecycle: Option<Lifecycle>,
+        liveness_probe: Option<Box<Probe>>,
+        readiness_probe: Option<Box<Probe>>,
+        startup_probe: Option<Box<Probe>>,
+        lifecycle: Option<Box<Lifecycle>>,
         termination_message_path: Box<str>,
         termination_message_policy: Box<str>,
         image_pull_policy: Box<str>,
