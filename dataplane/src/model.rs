@@ -151,7 +151,7 @@ pub struct Desired {
     /// Addresses of Pods on this node (and the node's own, for endpoints on the host's network): the hairpin set.
     pub local_pods: BTreeSet<IpAddr>,
     /// Frontends answered by a process on this node (cluster DNS): never translated, tracked, dropped or rejected. They win
-    /// over an entry of [`Desired::frontends`]. A listener on a `NodePort` only keeps that entry out.
+    /// over an entry of [`Desired::frontends`]. Only addresses: a `NodePort` here means nothing.
     pub local_listeners: BTreeSet<Frontend>,
     /// Whether Pods' connections to the world outside pod and service networks leave with the node's address.
     pub masquerade_egress: bool,

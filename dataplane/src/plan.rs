@@ -18,8 +18,8 @@ use crate::{
 };
 
 /// Elements that one transaction may touch, so that it holds the kernel's nf_tables lock for less than 50 ms
-/// (about 5 500 elements took 45 ms in 30 000 Services).
-const ELEMENTS_PER_TRANSACTION: usize = 4096;
+/// (about 5 500 elements took 45 ms in 30 000 Services on an idle machine).
+const ELEMENTS_PER_TRANSACTION: usize = 2048;
 /// Elements in one operation: a netlink attribute is shorter than 64 KiB.
 const ELEMENTS_PER_OPERATION: usize = 512;
 
@@ -299,8 +299,7 @@ impl Planner {
 
     fn build(&mut self, family: Family, table: &Table) {
         let mut order = Order::new(family);
-        order.push(Action::AddTable);
-        order.all(&compare(&Table::default(), table), table);
+        order.build(table);
         self.bounded(order.operations);
     }
 
@@ -309,14 +308,22 @@ impl Planner {
         let mut order = Order::new(family);
         if difference.rebuild {
             order.push(Action::DeleteTable);
-            order.push(Action::AddTable);
-            order.all(&compare(&Table::default(), to), to);
+            order.build(to);
             self.transaction(order.operations);
         } else {
             order.all(difference, to);
             self.bounded(order.operations);
         }
     }
+}
+
+/// Changes of elements as key, before, after.
+fn triples(
+    changes: &BTreeMap<Key, ElementChange>,
+) -> impl Iterator<Item = (&Key, Option<&Data>, Option<&Data>)> {
+    changes
+        .iter()
+        .map(|(key, change)| (key, change.old.as_ref(), change.new.as_ref()))
 }
 
 /// The operations on one table, in the order of the phases.
@@ -340,8 +347,33 @@ impl Order {
         });
     }
 
+    /// Everything, where nothing is.
+    fn build(&mut self, table: &Table) {
+        self.push(Action::AddTable);
+        self.structure(&table.sets, &table.chains, &BTreeMap::new(), &[]);
+        let (verdicts, values): (Vec<_>, Vec<_>) = table
+            .sets
+            .iter()
+            .partition(|(_, set)| set.kind.holds == Holds::Verdicts);
+        for (name, set) in values.into_iter().chain(verdicts) {
+            self.elements(
+                name,
+                set.elements
+                    .iter()
+                    .map(|(key, data)| (key, None, Some(data))),
+            );
+        }
+    }
+
     fn all(&mut self, difference: &TableDifference, to: &Table) {
-        self.structure(difference);
+        let TableDifference {
+            new_sets,
+            new_chains,
+            changed_chains,
+            old_chains,
+            ..
+        } = difference;
+        self.structure(new_sets, new_chains, changed_chains, old_chains);
         let holds_verdicts = |name: &Name| {
             to.sets
                 .get(name)
@@ -352,19 +384,13 @@ impl Order {
             .iter()
             .partition(|(name, _)| holds_verdicts(name));
         for (set, changes) in &values {
-            self.elements(
-                set,
-                changes.iter().filter(|(_, change)| change.new.is_some()),
-            );
+            self.elements(set, triples(changes).filter(|(_, _, new)| new.is_some()));
         }
         for (set, changes) in &verdicts {
-            self.elements(set, changes.iter());
+            self.elements(set, triples(changes));
         }
         for (set, changes) in &values {
-            self.elements(
-                set,
-                changes.iter().filter(|(_, change)| change.new.is_none()),
-            );
+            self.elements(set, triples(changes).filter(|(_, _, new)| new.is_none()));
         }
         for name in &difference.old_chains {
             self.push(Action::DeleteChain { name: name.clone() });
@@ -374,32 +400,30 @@ impl Order {
         }
     }
 
-    fn structure(&mut self, difference: &TableDifference) {
-        for (name, set) in &difference.new_sets {
+    fn structure(
+        &mut self,
+        new_sets: &BTreeMap<Name, Set>,
+        new_chains: &BTreeMap<Name, Chain>,
+        changed_chains: &BTreeMap<Name, Chain>,
+        old_chains: &[Name],
+    ) {
+        for (name, set) in new_sets {
             self.push(Action::AddSet {
                 name: name.clone(),
                 kind: set.kind.clone(),
                 capacity: set.capacity,
             });
         }
-        for (name, chain) in &difference.new_chains {
+        for (name, chain) in new_chains {
             self.push(Action::AddChain {
                 name: name.clone(),
                 base: chain.base,
             });
         }
-        for name in difference
-            .changed_chains
-            .keys()
-            .chain(&difference.old_chains)
-        {
+        for name in changed_chains.keys().chain(old_chains) {
             self.push(Action::FlushChain { name: name.clone() });
         }
-        for (name, chain) in difference
-            .new_chains
-            .iter()
-            .chain(&difference.changed_chains)
-        {
+        for (name, chain) in new_chains.iter().chain(changed_chains) {
             for rule in &chain.rules {
                 self.push(Action::AddRule {
                     chain: name.clone(),
@@ -409,15 +433,16 @@ impl Order {
         }
     }
 
+    /// Changes as key, before, after.
     fn elements<'a>(
         &mut self,
         set: &Name,
-        changes: impl Iterator<Item = (&'a Key, &'a ElementChange)>,
+        changes: impl Iterator<Item = (&'a Key, Option<&'a Data>, Option<&'a Data>)>,
     ) {
         let (mut delete, mut add) = (Vec::new(), Vec::new());
-        for (key, change) in changes {
-            delete.extend(change.old.clone().map(|data| (*key, data)));
-            add.extend(change.new.clone().map(|data| (*key, data)));
+        for (key, old, new) in changes {
+            delete.extend(old.map(|data| (*key, data.clone())));
+            add.extend(new.map(|data| (*key, data.clone())));
             if delete.len().max(add.len()) == ELEMENTS_PER_OPERATION {
                 let (delete, add) = (std::mem::take(&mut delete), std::mem::take(&mut add));
                 self.push(Action::Elements {

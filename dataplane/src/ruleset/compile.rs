@@ -249,7 +249,7 @@ fn compile_table(family: Family, desired: &Desired, onto: Option<&Table>) -> Tab
         .iter()
         .filter(|(frontend, _)| frontend.family() == family)
     {
-        if desired.local_listeners.contains(frontend) {
+        if desired.local_listeners.contains(frontend) && !is_node_port(frontend) {
             continue;
         }
         let current = onto

@@ -1,5 +1,7 @@
 //! Private network namespaces for tests. A namespace belongs to a thread, so tests may run in parallel.
 
+pub(crate) mod random;
+
 use std::{
     fs::File,
     net::SocketAddr,

@@ -6,8 +6,6 @@
 //!                                                      └── pod c 10.244.0.4
 //! ```
 
-mod common;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{ErrorKind, Read, Write},
@@ -16,7 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Netns, address, balance, need, node_port, open, with_affinity, with_masquerade};
+use crate::common::{
+    Netns, address, balance, need, node_port, open, with_affinity, with_masquerade,
+};
 use dataplane::{
     Dataplane,
     kernel::{Netlink, Ownership},

@@ -1,15 +1,17 @@
 //! The real kernel agrees: in private network namespaces, needs root.
 
-#[expect(dead_code, reason = "each test file uses a part of the harness")]
-mod common;
-
 use std::{collections::BTreeMap, net::IpAddr};
 
-use common::{Netns, address, balance, need, node_port, open, run, with_affinity};
+use crate::common::random::{after, change, desired};
+use crate::common::{Netns, address, balance, need, node_port, open, run, with_affinity};
 use dataplane::{
     Dataplane, DataplaneError, Verified,
     kernel::{Netlink, Ownership},
     model::{Change, Desired, Family, Fate, Protocol},
+};
+use proptest::{
+    collection::vec,
+    test_runner::{Config, TestRunner},
 };
 
 /// Something of everything.
@@ -352,7 +354,12 @@ fn without_privileges_the_error_says_so() {
                 "--no-new-privs",
             ])
             .arg(std::env::current_exe().expect("own path"))
-            .args(["--ignored", "--exact", "--nocapture", "unprivileged_child"])
+            .args([
+                "--ignored",
+                "--exact",
+                "--nocapture",
+                "kernel::unprivileged_child",
+            ])
             .output()
             .expect("this test needs `setpriv` (Debian: util-linux)");
         let said = String::from_utf8_lossy(&output.stdout).into_owned()
@@ -369,4 +376,41 @@ fn unprivileged_child() {
         Ok(_) => println!("opened"),
         Err(error) => println!("{error}"),
     }
+}
+
+#[test]
+fn random_states_converge_in_the_kernel_and_read_back_equal() {
+    let mut runner = TestRunner::new(Config {
+        cases: 24,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let states = (desired(), vec(change(), 0..4), desired());
+    runner
+        .run(&states, |(start, changes, end)| {
+            Netns::new().run(|| {
+                let mut dataplane = open(Ownership::WhenPossible);
+                dataplane.replace(&start).expect("replace");
+                let mut wanted = start.clone();
+                for change in &changes {
+                    dataplane.update(change).expect("update");
+                    wanted = after(wanted, change);
+                }
+                drop(dataplane);
+                let mut successor = open(Ownership::WhenPossible);
+                let applied = successor.replace(&wanted).expect("replace");
+                assert_eq!(applied.transactions, 0, "the kernel holds what was wanted");
+                successor.replace(&end).expect("replace");
+                drop(successor);
+                assert_eq!(
+                    open(Ownership::WhenPossible)
+                        .replace(&end)
+                        .expect("replace")
+                        .transactions,
+                    0
+                );
+            });
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
 }

@@ -1,0 +1,230 @@
+//! What the kernel and we need for 1 000, 10 000 and 30 000 Services with 10 endpoints each: loading all, changing one
+//! endpoint, adding one, reading all back. Runs in a network namespace of its own, as root.
+//!
+//! Prints a table (medians, elapsed time and CPU time of user and kernel) and one JSON line per size. `cargo bench -p dataplane [-- SIZE...]`
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    num::NonZeroU16,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use dataplane::{
+    Dataplane,
+    kernel::{Holder, Kernel, KernelError, Netlink, Ownership, Snapshot},
+    model::{Change, Desired, Endpoint, Family, Fate, Frontend, Masquerade, Protocol},
+    plan::Operation,
+    wire::Chunk,
+};
+use nix::{
+    sched::{CloneFlags, unshare},
+    time::{ClockId, clock_gettime},
+};
+
+const ENDPOINTS: u32 = 10;
+const ROUNDS: usize = 5;
+const CHANGES: u32 = 31;
+
+fn main() {
+    let sizes: Vec<u32> = std::env::args()
+        .filter_map(|arg| arg.parse().ok())
+        .collect();
+    let sizes = if sizes.is_empty() {
+        vec![1_000, 10_000, 30_000]
+    } else {
+        sizes
+    };
+    unshare(CloneFlags::CLONE_NEWNET)
+        .expect("this benchmark needs root, for a network namespace of its own");
+    println!("Services x {ENDPOINTS}: elapsed (CPU) in ms, medians of {ROUNDS} rounds");
+    println!(
+        "Services            full sync  longest transaction   endpoint replaced      endpoint added             restart"
+    );
+    for size in sizes {
+        report(size);
+    }
+}
+
+fn report(size: u32) {
+    let desired = cluster(size);
+    let (mut loads, mut longest, mut replaced, mut added, mut restarts) =
+        (vec![], vec![], vec![], vec![], vec![]);
+    for _ in 0..ROUNDS {
+        let mut dataplane = open();
+        loads.push(timed(|| _ = dataplane.replace(&desired).expect("replace")));
+        longest.push(dataplane.kernel_mut().longest);
+        for round in 0..CHANGES {
+            replaced.push(change(&mut dataplane, size, round, ENDPOINTS));
+            added.push(change(&mut dataplane, size, round, ENDPOINTS + 1));
+            change(&mut dataplane, size, round, ENDPOINTS);
+        }
+        dataplane.replace(&desired).expect("replace");
+        drop(dataplane);
+        let mut successor = open();
+        restarts.push(timed(|| _ = successor.replace(&desired).expect("replace")));
+        successor.remove().expect("remove");
+    }
+    let columns = [
+        ("full_sync", loads, 1),
+        ("longest_transaction", longest, 1),
+        ("endpoint_replaced", replaced, 3),
+        ("endpoint_added", added, 3),
+        ("restart", restarts, 0),
+    ]
+    .map(|(name, times, digits)| (name, Time::median(times), digits));
+    let cells = columns
+        .map(|(_, time, digits)| format!("{:.digits$} ({:.digits$})", time.elapsed, time.cpu));
+    println!(
+        "{size:8} {}",
+        cells.map(|cell| format!("{cell:>20}")).concat()
+    );
+    let fields = columns.map(|(name, time, _)| {
+        format!(
+            ",\"{name}_ms\":{:.4},\"{name}_cpu_ms\":{:.4}",
+            time.elapsed, time.cpu
+        )
+    });
+    println!(
+        "{{\"services\":{size},\"endpoints\":{ENDPOINTS}{}}}",
+        fields.concat()
+    );
+}
+
+/// Milliseconds that something took.
+#[derive(Clone, Copy, Default)]
+struct Time {
+    elapsed: f64,
+    cpu: f64,
+}
+
+impl Time {
+    fn median(times: Vec<Time>) -> Time {
+        let middle = |mut values: Vec<f64>| {
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        Time {
+            elapsed: middle(times.iter().map(|time| time.elapsed).collect()),
+            cpu: middle(times.iter().map(|time| time.cpu).collect()),
+        }
+    }
+}
+
+fn timed(what: impl FnOnce()) -> Time {
+    let cpu_now = || {
+        let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has it");
+        Duration::from(now).as_secs_f64() * 1e3
+    };
+    let (start, cpu) = (Instant::now(), cpu_now());
+    what();
+    Time {
+        elapsed: start.elapsed().as_secs_f64() * 1e3,
+        cpu: cpu_now() - cpu,
+    }
+}
+
+/// Gives the middle Service `count` endpoints, one of which is new each time.
+fn change(dataplane: &mut Dataplane<Timed>, size: u32, round: u32, count: u32) -> Time {
+    let mut endpoints: Vec<Endpoint> = (0..count - 1)
+        .map(|slot| endpoint(size / 2, slot))
+        .collect();
+    endpoints.push(endpoint(size + 1 + round, count));
+    endpoints.sort();
+    let change = Change {
+        frontends: [(frontend(size / 2), Some(balance(endpoints)))].into(),
+        ..Change::default()
+    };
+    timed(|| _ = dataplane.update(&change).expect("update"))
+}
+
+fn cluster(size: u32) -> Desired {
+    let fate = |service| balance((0..ENDPOINTS).map(|slot| endpoint(service, slot)).collect());
+    Desired {
+        frontends: (0..size)
+            .map(|service| (frontend(service), fate(service)))
+            .collect::<BTreeMap<_, _>>(),
+        service_networks: ["10.96.0.0/12".parse().expect("a network")].into(),
+        pod_networks: ["10.128.0.0/9".parse().expect("a network")].into(),
+        ..Desired::default()
+    }
+}
+
+fn frontend(service: u32) -> Frontend {
+    let port = NonZeroU16::new(80).expect("not zero");
+    Frontend::Address {
+        addr: address([10, 96, 0, 0], service),
+        protocol: Protocol::Tcp,
+        port,
+    }
+}
+
+fn endpoint(service: u32, slot: u32) -> Endpoint {
+    let port = NonZeroU16::new(8080).expect("not zero");
+    Endpoint {
+        addr: address([10, 128, 0, 0], service * 16 + slot),
+        port,
+    }
+}
+
+fn address(base: [u8; 4], offset: u32) -> IpAddr {
+    Ipv4Addr::from_bits(u32::from_be_bytes(base) + offset).into()
+}
+
+fn balance(endpoints: Vec<Endpoint>) -> Fate {
+    Fate::Balance {
+        endpoints: Arc::from(endpoints),
+        masquerade: Masquerade::NonPodSources,
+        affinity: None,
+    }
+}
+
+fn open() -> Dataplane<Timed> {
+    let kernel = Netlink::open(Ownership::WhenPossible).expect("nf_tables");
+    Dataplane::open(Timed {
+        kernel,
+        longest: Time::default(),
+    })
+    .expect("open")
+}
+
+/// A kernel that remembers its longest transaction.
+struct Timed {
+    kernel: Netlink,
+    longest: Time,
+}
+
+impl Kernel for Timed {
+    fn generation(&mut self) -> Result<u32, KernelError> {
+        self.kernel.generation()
+    }
+
+    fn holders(&mut self) -> Result<BTreeMap<Family, Holder>, KernelError> {
+        self.kernel.holders()
+    }
+
+    fn read(&mut self) -> Result<Snapshot, KernelError> {
+        self.kernel.read()
+    }
+
+    fn elements(&mut self, family: Family, set: &str) -> Result<Chunk, KernelError> {
+        self.kernel.elements(family, set)
+    }
+
+    fn commit(
+        &mut self,
+        operations: &[Operation],
+        generation: Option<u32>,
+    ) -> Result<(), KernelError> {
+        let mut result = Ok(());
+        let took = timed(|| result = self.kernel.commit(operations, generation));
+        self.longest.elapsed = self.longest.elapsed.max(took.elapsed);
+        self.longest.cpu = self.longest.cpu.max(took.cpu);
+        result
+    }
+
+    fn is_exclusive(&self) -> bool {
+        self.kernel.is_exclusive()
+    }
+}
