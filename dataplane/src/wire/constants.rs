@@ -165,10 +165,7 @@ pub(crate) const NFTA_NAT_TYPE: u16 = 1;
 pub(crate) const NFTA_NAT_FAMILY: u16 = 2;
 pub(crate) const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
 pub(crate) const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
-pub(crate) const NFTA_NAT_FLAGS: u16 = 7;
 pub(crate) const NFT_NAT_DNAT: u32 = 1;
-/// `NF_NAT_RANGE_PROTO_SPECIFIED`, linux/netfilter/nf_nat.h.
-pub(crate) const NF_NAT_RANGE_PROTO_SPECIFIED: u32 = 1 << 1;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`, linux/netfilter/nf_nat.h.
 pub(crate) const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 1 << 4;
 pub(crate) const NFTA_MASQ_FLAGS: u16 = 1;

@@ -142,7 +142,6 @@ impl Encoder {
             out.u32(NFTA_NAT_FAMILY, u32::from(family));
             out.u32(NFTA_NAT_REG_ADDR_MIN, address);
             out.u32(NFTA_NAT_REG_PROTO_MIN, port);
-            out.u32(NFTA_NAT_FLAGS, NF_NAT_RANGE_PROTO_SPECIFIED);
         });
     }
 
@@ -239,11 +238,11 @@ impl Encoder {
 
     fn lookup(&mut self, set: &str, into: Option<u32>) {
         self.expression("lookup", |out| {
-            out.str(NFTA_LOOKUP_SET, set);
             out.u32(NFTA_LOOKUP_SREG, NFT_REG32_00);
             if let Some(register) = into {
                 out.u32(NFTA_LOOKUP_DREG, register);
             }
+            out.str(NFTA_LOOKUP_SET, set);
         });
     }
 

@@ -5,6 +5,8 @@ mod batch;
 mod constants;
 mod expression;
 mod parse;
+#[cfg(test)]
+mod tests;
 
 pub use self::{
     attributes::{Attributes, Buffer, Message, Messages},
