@@ -235,7 +235,17 @@ impl Controllers {
     fn plan(&mut self, dirty: &Dirty) -> Vec<Action> {
         let world = &self.world;
         let mut actions = Vec::new();
+        // A round gives out one Pod range: the next is chosen when this one is in the world.
+        let mut given = false;
+        let mut next_round = Vec::new();
         for name in &dirty.nodes {
+            let node = world.nodes.get(&(Box::default(), name.clone()));
+            if node.is_some_and(|node| node.spec.pod_cidr.is_empty())
+                && std::mem::replace(&mut given, true)
+            {
+                next_round.push(name.clone());
+                continue;
+            }
             actions.extend(node::plan(
                 world,
                 &self.cluster,
@@ -264,6 +274,7 @@ impl Controllers {
             actions.extend(over);
             self.next_token = next;
         }
+        self.world.dirty.nodes.extend(next_round);
         actions
     }
 
