@@ -25,7 +25,7 @@ const PREDECESSOR_EXIT: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum DataplaneError {
     /// The kernel did not do it. What it holds is unknown; the next call reads it back.
-    #[error("programming nftables failed")]
+    #[error(transparent)]
     Kernel(#[from] KernelError),
     /// Another process holds our table, and only it may change it.
     #[error("table {} {TABLE} belongs to another running process (netlink port {port}): is a second agent running here?", family.as_str())]
@@ -115,7 +115,8 @@ impl<K: Kernel> Dataplane<K> {
         })
     }
 
-    /// Applies a difference. Costs what the difference costs, however many Services there are.
+    /// Applies a difference to what the last [`Dataplane::replace`] made (before the first there is nothing to change).
+    /// Costs what the difference costs, however many Services there are.
     ///
     /// # Errors
     /// As [`Dataplane::replace`]; the change itself is remembered and need not be repeated.
@@ -202,18 +203,10 @@ impl<K: Kernel> Dataplane<K> {
 
     /// Reads our tables and makes sure that nobody changes them from here on, if the kernel can do that.
     fn read(&mut self) -> Result<Snapshot, DataplaneError> {
-        let deadline = Instant::now() + PREDECESSOR_EXIT;
+        self.await_predecessor()?;
         for _ in 0..ATTEMPTS {
             let mut snapshot = self.kernel.read()?;
-            let operations = loop {
-                match claims(&mut snapshot) {
-                    Err(DataplaneError::Occupied { .. }) if Instant::now() < deadline => {
-                        thread::sleep(Duration::from_millis(20));
-                        snapshot = self.kernel.read()?;
-                    }
-                    claims => break claims?,
-                }
-            };
+            let operations = claims(&mut snapshot)?;
             if operations.is_empty() {
                 return Ok(snapshot);
             }
@@ -227,6 +220,16 @@ impl<K: Kernel> Dataplane<K> {
             }
         }
         Err(DataplaneError::Contended)
+    }
+
+    /// Waits a little while another process holds our tables; reading them then tells.
+    fn await_predecessor(&mut self) -> Result<(), KernelError> {
+        let deadline = Instant::now() + PREDECESSOR_EXIT;
+        let occupied = |holder: &Holder| matches!(holder, Holder::Other(_));
+        while self.kernel.holders()?.values().any(occupied) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// Reads back and applies what is missing.

@@ -189,6 +189,7 @@ pub fn plan(from: &Ruleset, to: &Ruleset) -> Plan {
                 action: Action::DeleteTable,
             }]),
             (None, Some(to)) => planner.build(family, to),
+            (Some(from), Some(to)) if from == to => {}
             (Some(from), Some(to)) => planner.change(family, &compare(from, to), to),
         }
     }

@@ -76,7 +76,7 @@ impl Kernel for Fake {
             apply(&mut ruleset, &mut dynamic, operation).map_err(|errno| KernelError::Refused {
                 operation: describe(operation),
                 detail: None,
-                source: io::Error::from_raw_os_error(errno),
+                errno: io::Error::from_raw_os_error(errno),
             })?;
         }
         (self.ruleset, self.dynamic) = (ruleset, dynamic);

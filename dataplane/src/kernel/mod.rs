@@ -77,22 +77,22 @@ pub enum KernelError {
     )]
     Unsupported(#[source] io::Error),
     /// A system call on the netlink socket failed.
-    #[error("netlink: {call}")]
+    #[error("netlink: {call}: {errno}")]
     Socket {
         /// The call.
         call: &'static str,
         /// Its errno.
-        source: io::Error,
+        errno: io::Error,
     },
     /// The kernel refused one operation, and with it the transaction.
-    #[error("the kernel refused to {operation}{}", detail.as_ref().map(|text| format!(" ({text})")).unwrap_or_default())]
+    #[error("the kernel refused to {operation}: {errno}{}", detail.as_ref().map(|text| format!(" ({text})")).unwrap_or_default())]
     Refused {
         /// The operation in words.
         operation: String,
         /// The kernel's text, when it gave one.
         detail: Option<String>,
         /// Its errno.
-        source: io::Error,
+        errno: io::Error,
     },
     /// Somebody else changed the ruleset since the expected generation; nothing was applied.
     #[error("the ruleset was changed by somebody else at the same time")]
@@ -111,7 +111,7 @@ pub enum KernelError {
 impl KernelError {
     /// Whether the kernel said that something named is not there (ENOENT).
     pub fn is_not_found(&self) -> bool {
-        matches!(self, KernelError::Refused { source, .. } if source.kind() == io::ErrorKind::NotFound)
+        matches!(self, KernelError::Refused { errno, .. } if errno.kind() == io::ErrorKind::NotFound)
     }
 }
 

@@ -54,7 +54,7 @@ impl Netlink {
             Some(libc::EPERM | libc::EACCES) => KernelError::NotPermitted(source),
             _ => KernelError::Socket {
                 call: "socket",
-                source,
+                errno: source,
             },
         })?;
         let mut this = Netlink {
@@ -78,7 +78,7 @@ impl Netlink {
         let seq = self.seq;
         let batch = Batch::probe(seq, flags);
         self.send_batch(&batch, &[]).map_err(|error| match error {
-            KernelError::Refused { source, .. } => match source.raw_os_error() {
+            KernelError::Refused { errno: source, .. } => match source.raw_os_error() {
                 Some(libc::EPERM) => KernelError::NotPermitted(source),
                 _ => KernelError::Unsupported(source),
             },
@@ -93,7 +93,7 @@ impl Netlink {
             Some(libc::EPERM) => KernelError::NotPermitted(source),
             _ => KernelError::Socket {
                 call: "sendmsg",
-                source,
+                errno: source,
             },
         })?;
         self.drain(batch, operations)
@@ -108,7 +108,7 @@ impl Netlink {
                     Some(libc::EPERM) => KernelError::NotPermitted(source),
                     _ => KernelError::Socket {
                         call: "setsockopt(SO_SNDBUFFORCE)",
-                        source,
+                        errno: source,
                     },
                 }
             })?;
@@ -131,7 +131,7 @@ impl Netlink {
                 Err(source) => {
                     return Err(KernelError::Socket {
                         call: "recvmsg",
-                        source,
+                        errno: source,
                     });
                 }
             };
@@ -145,7 +145,8 @@ impl Netlink {
         }
     }
 
-    /// Sends a request and hands every answer to `each`, until the last.
+    /// Sends a request and hands every answer to `each`, until the last: what is left of a dump would be in the way of the
+    /// next one.
     fn request(
         &mut self,
         bytes: &[u8],
@@ -154,9 +155,9 @@ impl Netlink {
     ) -> Result<(), KernelError> {
         sys::send(&self.socket, bytes).map_err(|source| KernelError::Socket {
             call: "sendmsg",
-            source,
+            errno: source,
         })?;
-        let dump = bytes.get(6..8).is_some_and(|flags| flags[1] & 0x3 != 0);
+        let mut result = Ok(());
         loop {
             let len =
                 sys::receive(&self.socket, &mut self.receive, false).map_err(
@@ -164,26 +165,30 @@ impl Netlink {
                         Some(libc::ENOBUFS) => KernelError::AnswersLost,
                         _ => KernelError::Socket {
                             call: "recvmsg",
-                            source,
+                            errno: source,
                         },
                     },
                 )?;
             for message in Messages(&self.receive[..len]).filter(|message| message.seq == seq) {
-                match wire::answer(&message) {
-                    wire::Answer::Done => return Ok(()),
-                    wire::Answer::Interrupted => return Err(KernelError::Unsteady),
+                let answer = wire::answer(&message);
+                let last = answer != wire::Answer::Object || !message.is_of_dump();
+                let outcome = match answer {
+                    _ if message.is_interrupted() => Err(KernelError::Unsteady),
+                    wire::Answer::Done => Ok(()),
+                    wire::Answer::Object => each(&message),
+                    wire::Answer::Error(libc::EINTR, _) => Err(KernelError::Unsteady),
                     wire::Answer::Error(errno, detail) => {
-                        let source = io::Error::from_raw_os_error(errno);
-                        return Err(KernelError::Refused {
-                            operation: "dump our tables".into(),
+                        let errno = io::Error::from_raw_os_error(errno);
+                        Err(KernelError::Refused {
+                            operation: "read our tables".into(),
                             detail,
-                            source,
-                        });
+                            errno,
+                        })
                     }
-                    wire::Answer::Object => each(&message)?,
-                }
-                if !dump {
-                    return Ok(());
+                };
+                result = result.and(outcome);
+                if last {
+                    return result;
                 }
             }
         }
@@ -307,7 +312,7 @@ fn refusal(message: &Message<'_>, batch: &Batch, operations: &[Operation]) -> Op
     Some(KernelError::Refused {
         operation,
         detail,
-        source: io::Error::from_raw_os_error(errno),
+        errno: io::Error::from_raw_os_error(errno),
     })
 }
 
@@ -352,16 +357,11 @@ impl Kernel for Netlink {
 
     fn elements(&mut self, family: Family, set: &str) -> Result<Chunk, KernelError> {
         let mut elements = Vec::new();
-        let mut unknown = None;
         self.dump(wire::NFT_MSG_GETSETELEM, family, Some(set), |message| {
-            match wire::parse_elements(message) {
-                Ok(chunk) => elements.extend(chunk),
-                // The dump has to be read to its end before the socket can be used again.
-                Err(error) => unknown = Some(error),
-            }
+            elements.extend(wire::parse_elements(message)?);
             Ok(())
         })?;
-        unknown.map_or(Ok(elements), |error| Err(error.into()))
+        Ok(elements)
     }
 
     fn commit(

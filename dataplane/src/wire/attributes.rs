@@ -1,6 +1,6 @@
 //! Netlink messages and attributes: a growing buffer to write them, bounded iterators to read them.
 
-use super::constants::{NLA_F_NESTED, NLA_TYPE_MASK};
+use super::constants::{NLA_F_NESTED, NLA_TYPE_MASK, NLM_F_DUMP_INTR, NLM_F_MULTI};
 
 /// Length of `struct nlmsghdr`.
 pub(super) const HEADER_LEN: usize = 16;
@@ -12,7 +12,7 @@ const FAMILY_HEADER_LEN: usize = 4;
 pub struct Buffer(pub(super) Vec<u8>);
 
 impl Buffer {
-    /// One netlink message with its `nfgenmsg` and the attributes which `body` writes. Returns nothing: lengths are patched in.
+    /// One netlink message with its `nfgenmsg` and the attributes which `body` writes.
     pub(super) fn message(
         &mut self,
         (kind, flags, seq): (u16, u16, u32),
@@ -100,9 +100,14 @@ impl<'a> Message<'a> {
         Attributes(self.payload.get(FAMILY_HEADER_LEN..).unwrap_or_default())
     }
 
-    /// `nfgen_family`.
-    pub fn family(&self) -> Option<u8> {
-        self.payload.first().copied()
+    /// Whether it is one of several answers (`NLM_F_MULTI`).
+    pub fn is_of_dump(&self) -> bool {
+        self.flags & NLM_F_MULTI != 0
+    }
+
+    /// Whether what is dumped changed meanwhile (`NLM_F_DUMP_INTR`).
+    pub fn is_interrupted(&self) -> bool {
+        self.flags & NLM_F_DUMP_INTR != 0
     }
 }
 

@@ -16,7 +16,7 @@ pub use self::{
     },
     expression::expressions,
     parse::{
-        Answer, Chunk, KernelTable, ParseError, answer, parse_chain, parse_elements, parse_error,
+        Answer, Chunk, KernelTable, ParseError, answer, parse_chain, parse_elements,
         parse_generation, parse_rule, parse_set, parse_table,
     },
 };

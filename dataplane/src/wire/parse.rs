@@ -214,7 +214,7 @@ pub fn parse_generation(message: &Message<'_>) -> Result<u32, ParseError> {
 
 /// Parses `NLMSG_ERROR` into errno (positive, zero for an acknowledgement) and the kernel's text if it gave one
 /// (`NLMSGERR_ATTR_MSG`).
-pub fn parse_error(message: &Message<'_>) -> (i32, Option<String>) {
+fn parse_error(message: &Message<'_>) -> (i32, Option<String>) {
     let errno = message
         .payload
         .get(..4)
@@ -249,24 +249,15 @@ pub enum Answer {
     Object,
     /// The end of a dump, or an acknowledgement.
     Done,
-    /// The dump is inconsistent (`NLM_F_DUMP_INTR`), or was interrupted (EINTR).
-    Interrupted,
     /// Refused with this errno, and the kernel's text if it gave one.
     Error(i32, Option<String>),
 }
 
-/// Sorts a received message.
+/// Sorts a received message. The end of a dump carries an errno, too.
 pub fn answer(message: &Message<'_>) -> Answer {
-    match message.kind {
-        _ if message.flags & NLM_F_DUMP_INTR != 0 => Answer::Interrupted,
-        NLMSG_DONE => Answer::Done,
-        NLMSG_ERROR => match parse_error(message) {
-            (0, _) => Answer::Done,
-            (EINTR, _) => Answer::Interrupted,
-            (errno, text) => Answer::Error(errno, text),
-        },
+    match (message.kind, parse_error(message)) {
+        (NLMSG_DONE | NLMSG_ERROR, (0, _)) => Answer::Done,
+        (NLMSG_DONE | NLMSG_ERROR, (errno, text)) => Answer::Error(errno, text),
         _ => Answer::Object,
     }
 }
-
-const EINTR: i32 = 4;
