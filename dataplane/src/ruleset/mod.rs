@@ -4,6 +4,8 @@
 //! place by [`Ruleset::edit`], printed by [`Ruleset::text`] and asked for a packet's fate by [`Ruleset::trace`].
 
 mod compile;
+mod edit;
+mod frontend;
 mod key;
 mod rule;
 mod skeleton;
@@ -12,7 +14,7 @@ mod trace;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-pub(crate) use self::compile::{endpoint, frontend_of};
+pub(crate) use self::frontend::{endpoint, frontend_of};
 pub use self::{
     key::{Bytes, Data, Key, KeyReader, Verdict},
     rule::{Field, Rule, Statement},

@@ -1,0 +1,162 @@
+//! A change, applied to a ruleset in place: costs what it changes.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Data, Key, Name, Ruleset, Table, capacity_for,
+    compile::hairpin_key,
+    frontend::{elements, frontend_key},
+    sets,
+    skeleton::PickChain,
+};
+use crate::{
+    model::{Change, Family, Fate, Frontend},
+    plan::{Difference, TableDifference},
+};
+
+/// The sets that make an address a Service's.
+const ACTIVATING: [&str; 4] = [sets::SERVICES, sets::REJECT, sets::DROP, sets::LISTENERS];
+
+impl Ruleset {
+    /// Applies a change in place and says what changed.
+    ///
+    /// A table in which a set outgrew its capacity is marked for rebuilding.
+    pub fn edit(&mut self, change: &Change) -> Difference {
+        let mut difference = Difference::default();
+        for (family, table) in &mut self.tables {
+            let edit = table.edit(*family, change);
+            if !edit.is_empty() {
+                difference.tables.insert(*family, edit);
+            }
+        }
+        difference
+    }
+}
+
+impl Table {
+    fn edit(&mut self, family: Family, change: &Change) -> TableDifference {
+        let mut difference = TableDifference::default();
+        let mut touched = BTreeSet::new();
+        for (frontend, fate) in change
+            .frontends
+            .iter()
+            .filter(|(frontend, _)| frontend.family() == family)
+        {
+            if self.get(sets::LISTENERS, &frontend_key(frontend)).is_some() {
+                continue;
+            }
+            self.set_fate(frontend, fate.as_ref(), &mut difference);
+            if let Frontend::Address { addr, .. } = frontend {
+                touched.insert(*addr);
+            }
+        }
+        for addr in touched {
+            let key = Key::default().address(addr);
+            let active = self.is_active(&key).then_some(Data::None);
+            self.set_element(sets::ACTIVE, key, active, &mut difference);
+        }
+        for (addr, present) in change
+            .local_pods
+            .iter()
+            .filter(|(addr, _)| Family::of(**addr) == family)
+        {
+            self.set_element(
+                sets::HAIRPIN,
+                hairpin_key(*addr),
+                present.then_some(Data::None),
+                &mut difference,
+            );
+        }
+        self.make_missing_chains(family, &mut difference);
+        difference.rebuild = self.grow_full_sets();
+        difference
+    }
+
+    fn set_fate(
+        &mut self,
+        frontend: &Frontend,
+        fate: Option<&Fate>,
+        difference: &mut TableDifference,
+    ) {
+        let mut wanted = Vec::new();
+        if let Some(fate) = fate {
+            elements(frontend, fate, &self.endpoints(frontend), &mut wanted);
+        }
+        let kept: BTreeSet<(&str, Key)> = wanted.iter().map(|(set, key, _)| (*set, *key)).collect();
+        for (set, key, _) in self.present(frontend) {
+            if !kept.contains(&(set, key)) {
+                self.set_element(set, key, None, difference);
+            }
+        }
+        for (set, key, data) in wanted {
+            self.set_element(set, key, Some(data), difference);
+        }
+    }
+
+    fn set_element(
+        &mut self,
+        set: &str,
+        key: Key,
+        data: Option<Data>,
+        difference: &mut TableDifference,
+    ) {
+        let (name, elements) = match self.sets.get_key_value(set) {
+            Some((name, _)) => (
+                Name::clone(name),
+                &mut self.sets.get_mut(set).expect("just found").elements,
+            ),
+            None => return,
+        };
+        let old = match &data {
+            Some(data) => elements.insert(key, data.clone()),
+            None => elements.remove(&key),
+        };
+        if old != data {
+            difference.record(name, key, old, data);
+        }
+    }
+
+    /// Whether any frontend or listener uses this address.
+    fn is_active(&self, address: &Key) -> bool {
+        ACTIVATING.iter().any(|set| {
+            let after = self
+                .sets
+                .get(*set)
+                .and_then(|set| set.elements.range(*address..).next());
+            after.is_some_and(|(key, _)| key.as_slice().starts_with(address.as_slice()))
+        })
+    }
+
+    fn make_missing_chains(&mut self, family: Family, difference: &mut TableDifference) {
+        let named: BTreeSet<Name> = difference.added_verdicts().cloned().collect();
+        let wanted: Vec<PickChain> = named
+            .iter()
+            .filter_map(|name| PickChain::parse(name))
+            .collect();
+        for chain in wanted
+            .iter()
+            .copied()
+            .chain(wanted.iter().filter_map(|chain| chain.next()))
+        {
+            let name: Name = chain.name().into();
+            if !self.chains.contains_key(&name) {
+                let chain = chain.chain(family);
+                self.chains.insert(name.clone(), chain.clone());
+                difference.new_chains.insert(name, chain);
+            }
+        }
+    }
+
+    fn grow_full_sets(&mut self) -> bool {
+        let mut grown = false;
+        for set in self
+            .sets
+            .values_mut()
+            .filter(|set| set.elements.len() as u64 > u64::from(set.capacity))
+        {
+            set.capacity = capacity_for(set.elements.len());
+            grown = true;
+        }
+        grown
+    }
+}
