@@ -2,6 +2,7 @@
 
 mod fake;
 mod netlink;
+mod sys;
 
 use std::{collections::BTreeMap, io};
 

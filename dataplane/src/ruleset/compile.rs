@@ -10,8 +10,9 @@ use ipnet::IpNet;
 use super::{
     Data, Key, Ruleset, Table, Verdict, capacity_for,
     frontend::{Element, elements, frontend_key, is_node_port},
+    pick::PickChain,
     sets,
-    skeleton::{self, Networks, PickChain},
+    skeleton::{self, Networks},
 };
 use crate::model::{Desired, Family, Frontend};
 

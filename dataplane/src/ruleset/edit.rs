@@ -6,8 +6,8 @@ use super::{
     Data, Key, Name, Ruleset, Table, capacity_for,
     compile::hairpin_key,
     frontend::{elements, frontend_key},
+    pick::PickChain,
     sets,
-    skeleton::PickChain,
 };
 use crate::{
     model::{Change, Family, Fate, Frontend},

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{Bytes, Data, Key, KeyReader, Table, Verdict, sets, skeleton::PickChain};
+use super::{Bytes, Data, Key, KeyReader, Table, Verdict, pick::PickChain, sets};
 use crate::model::{Endpoint, Family, Fate, Frontend, Masquerade};
 
 /// An element and the set it belongs to.

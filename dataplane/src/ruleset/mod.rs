@@ -7,6 +7,8 @@ mod compile;
 mod edit;
 mod frontend;
 mod key;
+mod names;
+mod pick;
 mod rule;
 mod skeleton;
 mod text;
@@ -17,8 +19,8 @@ use std::{collections::BTreeMap, sync::Arc};
 pub(crate) use self::frontend::{endpoint, frontend_of};
 pub use self::{
     key::{Bytes, Data, Key, KeyReader, Verdict},
+    names::{chains, sets},
     rule::{Field, Rule, Statement},
-    skeleton::{chains, sets},
     trace::{ConnectionState, Landing, Origin, Packet, Source, World},
 };
 use crate::model::Family;

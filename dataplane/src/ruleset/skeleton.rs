@@ -9,87 +9,23 @@ use ipnet::IpNet;
 
 use super::{
     Base, Chain, ChainType, Field, Holds, Hook, Name, Rule, Set, SetKind, Statement, Table, Type,
-    Verdict,
+    Verdict, chains, sets,
 };
 use crate::model::Family;
-
-/// Names of chains.
-pub mod chains {
-    /// Looks up Services and NodePorts; called for the first packet of a connection.
-    pub const SERVICES: &str = "services";
-    /// Source rules of translated connections.
-    pub const MASQUERADE_SERVICES: &str = "masquerade-services";
-    /// Masquerades what does not come from a Pod.
-    pub const MASQUERADE_NON_PODS: &str = "masquerade-non-pods";
-    /// Masquerades Pods' connections that leave pod and service networks.
-    pub const MASQUERADE_EGRESS: &str = "masquerade-egress";
-    /// Rejects or drops what was sent to a Service and not translated.
-    pub const CHECK_SERVICES: &str = "check-services";
-    /// The same for NodePorts.
-    pub const CHECK_NODEPORTS: &str = "check-nodeports";
-    /// Untranslated packets to an address of a service network.
-    pub const CHECK_NETWORKS: &str = "check-service-networks";
-    /// Refuses.
-    pub const REJECT: &str = "reject";
-    /// Remembers which endpoint a client got.
-    pub const AFFINITY: &str = "affinity-record";
-}
-
-/// Names of sets and maps.
-pub mod sets {
-    /// address . protocol . port : goto the chain that picks an endpoint.
-    pub const SERVICES: &str = "service-ips";
-    /// address . protocol . port . slot : address . port.
-    pub const SLOTS: &str = "service-slots";
-    /// protocol . port : goto the chain that picks an endpoint.
-    pub const NODEPORTS: &str = "nodeports";
-    /// protocol . port . slot : address . port.
-    pub const NODEPORT_SLOTS: &str = "nodeport-slots";
-    /// address . protocol . port of Services without any endpoint.
-    pub const REJECT: &str = "reject-ips";
-    /// protocol . port of NodePorts without any endpoint.
-    pub const REJECT_NODEPORTS: &str = "reject-nodeports";
-    /// address . protocol . port of Services that a policy closes here.
-    pub const DROP: &str = "drop-ips";
-    /// protocol . port of NodePorts that a policy closes here.
-    pub const DROP_NODEPORTS: &str = "drop-nodeports";
-    /// address . protocol . port: every connection is masqueraded.
-    pub const MASQUERADE_ALWAYS: &str = "masquerade-always-ips";
-    /// address . protocol . port: masqueraded unless from a Pod.
-    pub const MASQUERADE_NON_PODS: &str = "masquerade-non-pods-ips";
-    /// address . protocol . port: source kept.
-    pub const MASQUERADE_NEVER: &str = "masquerade-never-ips";
-    /// protocol . port: every connection is masqueraded.
-    pub const MASQUERADE_ALWAYS_NODEPORTS: &str = "masquerade-always-nodeports";
-    /// protocol . port: masqueraded unless from a Pod.
-    pub const MASQUERADE_NON_PODS_NODEPORTS: &str = "masquerade-non-pods-nodeports";
-    /// client . address . protocol . port : address . port; filled by the packet path.
-    pub const AFFINITY: &str = "affinity";
-    /// address . protocol . port : goto the chain that remembers.
-    pub const AFFINITY_SERVICES: &str = "affinity-ips";
-    /// protocol . port : goto the chain that remembers.
-    pub const AFFINITY_NODEPORTS: &str = "affinity-nodeports";
-    /// Every address of a Service.
-    pub const ACTIVE: &str = "active-ips";
-    /// address . address of each local Pod.
-    pub const HAIRPIN: &str = "hairpin";
-    /// address . protocol . port served by a process of this node.
-    pub const LISTENERS: &str = "local-listeners";
-}
 
 const FRONTEND: [Type; 3] = [Type::Address, Type::Protocol, Type::Port];
 const NODEPORT: [Type; 2] = [Type::Protocol, Type::Port];
 
 /// `ip daddr . meta l4proto . th dport`
-const TO: [Field; 3] = [
+pub(super) const TO: [Field; 3] = [
     Field::DestinationAddress,
     Field::Protocol,
     Field::DestinationPort,
 ];
 /// `meta l4proto . th dport`
-const TO_PORT: [Field; 2] = [Field::Protocol, Field::DestinationPort];
+pub(super) const TO_PORT: [Field; 2] = [Field::Protocol, Field::DestinationPort];
 /// `ct original ip daddr . meta l4proto . ct original proto-dst`
-const SENT_TO: [Field; 3] = [
+pub(super) const SENT_TO: [Field; 3] = [
     Field::OriginalDestination,
     Field::Protocol,
     Field::OriginalPort,
@@ -186,113 +122,7 @@ fn empty_sets() -> BTreeMap<Name, Set> {
     all
 }
 
-/// A chain that is named by verdict map elements: made when the first element needs it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PickChain {
-    /// `lb-N`, `nodeport-lb-N`: one of N slots at random.
-    Balance { node_port: bool, slots: u32 },
-    /// `affinity-lb-N`, `nodeport-affinity-lb-N`: the endpoint this client had, else as above.
-    Affinity { node_port: bool, slots: u32 },
-    /// `remember-T`: keeps the client's endpoint for T seconds.
-    Remember { timeout_secs: u32 },
-}
-
-impl PickChain {
-    pub(super) fn name(self) -> String {
-        match self {
-            PickChain::Balance {
-                node_port: false,
-                slots,
-            } => format!("lb-{slots}"),
-            PickChain::Balance {
-                node_port: true,
-                slots,
-            } => format!("nodeport-lb-{slots}"),
-            PickChain::Affinity {
-                node_port: false,
-                slots,
-            } => format!("affinity-lb-{slots}"),
-            PickChain::Affinity {
-                node_port: true,
-                slots,
-            } => format!("nodeport-affinity-lb-{slots}"),
-            PickChain::Remember { timeout_secs } => format!("remember-{timeout_secs}"),
-        }
-    }
-
-    /// The chain with this name, when it is exactly the name [`PickChain::name`] gives.
-    pub(super) fn parse(name: &str) -> Option<PickChain> {
-        let (kind, number) = name.rsplit_once('-')?;
-        let number = number.parse().ok().filter(|number| *number > 0)?;
-        let chain = match kind {
-            "lb" => PickChain::Balance {
-                node_port: false,
-                slots: number,
-            },
-            "nodeport-lb" => PickChain::Balance {
-                node_port: true,
-                slots: number,
-            },
-            "affinity-lb" => PickChain::Affinity {
-                node_port: false,
-                slots: number,
-            },
-            "nodeport-affinity-lb" => PickChain::Affinity {
-                node_port: true,
-                slots: number,
-            },
-            "remember" => PickChain::Remember {
-                timeout_secs: number,
-            },
-            _ => return None,
-        };
-        (chain.name() == name).then_some(chain)
-    }
-
-    /// The chain this one goes to.
-    pub(super) fn next(self) -> Option<PickChain> {
-        match self {
-            PickChain::Affinity { node_port, slots } => {
-                Some(PickChain::Balance { node_port, slots })
-            }
-            PickChain::Balance { .. } | PickChain::Remember { .. } => None,
-        }
-    }
-
-    pub(super) fn chain(self, family: Family) -> Chain {
-        let rule = |statements| Rule::new(family, statements);
-        let client = || [&[Field::SourceAddress][..], &TO].concat();
-        let rules = match self {
-            PickChain::Balance { node_port, slots } => {
-                let (key, map): (&[Field], _) = if node_port {
-                    (&TO_PORT, sets::NODEPORT_SLOTS)
-                } else {
-                    (&TO, sets::SLOTS)
-                };
-                vec![rule(vec![Statement::Dnat {
-                    key: [key, &[Field::Random(slots)]].concat(),
-                    map: map.into(),
-                }])]
-            }
-            PickChain::Affinity { node_port, slots } => vec![
-                rule(vec![Statement::Dnat {
-                    key: client(),
-                    map: sets::AFFINITY.into(),
-                }]),
-                rule(vec![goto(&PickChain::Balance { node_port, slots }.name())]),
-            ],
-            PickChain::Remember { timeout_secs } => vec![rule(vec![Statement::Record {
-                map: sets::AFFINITY.into(),
-                key: [&[Field::OriginalSource][..], &SENT_TO].concat(),
-                value: vec![Field::DestinationAddress, Field::DestinationPort],
-                timeout_secs,
-            }])],
-        };
-        Chain { base: None, rules }
-    }
-}
-
-fn goto(chain: &str) -> Statement {
+pub(super) fn goto(chain: &str) -> Statement {
     Statement::Verdict(Verdict::Goto(Arc::from(chain)))
 }
 

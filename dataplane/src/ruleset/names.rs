@@ -1,0 +1,65 @@
+//! Names of what every table holds.
+
+/// Names of chains.
+pub mod chains {
+    /// Looks up Services and NodePorts; called for the first packet of a connection.
+    pub const SERVICES: &str = "services";
+    /// Source rules of translated connections.
+    pub const MASQUERADE_SERVICES: &str = "masquerade-services";
+    /// Masquerades what does not come from a Pod.
+    pub const MASQUERADE_NON_PODS: &str = "masquerade-non-pods";
+    /// Masquerades Pods' connections that leave pod and service networks.
+    pub const MASQUERADE_EGRESS: &str = "masquerade-egress";
+    /// Rejects or drops what was sent to a Service and not translated.
+    pub const CHECK_SERVICES: &str = "check-services";
+    /// The same for NodePorts.
+    pub const CHECK_NODEPORTS: &str = "check-nodeports";
+    /// Untranslated packets to an address of a service network.
+    pub const CHECK_NETWORKS: &str = "check-service-networks";
+    /// Refuses.
+    pub const REJECT: &str = "reject";
+    /// Remembers which endpoint a client got.
+    pub const AFFINITY: &str = "affinity-record";
+}
+
+/// Names of sets and maps.
+pub mod sets {
+    /// address . protocol . port : goto the chain that picks an endpoint.
+    pub const SERVICES: &str = "service-ips";
+    /// address . protocol . port . slot : address . port.
+    pub const SLOTS: &str = "service-slots";
+    /// protocol . port : goto the chain that picks an endpoint.
+    pub const NODEPORTS: &str = "nodeports";
+    /// protocol . port . slot : address . port.
+    pub const NODEPORT_SLOTS: &str = "nodeport-slots";
+    /// address . protocol . port of Services without any endpoint.
+    pub const REJECT: &str = "reject-ips";
+    /// protocol . port of NodePorts without any endpoint.
+    pub const REJECT_NODEPORTS: &str = "reject-nodeports";
+    /// address . protocol . port of Services that a policy closes here.
+    pub const DROP: &str = "drop-ips";
+    /// protocol . port of NodePorts that a policy closes here.
+    pub const DROP_NODEPORTS: &str = "drop-nodeports";
+    /// address . protocol . port: every connection is masqueraded.
+    pub const MASQUERADE_ALWAYS: &str = "masquerade-always-ips";
+    /// address . protocol . port: masqueraded unless from a Pod.
+    pub const MASQUERADE_NON_PODS: &str = "masquerade-non-pods-ips";
+    /// address . protocol . port: source kept.
+    pub const MASQUERADE_NEVER: &str = "masquerade-never-ips";
+    /// protocol . port: every connection is masqueraded.
+    pub const MASQUERADE_ALWAYS_NODEPORTS: &str = "masquerade-always-nodeports";
+    /// protocol . port: masqueraded unless from a Pod.
+    pub const MASQUERADE_NON_PODS_NODEPORTS: &str = "masquerade-non-pods-nodeports";
+    /// client . address . protocol . port : address . port; filled by the packet path.
+    pub const AFFINITY: &str = "affinity";
+    /// address . protocol . port : goto the chain that remembers.
+    pub const AFFINITY_SERVICES: &str = "affinity-ips";
+    /// protocol . port : goto the chain that remembers.
+    pub const AFFINITY_NODEPORTS: &str = "affinity-nodeports";
+    /// Every address of a Service.
+    pub const ACTIVE: &str = "active-ips";
+    /// address . address of each local Pod.
+    pub const HAIRPIN: &str = "hairpin";
+    /// address . protocol . port served by a process of this node.
+    pub const LISTENERS: &str = "local-listeners";
+}
