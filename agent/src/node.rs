@@ -153,11 +153,12 @@ impl Registration {
     }
 
     /// Keeps Lease and Node alive: renews every ten seconds, and writes the status when readiness changes.
-    pub(crate) async fn keep(self, mut readiness: watch::Receiver<Readiness>) {
+    /// `written` is what [`Registration::register`] wrote already.
+    pub(crate) async fn keep(self, written: Readiness, mut readiness: watch::Receiver<Readiness>) {
         let mut renew = interval(LEASE_EVERY);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let mut written = None;
+        let mut written = Some(written);
         loop {
             let now = readiness.borrow_and_update().clone();
             if written.as_ref() != Some(&now) {
@@ -223,6 +224,7 @@ impl Registration {
                 let spec = LeaseSpec {
                     holder_identity: Some(self.name.as_str().into()),
                     lease_duration_seconds: Some(LEASE_SECS),
+                    acquire_time: Some(now),
                     renew_time: Some(now),
                     ..LeaseSpec::default()
                 };
@@ -236,22 +238,27 @@ impl Registration {
     }
 }
 
+/// The node's conditions. While an agent starts on a node that was ready before, it stays as it was: Pods and rules of the
+/// earlier run go on.
 fn conditions(readiness: &Readiness, before: &NodeStatus) -> Vec<NodeCondition> {
     let ready = match readiness {
-        Readiness::Ready => (
+        Readiness::Ready => Some((
             "Ready",
             true,
             "AgentReady",
             "network, rules and names are in place",
-        ),
-        Readiness::Starting(what) => ("Ready", false, "AgentStarting", *what),
+        )),
+        Readiness::Starting(_) if before.conditions.iter().any(|old| &*old.r#type == "Ready") => {
+            None
+        }
+        Readiness::Starting(what) => Some(("Ready", false, "AgentStarting", *what)),
     };
     let own = [
         ("MemoryPressure", false, "AgentHasSufficientMemory", ""),
         ("DiskPressure", false, "AgentHasNoDiskPressure", ""),
         ("PIDPressure", false, "AgentHasSufficientPID", ""),
-        ready,
     ];
+    let own: Vec<_> = own.into_iter().chain(ready).collect();
     let now = Time::now();
     let made = own.iter().map(|(kind, is, reason, message)| {
         let status = if *is { "True" } else { "False" };
@@ -374,10 +381,16 @@ mod tests {
             of(&Readiness::Ready, "Ready").last_transition_time,
             Some(past)
         );
-        assert_ne!(
-            of(&Readiness::Starting("x"), "Ready").last_transition_time,
-            Some(past)
+        assert_eq!(
+            of(&Readiness::Starting("x"), "Ready"),
+            before.conditions[3],
+            "a restart changes nothing"
         );
         assert_eq!(&*of(&Readiness::Ready, "Foreign").r#type, "Foreign");
+        before.conditions[3].status = "Unknown".into();
+        assert_ne!(
+            conditions(&Readiness::Ready, &before)[3].last_transition_time,
+            Some(past)
+        );
     }
 }

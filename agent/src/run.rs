@@ -114,9 +114,10 @@ async fn agent(config: Config) -> Result<(), AgentError> {
     let (readiness, readiness_reader) =
         watch::channel(Readiness::Starting("the Pod network is being set up"));
     let registration = Registration::new(client.clone(), &config);
-    let registered = registration.register(&readiness.borrow()).await;
+    let starting = readiness.borrow().clone();
+    let registered = registration.register(&starting).await;
     registered.map_err(AgentError::Register)?;
-    tasks.spawn(registration.keep(readiness_reader));
+    tasks.spawn(registration.keep(starting, readiness_reader));
 
     let nodes = follow::<Node>(&mut tasks, &client, Path::core("nodes"));
     let services = follow::<Service>(&mut tasks, &client, Path::core("services"));
