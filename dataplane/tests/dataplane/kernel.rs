@@ -6,8 +6,9 @@ use crate::common::random::{after, change, desired};
 use crate::common::{Netns, address, balance, need, node_port, open, run, with_affinity};
 use dataplane::{
     Dataplane, DataplaneError, Verified,
-    kernel::{Netlink, Ownership},
+    kernel::{Kernel, KernelError, Netlink, Ownership},
     model::{Change, Desired, Family, Fate, Protocol},
+    plan::{Action, Operation},
 };
 use proptest::{
     collection::vec,
@@ -413,4 +414,53 @@ fn random_states_converge_in_the_kernel_and_read_back_equal() {
             Ok(())
         })
         .unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn a_refused_operation_is_named_and_nothing_of_its_transaction_stays() {
+    Netns::new().run(|| {
+        let mut kernel = Netlink::open(Ownership::WhenPossible).expect("a netlink socket");
+        let operations = |actions: Vec<Action>| {
+            actions
+                .into_iter()
+                .map(|action| Operation {
+                    family: Family::V4,
+                    action,
+                })
+                .collect::<Vec<_>>()
+        };
+        let bad = operations(vec![
+            Action::AddTable,
+            Action::AddChain {
+                name: "good".into(),
+                base: None,
+            },
+            Action::FlushChain {
+                name: "missing".into(),
+            },
+        ]);
+        let error = kernel.commit(&bad, None).expect_err("no such chain");
+        assert!(error.is_not_found());
+        let said = error.to_string();
+        assert!(
+            said.contains("flush chain missing of table ip minik"),
+            "{said}"
+        );
+        assert_eq!(run("nft list tables"), "");
+
+        let generation = kernel.generation().expect("generation");
+        kernel
+            .commit(&operations(vec![Action::AddTable]), Some(generation))
+            .expect("nobody interfered");
+        run("nft add table ip foreign");
+        let error = kernel
+            .commit(&operations(vec![Action::DeleteTable]), Some(generation + 1))
+            .expect_err("stale");
+        assert!(matches!(error, KernelError::Stale), "{error}");
+        assert_eq!(
+            kernel.holders().expect("holders").len(),
+            1,
+            "nothing was applied"
+        );
+    });
 }
