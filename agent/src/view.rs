@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::{
-    objects::{Endpoint, EndpointSlice, Key, Object, Revision, Service},
+    objects::{Endpoint, EndpointSlice, Key, Object, Revision, Service, Uid},
     reflector::Delta,
 };
 
@@ -81,12 +81,10 @@ impl View {
     /// Whether traffic may still be sent to a Pod: whether a slice of its namespace says it is ready. Else the revision up
     /// to which that must be applied for traffic to have stopped.
     pub(crate) fn drained(&self, namespace: &str, pod_uid: &str) -> Option<Revision> {
-        let is_pod = |endpoint: &&Endpoint| {
-            endpoint
-                .target_ref
-                .as_ref()
-                .is_some_and(|target| &*target.uid == pod_uid)
+        let Some(uid) = Uid::parse(pod_uid) else {
+            return Some(Revision::default());
         };
+        let is_pod = |endpoint: &&Endpoint| endpoint.pod_uid == Some(uid);
         let mut revision = Revision::default();
         let in_namespace = self
             .slices

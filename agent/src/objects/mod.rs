@@ -6,5 +6,5 @@ mod service;
 
 pub(crate) use meta::{Key, Meta, Object, Revision};
 pub(crate) use service::{
-    Endpoint, EndpointSlice, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
+    Endpoint, EndpointSlice, Protocol, Service, ServicePort, ServiceType, TrafficPolicy, Uid,
 };

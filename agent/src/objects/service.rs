@@ -185,34 +185,93 @@ pub(crate) struct EndpointSlice {
     pub(crate) metadata: Meta,
     pub(crate) address_type: Box<str>,
     #[serde(deserialize_with = "null_as_default")]
-    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) endpoints: Box<[Endpoint]>,
     #[serde(deserialize_with = "null_as_default")]
     pub(crate) ports: Vec<EndpointPort>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+/// An endpoint, parsed: a large cluster has hundreds of thousands of them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "WireEndpoint")]
 pub(crate) struct Endpoint {
-    pub(crate) addresses: Vec<Box<str>>,
-    pub(crate) conditions: EndpointConditions,
+    /// The first address; the others have no meaning. `None` when it is a name.
+    pub(crate) addr: Option<IpAddr>,
+    conditions: EndpointConditions,
     pub(crate) hostname: Option<Box<str>>,
     pub(crate) node_name: Option<Box<str>>,
-    pub(crate) target_ref: Option<Box<TargetRef>>,
+    /// The Pod's uid, when a Pod with a UUID stands behind the endpoint.
+    pub(crate) pod_uid: Option<Uid>,
     pub(crate) hints: Option<Box<EndpointHints>>,
+}
+
+/// A UUID as its 128 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Uid([u8; 16]);
+
+impl Uid {
+    /// Reads the form with hyphens.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let digits: Vec<u8> = text
+            .chars()
+            .filter(|digit| *digit != '-')
+            .map(|digit| {
+                digit
+                    .to_digit(16)
+                    .and_then(|value| u8::try_from(value).ok())
+            })
+            .collect::<Option<_>>()?;
+        let bytes: Vec<u8> = digits
+            .chunks(2)
+            .map(|pair| pair[0] << 4 | pair[pair.len() - 1])
+            .collect();
+        bytes
+            .try_into()
+            .ok()
+            .map(Self)
+            .filter(|_| digits.len() == 32)
+    }
+}
+
+/// An endpoint as JSON has it.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct WireEndpoint {
+    addresses: Vec<Box<str>>,
+    conditions: EndpointConditions,
+    hostname: Option<Box<str>>,
+    node_name: Option<Box<str>>,
+    target_ref: Option<TargetRef>,
+    hints: Option<Box<EndpointHints>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct TargetRef {
+    uid: Box<str>,
+}
+
+impl From<WireEndpoint> for Endpoint {
+    fn from(wire: WireEndpoint) -> Self {
+        Self {
+            addr: wire
+                .addresses
+                .first()
+                .and_then(|address| address.parse().ok()),
+            conditions: wire.conditions,
+            hostname: wire.hostname,
+            node_name: wire.node_name,
+            pod_uid: wire.target_ref.and_then(|target| Uid::parse(&target.uid)),
+            hints: wire.hints,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub(crate) struct EndpointConditions {
-    pub(crate) ready: Option<bool>,
-    pub(crate) serving: Option<bool>,
-    pub(crate) terminating: Option<bool>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub(crate) struct TargetRef {
-    pub(crate) uid: Box<str>,
+struct EndpointConditions {
+    ready: Option<bool>,
+    serving: Option<bool>,
+    terminating: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -251,11 +310,6 @@ impl Endpoint {
     pub(crate) fn is_terminating(&self) -> bool {
         self.conditions.terminating.unwrap_or(false)
     }
-
-    /// The first address; the others have no meaning.
-    pub(crate) fn addr(&self) -> Option<IpAddr> {
-        self.addresses.first()?.parse().ok()
-    }
 }
 
 impl EndpointSlice {
@@ -273,5 +327,27 @@ impl Object for EndpointSlice {
 
     fn revision(&self) -> Revision {
         self.metadata.resource_version
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uid_is_read_from_its_text_form_only() {
+        let text = "56a66c3c-1be1-4880-accb-e76f00727c2c";
+        assert_eq!(
+            Uid::parse(text).map(|uid| uid.0[..4].to_vec()),
+            Some(vec![0x56, 0xa6, 0x6c, 0x3c])
+        );
+        for bad in [
+            "",
+            "web",
+            "56a66c3c",
+            "56a66c3c-1be1-4880-accb-e76f00727c2cc",
+        ] {
+            assert_eq!(Uid::parse(bad), None, "{bad}");
+        }
     }
 }

@@ -61,7 +61,7 @@ impl<'a> PortEndpoints<'a> {
                 .and_then(|found| NonZeroU16::new(found.port?));
             let Some(number) = number else { continue };
             for endpoint in &slice.endpoints {
-                let Some(addr) = endpoint.addr() else {
+                let Some(addr) = endpoint.addr else {
                     continue;
                 };
                 match by_address.entry(model::Endpoint { addr, port: number }) {

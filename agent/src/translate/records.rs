@@ -45,7 +45,7 @@ fn hosts(slices: &[&EndpointSlice]) -> Vec<Host> {
             .iter()
             .filter(|endpoint| endpoint.is_ready())
         {
-            let Some(addr) = endpoint.addr() else {
+            let Some(addr) = endpoint.addr else {
                 continue;
             };
             let hostname = endpoint
