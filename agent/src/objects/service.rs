@@ -57,27 +57,32 @@ impl Protocol {
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct ServiceSpec {
     #[serde(rename = "type")]
+    #[serde(deserialize_with = "null_as_default")]
     pub(crate) kind: ServiceType,
     #[serde(rename = "clusterIP")]
     pub(crate) cluster_ip: Option<Box<str>>,
     #[serde(rename = "clusterIPs")]
+    #[serde(deserialize_with = "null_as_default")]
     pub(crate) cluster_ips: Vec<Box<str>>,
+    #[serde(deserialize_with = "null_as_default")]
     pub(crate) ports: Vec<ServicePort>,
     #[serde(rename = "externalIPs")]
+    #[serde(deserialize_with = "null_as_default")]
     pub(crate) external_ips: Vec<Box<str>>,
     pub(crate) external_name: Option<Box<str>>,
     pub(crate) internal_traffic_policy: Option<TrafficPolicy>,
     pub(crate) external_traffic_policy: Option<TrafficPolicy>,
     pub(crate) session_affinity: Option<Box<str>>,
     pub(crate) session_affinity_config: Option<SessionAffinityConfig>,
-    pub(crate) publish_not_ready_addresses: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct ServicePort {
+    #[serde(deserialize_with = "null_as_default")]
     pub(crate) name: Box<str>,
     pub(crate) protocol: Protocol,
+    #[serde(deserialize_with = "null_as_default")]
     pub(crate) port: u16,
     pub(crate) node_port: u16,
 }
@@ -98,12 +103,14 @@ pub(crate) struct ClientIpConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct ServiceStatus {
+    #[serde(deserialize_with = "null_as_default")]
     pub(crate) load_balancer: LoadBalancerStatus,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct LoadBalancerStatus {
+    #[serde(deserialize_with = "null_as_default")]
     pub(crate) ingress: Vec<LoadBalancerIngress>,
 }
 
@@ -236,7 +243,9 @@ impl Uid {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct WireEndpoint {
+    #[serde(deserialize_with = "null_as_default")]
     addresses: Vec<Box<str>>,
+    #[serde(deserialize_with = "null_as_default")]
     conditions: EndpointConditions,
     hostname: Option<Box<str>>,
     node_name: Option<Box<str>>,

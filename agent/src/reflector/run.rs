@@ -24,9 +24,20 @@ pub(crate) async fn run<T: Object>(
 ) {
     let mut reflector = Reflector::new();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    let mut fruitless = 0;
     while !deltas.is_closed() {
-        match ask(&client, &path, &mut reflector, &deltas, &mut backoff).await {
-            Ok(()) => {}
+        match ask(&client, &path, &mut reflector, &deltas).await {
+            Ok(true) => {
+                backoff.reset();
+                fruitless = 0;
+            }
+            // One such answer is no failure: a 410 leads to a fresh list at once. Several in a row are a sick server.
+            Ok(false) => {
+                fruitless += 1;
+                if fruitless > 1 {
+                    sleep(backoff.fail()).await;
+                }
+            }
             Err(error) => {
                 let delay = backoff.fail();
                 tracing::warn!(%path, %error, delay_ms = delay.as_millis() as u64, "watch failed; trying again");
@@ -36,82 +47,89 @@ pub(crate) async fn run<T: Object>(
     }
 }
 
+/// Makes one request and takes in its answer; true when the answer had anything in it.
 async fn ask<T: Object>(
     client: &Client,
     path: &Path,
     reflector: &mut Reflector<T>,
     deltas: &mpsc::Sender<Vec<Delta<T>>>,
-    backoff: &mut Backoff,
-) -> Result<(), ClientError> {
+) -> Result<bool, ClientError> {
     match reflector.request() {
         Request::List { continue_token } => {
             match client.list(&list_path(path, &continue_token)).await {
                 Ok(page) => {
-                    backoff.reset();
                     let delta = reflector.step(page_answer(page)).delta;
                     send(deltas, delta.into_iter().collect()).await;
-                    Ok(())
+                    Ok(true)
                 }
                 Err(error) if error.is_gone() => {
                     reflector.step(Answer::Gone);
-                    Ok(())
+                    Ok(false)
                 }
                 Err(error) => Err(error),
             }
         }
         request => match client.watch(&watch_path(path, &request)).await {
-            Ok(lines) => follow(path, reflector, lines, deltas, backoff).await,
+            Ok(lines) => follow(path, reflector, lines, deltas).await,
             Err(error) if error.is_gone() => {
                 reflector.step(Answer::Gone);
-                Ok(())
+                Ok(false)
             }
             Err(error) if error.is_unprocessable() && request == Request::Stream => {
                 reflector.step(Answer::NoStream);
-                Ok(())
+                Ok(false)
             }
             Err(error) => Err(error),
         },
     }
 }
 
-/// Reads a watch to its end, handing on everything that arrived together as one batch.
+/// Reads a watch to its end, handing on everything that arrived together as one batch. True when there was anything.
 async fn follow<T: Object>(
     path: &Path,
     reflector: &mut Reflector<T>,
     mut lines: WatchLines,
     deltas: &mpsc::Sender<Vec<Delta<T>>>,
-    backoff: &mut Backoff,
-) -> Result<(), ClientError> {
+) -> Result<bool, ClientError> {
+    let mut fruitful = false;
     loop {
-        let next = match lines.next().await {
+        let first = match lines.next().await {
             Ok(Some(line)) => line,
             ended => {
                 reflector.step(Answer::Ended);
-                return ended.map(drop);
+                return ended.map(|_| fruitful);
             }
         };
         let mut batch = Vec::new();
-        let mut line = Some(next);
+        let mut line = Some(first);
         let mut ask_again = false;
         while let Some(text) = line.take().filter(|_| !ask_again) {
-            let event = Event::parse(&text).map_err(|source| ClientError::Json {
-                path: path.to_string(),
-                source,
-            })?;
-            if let Event::Error { code, message } = &event {
-                tracing::info!(%path, code, message, "the server ended a watch");
+            if let Some(event) = parse(path, &text) {
+                let step = reflector.step(Answer::Event(event));
+                batch.extend(step.delta);
+                ask_again = step.ask_again;
             }
-            let step = reflector.step(Answer::Event(event));
-            batch.extend(step.delta);
-            ask_again = step.ask_again;
             line = lines.buffered();
         }
-        if !batch.is_empty() {
-            backoff.reset();
-        }
+        fruitful |= !batch.is_empty();
         send(deltas, batch).await;
         if ask_again {
-            return Ok(());
+            return Ok(fruitful);
+        }
+    }
+}
+
+/// An object that cannot be read is left out: the others must not wait for it.
+fn parse<T: Object>(path: &Path, line: &[u8]) -> Option<Event<T>> {
+    match Event::parse(line) {
+        Ok(Event::Error { code, message }) => {
+            tracing::info!(%path, code, message, "the server ended a watch");
+            Some(Event::Error { code, message })
+        }
+        Ok(event) => Some(event),
+        Err(error) => {
+            tracing::error!(%path, %error, "an object cannot be read and is left out");
+            None
         }
     }
 }
