@@ -59,9 +59,21 @@ impl Net {
              ip route add default via 192.0.2.1
              ip -6 route add default via 2001:db8::1",
         );
-        // The node needs a way out for addresses nobody has, or its own packets fail before any hook sees them.
-        net.node.commands(
-            "ip route add default via 192.0.2.100\nip -6 route add default via 2001:db8::100",
+        // The node needs a way out for addresses nobody has, or its own packets fail before any hook sees them; not back to
+        // the client, since redirects would use up the allowance of ICMP errors that rejections need.
+        net.node.commands(&format!(
+            "ip link add wan type veth peer name eth1 netns {}
+             ip link set wan up
+             ip addr add 198.51.100.1/24 dev wan
+             ip addr add 2001:db8:1::1/64 dev wan nodad
+             ip route add default via 198.51.100.100
+             ip -6 route add default via 2001:db8:1::100",
+            net.client.path()
+        ));
+        net.client.commands(
+            "ip link set eth1 up
+             ip addr add 198.51.100.100/24 dev eth1
+             ip addr add 2001:db8:1::100/64 dev eth1 nodad",
         );
         for (number, pod) in (2..).zip(&net.pods) {
             net.node.commands(&format!(
@@ -86,7 +98,29 @@ impl Net {
         for (name, pod) in ["a", "b", "c"].into_iter().zip(&net.pods) {
             serve(pod, name, "[::]:8080");
         }
+        net.await_links();
         net
+    }
+
+    /// A link that was just set up carries IPv6 a little later.
+    fn await_links(&self) {
+        for netns in self.pods.iter().chain([&self.client]) {
+            for node in [
+                "192.0.2.1:1",
+                "[2001:db8::1]:1",
+                "10.244.0.1:1",
+                "[fd00:244::1]:1",
+            ] {
+                await_answer(netns, node);
+            }
+        }
+        for to in ALL
+            .iter()
+            .chain(&ALL6)
+            .chain(&["198.51.100.100:1", "[2001:db8:1::100]:1"])
+        {
+            await_answer(&self.node, to);
+        }
     }
 
     fn dataplane(&self, desired: &Desired) -> Dataplane<Netlink> {
@@ -95,6 +129,20 @@ impl Net {
             dataplane.replace(desired).expect("replace");
             dataplane
         })
+    }
+}
+
+/// Connects, refused or not, until there is an answer.
+fn await_answer(netns: &Netns, to: &str) {
+    let to: SocketAddr = to.parse().expect("an address");
+    let deadline = Instant::now() + SOON;
+    loop {
+        match netns.run(|| TcpStream::connect_timeout(&to, SILENCE)) {
+            Ok(_) => return,
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return,
+            Err(error) => assert!(Instant::now() < deadline, "no answer from {to}: {error}"),
+        }
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -188,7 +236,7 @@ fn failure(error: &std::io::Error) -> Met {
     match error.kind() {
         ErrorKind::ConnectionRefused => Met::Refused,
         ErrorKind::TimedOut | ErrorKind::WouldBlock => Met::Silence,
-        _ => panic!("unexpected {error}"),
+        kind => panic!("unexpected {kind:?}: {error}"),
     }
 }
 
