@@ -1,14 +1,14 @@
 //! Everything started in the right order, and stopped.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    collections::BTreeSet,
+    net::SocketAddr,
     num::{NonZeroU16, NonZeroUsize},
     sync::Arc,
     time::Duration,
 };
 
-use api::core::{Namespace, Node, Pod};
+use api::core::Node;
 use dataplane::{
     Dataplane, DataplaneError, Verified,
     kernel::{KernelError, Netlink, Ownership},
@@ -16,7 +16,6 @@ use dataplane::{
 };
 use dns::Zone;
 use http::Method;
-use ipnet::IpNet;
 use runtime::Runtime;
 use serde_json::json;
 use tokio::{
@@ -30,9 +29,10 @@ use crate::{
     backoff::Backoff,
     client::{Client, ClientError, Path},
     join::{self, ClusterConfig, JoinError},
+    neighbours::Neighbours,
     network::{Network, NetworkConfig, NetworkError},
     node::{Readiness, Registration},
-    objects::{EndpointSlice, Object, Service},
+    objects::Object,
     pods::{self, AdoptError, Pods},
     reconcile::{Reconciler, Rules, SharedView, Sources},
     reflector::{self, Delta},
@@ -111,62 +111,34 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 async fn agent(config: Config) -> Result<(), AgentError> {
     let (client, cluster) = join(&config).await?;
     let mut tasks = JoinSet::new();
-    let (readiness, readiness_reader) =
-        watch::channel(Readiness::Starting("the Pod network is being set up"));
-    let registration = Registration::new(client.clone(), &config);
-    let starting = readiness.borrow().clone();
-    let registered = registration.register(&starting).await;
-    registered.map_err(AgentError::Register)?;
-    tasks.spawn(registration.keep(starting, readiness_reader));
-
-    let nodes = follow::<Node>(&mut tasks, &client, Path::core("nodes"));
-    let services = follow::<Service>(&mut tasks, &client, Path::core("services"));
-    let slices = follow::<EndpointSlice>(
-        &mut tasks,
-        &client,
-        Path::group("discovery.k8s.io/v1", "endpointslices"),
-    );
-    let namespaces = follow::<Namespace>(&mut tasks, &client, Path::core("namespaces"));
-
-    let mut neighbours = Neighbours {
-        own_name: config.node_name.clone(),
-        known: BTreeMap::new(),
+    let readiness = register(&mut tasks, &client, &config).await?;
+    let mut nodes = follow::<Node>(&mut tasks, &client, Path::core("nodes"));
+    let sources = Sources {
+        services: follow(&mut tasks, &client, Path::core("services")),
+        slices: follow(
+            &mut tasks,
+            &client,
+            Path::group("discovery.k8s.io/v1", "endpointslices"),
+        ),
+        namespaces: follow(&mut tasks, &client, Path::core("namespaces")),
     };
-    let mut nodes = nodes;
-    let (pod_cidr, zone_label) = neighbours.wait_for_own_range(&mut nodes).await?;
+    let mut neighbours = Neighbours::new(&config.node_name);
+    let own = neighbours.wait_for_own_range(&mut nodes).await;
+    let (pod_cidr, topology_zone) = own.ok_or(AgentError::NoNodes)?;
+
+    let (cluster_dns, node_ip) = (cluster.cluster_dns, config.node_ip);
     let network = Network::open(NetworkConfig {
         pod_cidr,
-        cluster_dns: cluster.cluster_dns,
-        node_ip: config.node_ip,
+        cluster_dns,
+        node_ip,
     })
     .await?;
-
-    let zone = Zone::new(dns::zone::Config {
-        domain: cluster.cluster_domain.as_str().into(),
-        ttl_secs: DNS_TTL_SECS,
-        nameservers: vec![cluster.cluster_dns],
-        reverse: cluster
-            .service_cidrs
-            .iter()
-            .chain(&cluster.pod_cidrs)
-            .copied()
-            .collect(),
-    })?;
-    let dns_server = dns::Server::bind(
-        dns::server::Config {
-            listen: vec![SocketAddr::new(cluster.cluster_dns, DNS_PORT)],
-            upstreams: config.dns_upstreams.clone(),
-            threads: NonZeroUsize::MIN,
-        },
-        zone.clone(),
-    )?;
-    let _dns = dns_server.serve()?;
-
+    let (zone, _server) = serve_names(&config, &cluster)?;
     let view = SharedView::default();
     let (local_pods, local_pods_reader) = watch::channel(BTreeSet::new());
     let here = Here {
         node: config.node_name.as_str().into(),
-        zone: zone_label,
+        zone: topology_zone,
     };
     let rules = Dataplane::open(Netlink::open(Ownership::WhenPossible)?)?;
     let (reconciler, applied) = Reconciler::new(
@@ -182,32 +154,26 @@ async fn agent(config: Config) -> Result<(), AgentError> {
         client: client.clone(),
         runtime: open_runtime(&config)?,
         network,
-        node_ip: config.node_ip,
+        node_ip,
         view,
         applied: applied.clone(),
         local_pods,
-        cluster_dns: cluster.cluster_dns,
+        cluster_dns,
         cluster_domain: cluster.cluster_domain,
     }));
     // Running Pods keep their addresses: they are known before the first rule is written or the first new Pod starts.
     let running = Pods::adopt(Arc::clone(&context)).await?;
-    tasks.spawn(reconciler.run(Sources {
-        services,
-        slices,
-        namespaces,
-    }));
-    tasks.spawn(neighbours.keep_routes(Arc::clone(&context), nodes));
+    tasks.spawn(reconciler.run(sources));
+    tasks.spawn(neighbours.keep_routes(context, nodes));
     tasks.spawn(report_applied(
         client.clone(),
         config.node_name.clone(),
         applied.clone(),
     ));
     tasks.spawn(ready_when_applied(applied, readiness));
-    let own_pods = Path::core("pods").query(
-        "fieldSelector",
-        &format!("spec.nodeName={}", config.node_name),
-    );
-    let own_pods = follow::<Pod>(&mut tasks, &client, own_pods);
+    let own_pods = format!("spec.nodeName={}", config.node_name);
+    let own_pods = Path::core("pods").query("fieldSelector", &own_pods);
+    let own_pods = follow(&mut tasks, &client, own_pods);
     tasks.spawn(running.run(own_pods));
     // None of these ends by itself, so the first that does is a failure.
     match tasks.join_next().await {
@@ -216,6 +182,48 @@ async fn agent(config: Config) -> Result<(), AgentError> {
             "a watch has no reader any more".to_owned(),
         )),
     }
+}
+
+/// Registers the node and keeps it alive; readiness is told through what this returns.
+async fn register(
+    tasks: &mut JoinSet<()>,
+    client: &Client,
+    config: &Config,
+) -> Result<watch::Sender<Readiness>, AgentError> {
+    let starting = Readiness::Starting("network, rules and names are being set up");
+    let registration = Registration::new(client.clone(), config);
+    registration
+        .register(&starting)
+        .await
+        .map_err(AgentError::Register)?;
+    let (readiness, reader) = watch::channel(starting.clone());
+    tasks.spawn(registration.keep(starting, reader));
+    Ok(readiness)
+}
+
+/// The zone, and the server that answers from it: SERVFAIL until the zone is filled.
+fn serve_names(
+    config: &Config,
+    cluster: &ClusterConfig,
+) -> Result<(Zone, dns::server::Running), AgentError> {
+    let zone = Zone::new(dns::zone::Config {
+        domain: cluster.cluster_domain.as_str().into(),
+        ttl_secs: DNS_TTL_SECS,
+        nameservers: vec![cluster.cluster_dns],
+        reverse: cluster
+            .service_cidrs
+            .iter()
+            .chain(&cluster.pod_cidrs)
+            .copied()
+            .collect(),
+    })?;
+    let listen = dns::server::Config {
+        listen: vec![SocketAddr::new(cluster.cluster_dns, DNS_PORT)],
+        upstreams: config.dns_upstreams.clone(),
+        threads: NonZeroUsize::MIN,
+    };
+    let running = dns::Server::bind(listen, zone.clone())?.serve()?;
+    Ok((zone, running))
 }
 
 /// Joins, trying again while the server cannot be reached.
@@ -333,92 +341,4 @@ async fn ready_when_applied(
     }
     // The sender must live as long as its reader.
     std::future::pending::<()>().await;
-}
-
-/// The other nodes and their Pod ranges.
-struct Neighbours {
-    own_name: String,
-    known: BTreeMap<Box<str>, Node>,
-}
-
-impl Neighbours {
-    /// Waits until the server has given this node its Pod range; returns it with the node's zone.
-    async fn wait_for_own_range(
-        &mut self,
-        nodes: &mut mpsc::Receiver<Vec<Delta<Node>>>,
-    ) -> Result<(IpNet, Option<Box<str>>), AgentError> {
-        loop {
-            let own = self.known.get(self.own_name.as_str());
-            if let Some(range) = own.and_then(|own| own.spec.pod_cidr.parse().ok()) {
-                let zone =
-                    own.and_then(|own| own.metadata.labels.get("topology.kubernetes.io/zone"));
-                return Ok((range, zone.cloned()));
-            }
-            self.apply(nodes.recv().await.ok_or(AgentError::NoNodes)?);
-        }
-    }
-
-    fn apply(&mut self, deltas: Vec<Delta<Node>>) {
-        for delta in deltas {
-            match delta {
-                Delta::Replace { items, .. } => {
-                    self.known = items
-                        .into_iter()
-                        .map(|node| (node.metadata.name.clone(), node))
-                        .collect();
-                }
-                Delta::Put(node) => {
-                    self.known.insert(node.metadata.name.clone(), node);
-                }
-                Delta::Remove { key, .. } => {
-                    self.known.remove(&key.name);
-                }
-                Delta::Progress(_) => {}
-            }
-        }
-    }
-
-    /// Pod range -> node address of every other node.
-    fn routes(&self) -> BTreeMap<IpNet, IpAddr> {
-        let others = self
-            .known
-            .iter()
-            .filter(|(name, _)| ***name != *self.own_name);
-        others
-            .filter_map(|(_, node)| {
-                let addresses = node.status.addresses.iter();
-                let internal = addresses
-                    .clone()
-                    .find(|address| &*address.r#type == "InternalIP")?;
-                Some((
-                    node.spec.pod_cidr.parse().ok()?,
-                    internal.address.parse().ok()?,
-                ))
-            })
-            .collect()
-    }
-
-    /// Keeps the routes to other nodes' Pods as the nodes are.
-    async fn keep_routes(
-        mut self,
-        context: Arc<pods::Context>,
-        mut nodes: mpsc::Receiver<Vec<Delta<Node>>>,
-    ) {
-        let mut set = None;
-        loop {
-            let wanted = self.routes();
-            if set.as_ref() != Some(&wanted) {
-                match context.network().set_routes(&wanted).await {
-                    Ok(()) => set = Some(wanted),
-                    Err(error) => {
-                        tracing::error!(%error, "routes to other nodes are not as they should be")
-                    }
-                }
-            }
-            let Some(deltas) = nodes.recv().await else {
-                return;
-            };
-            self.apply(deltas);
-        }
-    }
 }

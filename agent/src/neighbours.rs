@@ -1,0 +1,105 @@
+//! The nodes of the cluster: this one's Pod range, and the routes to the others'.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use api::core::Node;
+use ipnet::IpNet;
+use tokio::sync::mpsc;
+
+use crate::{pods, reflector::Delta};
+
+/// The other nodes and their Pod ranges.
+pub(crate) struct Neighbours {
+    own_name: String,
+    known: BTreeMap<Box<str>, Node>,
+}
+
+impl Neighbours {
+    pub(crate) fn new(own_name: &str) -> Self {
+        Self {
+            own_name: own_name.to_owned(),
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// Waits until the server has given this node its Pod range; returns it with the node's zone. `None` when
+    /// the agent stops.
+    pub(crate) async fn wait_for_own_range(
+        &mut self,
+        nodes: &mut mpsc::Receiver<Vec<Delta<Node>>>,
+    ) -> Option<(IpNet, Option<Box<str>>)> {
+        loop {
+            let own = self.known.get(self.own_name.as_str());
+            if let Some(range) = own.and_then(|own| own.spec.pod_cidr.parse().ok()) {
+                let zone =
+                    own.and_then(|own| own.metadata.labels.get("topology.kubernetes.io/zone"));
+                return Some((range, zone.cloned()));
+            }
+            self.apply(nodes.recv().await?);
+        }
+    }
+
+    fn apply(&mut self, deltas: Vec<Delta<Node>>) {
+        for delta in deltas {
+            match delta {
+                Delta::Replace { items, .. } => {
+                    self.known = items
+                        .into_iter()
+                        .map(|node| (node.metadata.name.clone(), node))
+                        .collect();
+                }
+                Delta::Put(node) => {
+                    self.known.insert(node.metadata.name.clone(), node);
+                }
+                Delta::Remove { key, .. } => {
+                    self.known.remove(&key.name);
+                }
+                Delta::Progress(_) => {}
+            }
+        }
+    }
+
+    /// Pod range -> node address of every other node.
+    fn routes(&self) -> BTreeMap<IpNet, IpAddr> {
+        let others = self
+            .known
+            .iter()
+            .filter(|(name, _)| ***name != *self.own_name);
+        others
+            .filter_map(|(_, node)| {
+                let addresses = node.status.addresses.iter();
+                let internal = addresses
+                    .clone()
+                    .find(|address| &*address.r#type == "InternalIP")?;
+                Some((
+                    node.spec.pod_cidr.parse().ok()?,
+                    internal.address.parse().ok()?,
+                ))
+            })
+            .collect()
+    }
+
+    /// Keeps the routes to other nodes' Pods as the nodes are.
+    pub(crate) async fn keep_routes(
+        mut self,
+        context: Arc<pods::Context>,
+        mut nodes: mpsc::Receiver<Vec<Delta<Node>>>,
+    ) {
+        let mut set = None;
+        loop {
+            let wanted = self.routes();
+            if set.as_ref() != Some(&wanted) {
+                match context.network().set_routes(&wanted).await {
+                    Ok(()) => set = Some(wanted),
+                    Err(error) => {
+                        tracing::error!(%error, "routes to other nodes are not as they should be")
+                    }
+                }
+            }
+            let Some(deltas) = nodes.recv().await else {
+                return;
+            };
+            self.apply(deltas);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Ending: traffic first, then SIGTERM, the grace period, SIGKILL; the object last.
+
+use std::time::Duration;
+
+use api::meta::{DeleteOptions, Preconditions};
+use runtime::PodState;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{
+    super::{
+        Wanted,
+        container::Life,
+        drain,
+        sandbox::{Sandbox, SandboxError},
+    },
+    Event, Worker,
+};
+
+const SIGTERM: i32 = 15;
+const SIGKILL: i32 = 9;
+/// The API's default of `terminationGracePeriodSeconds`.
+const GRACE_SECS: i64 = 30;
+/// How long killed containers may take to be gone before the sandbox is removed around them.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+impl Worker {
+    /// The end in good order: no new traffic, SIGTERM, the grace period, SIGKILL, and only then the object goes.
+    pub(super) async fn terminate(mut self) {
+        let grace = self
+            .pod
+            .metadata
+            .deletion_grace_period_seconds
+            .unwrap_or(GRACE_SECS);
+        if self.sandbox.is_some() && grace > 0 && self.lives.iter().any(Life::is_running) {
+            drain::wait(&self.context, &self.pod).await;
+        }
+        self.stop(Duration::from_secs(u64::try_from(grace).unwrap_or(0)))
+            .await;
+        let _ = self.report().await;
+        self.delete_object().await;
+        self.remove().await;
+    }
+
+    /// SIGTERM, wait up to the grace period, SIGKILL, wait.
+    pub(super) async fn stop(&mut self, grace: Duration) {
+        if !grace.is_zero() {
+            self.signal_all(SIGTERM).await;
+            self.wait_stopped(Instant::now() + grace, true).await;
+        }
+        self.signal_all(SIGKILL).await;
+        self.wait_stopped(Instant::now() + KILL_LIMIT, false).await;
+        self.remove_sandbox().await;
+    }
+
+    async fn signal_all(&self, signal: i32) {
+        let Some(sandbox) = &self.sandbox else { return };
+        for life in self.lives.iter().filter(|life| life.is_running()) {
+            if let Err(error) = sandbox.signal(&life.name, signal).await {
+                tracing::warn!(pod = %self.name(), container = %life.name, signal, %error, "signal not delivered");
+            }
+        }
+    }
+
+    /// Waits until no container runs, the time is up, or (with `hasty`) the object is deleted by force.
+    async fn wait_stopped(&mut self, deadline: Instant, hasty: bool) {
+        while self.sandbox.is_some() && self.lives.iter().any(Life::is_running) {
+            let Ok(event) = timeout_at(deadline, self.next_event(None)).await else {
+                return;
+            };
+            match event {
+                Event::State(state) => {
+                    self.observe(&state);
+                    let _ = self.report().await;
+                }
+                Event::ShimGone => self.lost(),
+                Event::Wanted | Event::Time => {
+                    let gone = match &*self.wanted.borrow_and_update() {
+                        Wanted::Gone => true,
+                        Wanted::Run(pod) => pod.metadata.deletion_grace_period_seconds == Some(0),
+                    };
+                    if hasty && gone {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Deletes the object itself, if it is still this Pod's. Tries until the server answers.
+    async fn delete_object(&mut self) {
+        let options = DeleteOptions {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions {
+                uid: Some(self.pod.metadata.uid.clone()),
+                ..Preconditions::default()
+            }),
+            ..DeleteOptions::default()
+        };
+        let body = serde_json::to_value(options).expect("plain values encode");
+        let path = self.path().to_string();
+        loop {
+            match self.context.client.delete(&path, &body).await {
+                Ok(_) => return,
+                Err(error) if error.is_not_found() || error.is_conflict() => return,
+                Err(error) => {
+                    tracing::warn!(pod = %self.name(), %error, "the Pod object was not deleted");
+                    sleep(self.report_backoff.fail()).await;
+                }
+            }
+            if matches!(*self.wanted.borrow(), Wanted::Gone) {
+                return;
+            }
+        }
+    }
+
+    /// The end of everything on the node.
+    pub(super) async fn remove(mut self) {
+        self.remove_sandbox().await;
+        self.release();
+    }
+
+    pub(super) async fn remove_sandbox(&mut self) {
+        let Some(sandbox) = self.sandbox.take() else {
+            return;
+        };
+        if let Err(error) = sandbox.remove().await {
+            tracing::error!(pod = %self.name(), %error, "the Pod's sandbox was not removed cleanly");
+        }
+    }
+}
+
+/// Ends a Pod that nobody knows: SIGTERM, the default grace period, SIGKILL.
+pub(in crate::pods) async fn end(mut sandbox: Sandbox) -> Result<(), SandboxError> {
+    let mut state = sandbox.state().await?;
+    let running = |state: &PodState| {
+        let containers = state.containers.iter();
+        containers
+            .filter(|(_, status)| status.state.is_running())
+            .map(|(name, _)| name.clone())
+            .collect::<Vec<_>>()
+    };
+    for container in running(&state) {
+        sandbox.signal(&container, SIGTERM).await?;
+    }
+    let deadline = Instant::now() + Duration::from_secs(GRACE_SECS.unsigned_abs());
+    while !running(&state).is_empty() {
+        match timeout_at(deadline, sandbox.changed()).await {
+            Ok(changed) => state = changed?,
+            Err(_) => break,
+        }
+    }
+    sandbox.remove().await
+}

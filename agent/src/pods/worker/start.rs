@@ -1,0 +1,170 @@
+//! Starting: the sandbox, the environment, the container.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use api::core::{ConfigMap, Container, Secret};
+use jiff::Timestamp;
+use runtime::Image;
+
+use super::{
+    super::{
+        env::{self, Addresses, Sources},
+        sandbox::{Sandbox, SandboxError},
+        spec,
+    },
+    IMAGE_AGAIN, Worker,
+};
+use crate::{
+    client::{ClientError, Path},
+    reconcile::lock,
+};
+
+/// When to try again to start what failed to start.
+const START_AGAIN: Duration = Duration::from_secs(10);
+
+impl Worker {
+    /// Starts one attempt of a container, or notes why it cannot.
+    pub(super) async fn start(&mut self, index: usize, attempt: u32) {
+        let container = self.pod.spec.containers[index].clone();
+        let Some(image) = Image::find(&container.image) else {
+            let message = format!(
+                "image {:?} is not on this node: this version runs the built-in image {} only",
+                container.image,
+                Image::BUILT_IN
+            );
+            return self.lives[index].cannot_start(
+                "ErrImagePull",
+                message,
+                Timestamp::now() + IMAGE_AGAIN,
+            );
+        };
+        if let Err(error) = self.ensure_sandbox().await {
+            tracing::warn!(pod = %self.name(), %error, "the Pod's sandbox cannot be made");
+            let again = Timestamp::now() + START_AGAIN;
+            return self.lives[index].cannot_start(
+                "CreatePodSandboxError",
+                error.to_string(),
+                again,
+            );
+        }
+        let environment = match self.environment(&container).await {
+            Ok(environment) => environment,
+            Err(error) => {
+                let again = Timestamp::now() + START_AGAIN;
+                return self.lives[index].cannot_start(
+                    "CreateContainerConfigError",
+                    error.to_string(),
+                    again,
+                );
+            }
+        };
+        let spec = spec::container_spec(&self.pod, &container, attempt, image, environment);
+        let Some(sandbox) = &self.sandbox else { return };
+        match sandbox.start(spec).await {
+            Ok(()) => self.lives[index].started(attempt, Timestamp::now()),
+            Err(error) => {
+                tracing::warn!(pod = %self.name(), container = %container.name, %error, "container did not start");
+                let again = Timestamp::now() + START_AGAIN;
+                self.lives[index].cannot_start("RunContainerError", error.to_string(), again);
+            }
+        }
+    }
+
+    async fn ensure_sandbox(&mut self) -> Result<(), SandboxError> {
+        if self.sandbox.is_some() {
+            return Ok(());
+        }
+        let host_network = self.pod.spec.host_network;
+        let network = Some(&self.context.network).filter(|_| !host_network);
+        let address = match (self.address, network) {
+            (Some(address), _) => address,
+            (None, Some(network)) => network.allocate()?,
+            (None, None) => self.context.node_ip,
+        };
+        self.address = Some(address);
+        let spec = spec::pod_spec(
+            &self.pod,
+            address,
+            &self.context.dns,
+            &self.context.host_hosts,
+        );
+        let sandbox = Sandbox::create(&self.context.runtime, network, spec, address).await;
+        match sandbox {
+            Ok(sandbox) => {
+                self.sandbox = Some(sandbox);
+                if !host_network {
+                    self.context.local_pod(address, true);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.release();
+                Err(error)
+            }
+        }
+    }
+
+    async fn environment(
+        &self,
+        container: &Container,
+    ) -> Result<Vec<(String, String)>, env::EnvError> {
+        let sources = self.sources(container).await;
+        let links = self.pod.spec.enable_service_links.unwrap_or(true);
+        let namespace = &self.pod.metadata.namespace;
+        let services = {
+            let view = lock(&self.context.view);
+            env::service_variables(&view.services_for_pods(namespace), namespace, links)
+        };
+        let node = self.context.node_ip;
+        let addresses = Addresses {
+            pod: self.address.unwrap_or(node),
+            host: node,
+        };
+        env::environment(&self.pod, container, addresses, &sources, &services)
+    }
+
+    /// Reads the ConfigMaps and Secrets that a container names; what cannot be read is left out, and named later.
+    async fn sources(&self, container: &Container) -> Sources {
+        let mut sources = Sources::new();
+        for (kind, name) in env::wanted_sources(container) {
+            match self.source(kind, &name).await {
+                Ok(values) => {
+                    sources.insert((kind, name), values);
+                }
+                Err(error) => {
+                    tracing::warn!(pod = %self.name(), kind, source = %name, %error, "not readable")
+                }
+            }
+        }
+        sources
+    }
+
+    async fn source(
+        &self,
+        kind: &str,
+        name: &str,
+    ) -> Result<BTreeMap<String, String>, ClientError> {
+        let namespace = &self.pod.metadata.namespace;
+        let path = |resource| {
+            Path::core(resource)
+                .namespace(namespace)
+                .name(name)
+                .to_string()
+        };
+        if kind == env::CONFIG_MAP {
+            let config_map: ConfigMap = self.context.client.get(&path("configmaps")).await?;
+            return Ok(config_map
+                .data
+                .into_iter()
+                .map(|(key, value)| (key.into(), value.into()))
+                .collect());
+        }
+        let secret: Secret = self.context.client.get(&path("secrets")).await?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok(secret
+            .data
+            .into_iter()
+            .map(|(key, value)| (key.into(), text(value.0)))
+            .collect())
+    }
+}
