@@ -156,17 +156,40 @@ impl Runtime {
     /// # Errors
     /// When the directory cannot be read.
     pub fn adopt(&self) -> Result<Vec<Pod>, RuntimeError> {
-        let pods = self.config.run_dir.join("pods");
         let mut found = Vec::new();
-        for entry in fs::read_dir(&pods).explain("list", pods.display())? {
-            let entry = entry.explain("list", pods.display())?;
-            let uid = entry.file_name().to_string_lossy().into_owned();
+        for uid in self.uids()? {
             match self.open(&uid) {
                 Ok(pod) => found.push(pod),
                 Err(_) => self.clear(&uid)?,
             }
         }
         Ok(found)
+    }
+
+    /// Every Pod whose shim lives, for a program that is not the agent: nothing is changed.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn list(&self) -> Result<Vec<Pod>, RuntimeError> {
+        Ok(self
+            .uids()?
+            .iter()
+            .filter_map(|uid| self.open(uid).ok())
+            .collect())
+    }
+
+    fn uids(&self) -> Result<Vec<String>, RuntimeError> {
+        let pods = self.config.run_dir.join("pods");
+        fs::read_dir(&pods)
+            .explain("list", pods.display())?
+            .map(|entry| {
+                Ok(entry
+                    .explain("list", pods.display())?
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned())
+            })
+            .collect()
     }
 
     fn open(&self, uid: &str) -> Result<Pod, RuntimeError> {

@@ -1,0 +1,97 @@
+//! `minik agent`.
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use agent::{Config, Options};
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::shutdown;
+
+/// How a node is to run; shared with `minik server --agent`.
+#[derive(Args, Debug)]
+pub(crate) struct LocalArgs {
+    /// Name of the node [default: this host's name].
+    #[arg(long)]
+    node_name: Option<String>,
+    /// Address by which other nodes reach this one [default: the one that leads to the server].
+    #[arg(long)]
+    node_ip: Option<IpAddr>,
+    /// Directory of running Pods; a reboot may empty it.
+    #[arg(long, default_value = "/run/minik")]
+    run_dir: PathBuf,
+    /// Directory of the containers' logs.
+    #[arg(long, default_value = "/var/log/pods")]
+    log_dir: PathBuf,
+    /// The cgroup, below the root of each hierarchy, that holds the Pods.
+    #[arg(long, default_value = "minik")]
+    cgroup_parent: String,
+    /// DNS server for names outside the cluster; without one they do not resolve. Can be repeated.
+    #[arg(long, value_name = "IP")]
+    dns_upstream: Vec<IpAddr>,
+    /// Label of the node. Can be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    label: Vec<String>,
+}
+
+/// How to join, and how to run.
+#[derive(Args, Debug)]
+pub(crate) struct AgentArgs {
+    /// The server: https://HOST:6443.
+    #[arg(long, value_name = "URL")]
+    join: String,
+    /// The token that `minik token create` printed; not needed by a node that joined before.
+    #[arg(long, env = "MINIK_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Directory of the node's certificate.
+    #[arg(long, default_value = "/var/lib/minik/agent")]
+    data_dir: PathBuf,
+    #[command(flatten)]
+    local: LocalArgs,
+}
+
+/// Runs until SIGTERM or SIGINT. Pods, rules and names stay.
+pub(crate) fn run(args: &AgentArgs) -> Result<()> {
+    let config = local_config(
+        &args.local,
+        &args.data_dir,
+        args.join.clone(),
+        args.token.clone(),
+    )?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(async {
+        agent::run(config, shutdown::requested()?)
+            .await
+            .map_err(Into::into)
+    })
+}
+
+/// The checked configuration of an agent.
+pub(crate) fn local_config(
+    args: &LocalArgs,
+    data_dir: &Path,
+    join: String,
+    token: Option<String>,
+) -> Result<Config> {
+    let options = Options {
+        join,
+        token,
+        node_name: args.node_name.clone(),
+        node_ip: args.node_ip,
+        data_dir: data_dir.to_owned(),
+        run_dir: args.run_dir.clone(),
+        log_dir: args.log_dir.clone(),
+        cgroup_parent: args.cgroup_parent.clone(),
+        dns_upstreams: args.dns_upstream.clone(),
+        labels: args.label.clone(),
+        executable: std::env::current_exe().context("find this program's own file")?,
+    };
+    Ok(options.validate()?)
+}

@@ -1,0 +1,139 @@
+//! `minik server`.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use apiserver::server::{Config, Server, inherited};
+use clap::Args;
+use ipnet::IpNet;
+
+use crate::{
+    admin::Admin,
+    agent_command::{LocalArgs, local_config},
+    shutdown, token,
+};
+
+/// How long a one-node cluster's own join token is valid: it is used within moments.
+const OWN_TOKEN_TTL: Duration = Duration::from_secs(600);
+
+/// How the server is to run. The defaults suit one control host.
+#[derive(Args, Debug)]
+pub(crate) struct ServerArgs {
+    /// Directory of the store and the certificates.
+    #[arg(long, default_value = "/var/lib/minik/server")]
+    data_dir: PathBuf,
+    /// Address and port to listen on.
+    #[arg(long, default_value = "0.0.0.0:6443")]
+    bind: SocketAddr,
+    /// Address by which nodes and Pods reach this server [default: that of --bind, or of the default route].
+    #[arg(long)]
+    advertise_address: Option<IpAddr>,
+    /// Range of the ClusterIPs; twice for one of each IP family.
+    #[arg(long, default_value = "10.96.0.0/16")]
+    service_cidr: Vec<IpNet>,
+    /// Range of the Pods' addresses; twice for one of each IP family.
+    #[arg(long, default_value = "10.244.0.0/16")]
+    pod_cidr: Vec<IpNet>,
+    /// Domain of the Services' names.
+    #[arg(long, default_value = "cluster.local")]
+    cluster_domain: String,
+    /// Address of the cluster's DNS, within --service-cidr.
+    #[arg(long, default_value = "10.96.0.10")]
+    cluster_dns: IpAddr,
+    /// Another name or address for the server's certificate. Can be repeated.
+    #[arg(long, value_name = "NAME")]
+    tls_san: Vec<String>,
+    /// Seconds without a heartbeat after which a node counts as lost.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+    node_grace_secs: u16,
+    /// Run an agent too: a whole cluster on this host.
+    #[arg(long)]
+    agent: bool,
+    /// Directory of that agent's certificate.
+    #[arg(long, default_value = "/var/lib/minik/agent")]
+    agent_data_dir: PathBuf,
+    #[command(flatten)]
+    local: LocalArgs,
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) fn run(args: &ServerArgs) -> Result<()> {
+    let inherited = inherited(listen_fds()?)?;
+    let config = Config {
+        data_dir: args.data_dir.clone(),
+        bind: args.bind,
+        inherited,
+        advertise_address: args.advertise_address,
+        service_cidrs: args.service_cidr.clone(),
+        pod_cidrs: args.pod_cidr.clone(),
+        cluster_domain: args.cluster_domain.clone(),
+        cluster_dns: args.cluster_dns,
+        tls_sans: args.tls_san.clone(),
+        node_grace: Duration::from_secs(args.node_grace_secs.into()),
+    };
+    let advertised = config.advertised();
+    let server = Server::bind(config)?;
+    let url = format!(
+        "https://{}",
+        SocketAddr::new(advertised, server.address().port())
+    );
+    tracing::info!(address = %server.address(), "API server ready: listening");
+    eprintln!("export KUBECONFIG={}", server.kubeconfig().display());
+    eprintln!("join other hosts with: minik agent --join {url} --token \"$(minik token create)\"");
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(async {
+        let stop = shutdown::requested()?;
+        if !args.agent {
+            return server.serve(stop).await.map_err(Into::into);
+        }
+        let (ended, end) = tokio::sync::oneshot::channel::<()>();
+        let agent = own_agent(args, &url);
+        let served = server.serve(async {
+            tokio::select! {
+                () = stop => {}
+                _ = end => {}
+            }
+        });
+        let (served, agent) = tokio::join!(served, async {
+            let result = agent.await;
+            // Without its agent a one-node cluster is none: whoever supervises this process starts both again.
+            drop(ended);
+            result
+        });
+        served.map_err(anyhow::Error::from).and(agent)
+    })
+}
+
+/// How many listening sockets were handed over, as `sd_listen_fds(3)` has it.
+fn listen_fds() -> Result<usize> {
+    match std::env::var("LISTEN_FDS") {
+        Err(_) => Ok(0),
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("LISTEN_FDS {text:?} is not a number of descriptors")),
+    }
+}
+
+/// The agent of a one-node cluster joins as any other does: through the API, with a token.
+async fn own_agent(args: &ServerArgs, url: &str) -> Result<()> {
+    let stop = shutdown::requested()?;
+    let admin = Admin::read(&args.data_dir)?;
+    let client = admin.client(url)?;
+    let token = token::create(&client, admin.ca(), OWN_TOKEN_TTL, "this host's own agent").await?;
+    let config = local_config(
+        &args.local,
+        &args.agent_data_dir,
+        url.to_owned(),
+        Some(token),
+    )?;
+    agent::run(config, stop).await.map_err(Into::into)
+}
