@@ -1,0 +1,514 @@
+//! The API through an unmodified kubectl, and what the commands say to bad input.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use integration::{DEADLINE, Lab, eventually, minik, run};
+
+const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {selector: {app: s}, ports: [{port: 80}]}\n";
+
+#[test]
+fn every_everyday_verb_of_kubectl_works() {
+    let lab = Lab::up(1, &[]);
+    let everything = "nodes,pods,services,endpoints,endpointslices,namespaces,configmaps,secrets,serviceaccounts,events,leases";
+    let _ = lab.apply(SERVICE).ok();
+    for output in ["wide", "yaml", "json", "name"] {
+        let _ = lab.kubectl(&["get", everything, "-A", "-o", output]).ok();
+    }
+    let table = lab.kubectl(&["get", "services", "-o", "wide"]).ok();
+    assert!(
+        table.contains("CLUSTER-IP") && table.contains("app=s") && table.contains("80/TCP"),
+        "{table}"
+    );
+
+    // Create, in JSON and (from kubectl 1.32 on) in protobuf.
+    for create in [
+        &["create", "configmap", "c", "--from-literal=a=b"][..],
+        &[
+            "create",
+            "secret",
+            "generic",
+            "x",
+            "--from-literal=password=hunter2",
+        ],
+        &["create", "namespace", "n"],
+        &["create", "serviceaccount", "sa"],
+        &["create", "service", "nodeport", "np", "--tcp=80:8080"],
+    ] {
+        let _ = lab.kubectl(create).ok();
+    }
+    assert_eq!(lab.get(&["configmap", "c"])["data"]["a"], "b");
+    assert_eq!(
+        lab.get(&["secret", "x"])["data"]["password"],
+        "aHVudGVyMg=="
+    );
+    let port = lab.get(&["service", "np"])["spec"]["ports"][0]["nodePort"]
+        .as_u64()
+        .expect("a node port");
+    assert!((30000..=32767).contains(&port), "{port}");
+
+    // Change: apply again, label, annotate, patch in three ways, replace.
+    let _ = lab
+        .apply(&SERVICE.replace("port: 80}", "port: 80, name: web}, {port: 443, name: tls}"))
+        .ok();
+    assert_eq!(
+        lab.get(&["service", "s"])["spec"]["ports"]
+            .as_array()
+            .map(Vec::len),
+        Some(2)
+    );
+    let _ = lab.kubectl(&["label", "service", "s", "tier=front"]).ok();
+    let _ = lab
+        .kubectl(&["annotate", "service", "s", "note=hello"])
+        .ok();
+    let merge = r#"{"metadata":{"labels":{"tier":"back"}}}"#;
+    let _ = lab
+        .kubectl(&["patch", "service", "s", "--type", "merge", "-p", merge])
+        .ok();
+    let json = r#"[{"op":"replace","path":"/spec/ports/0/port","value":8080}]"#;
+    let _ = lab
+        .kubectl(&["patch", "service", "s", "--type", "json", "-p", json])
+        .ok();
+    let strategic = r#"{"spec":{"ports":[{"port":443,"$patch":"delete"}]}}"#;
+    let _ = lab
+        .kubectl(&["patch", "service", "s", "-p", strategic])
+        .ok();
+    let service = lab.get(&["service", "s"]);
+    assert_eq!(service["metadata"]["labels"]["tier"], "back");
+    assert_eq!(service["metadata"]["annotations"]["note"], "hello");
+    assert_eq!(
+        service["spec"]["ports"].as_array().map(Vec::len),
+        Some(1),
+        "{service}"
+    );
+    assert_eq!(service["spec"]["ports"][0]["port"], 8080);
+    let file = lab.dir().join("service.json");
+    fs::write(&file, service.to_string()).expect("write the Service");
+    let _ = lab
+        .kubectl(&["replace", "-f", &file.to_string_lossy()])
+        .ok();
+
+    // Selectors, describe, delete.
+    let named = lab
+        .kubectl(&[
+            "get",
+            "services",
+            "-l",
+            "tier in (back),!absent",
+            "-o",
+            "name",
+        ])
+        .ok();
+    assert_eq!(named.trim(), "service/s");
+    let by_field = lab
+        .kubectl(&[
+            "get",
+            "services",
+            "--field-selector",
+            "metadata.name!=s",
+            "-o",
+            "name",
+        ])
+        .ok();
+    assert!(
+        !by_field.contains("service/s\n") && by_field.contains("service/np"),
+        "{by_field}"
+    );
+    for kind in [
+        "service/s",
+        "node/node1",
+        "namespace/n",
+        "configmap/c",
+        "secret/x",
+        "endpoints/s",
+    ] {
+        let _ = lab.kubectl(&["describe", kind]).ok();
+    }
+    let _ = lab.kubectl(&["delete", "services", "--all"]).ok();
+    let _ = lab
+        .kubectl(&["delete", "namespace", "n", "--timeout=30s"])
+        .ok();
+    let gone = lab.kubectl(&["get", "service", "s"]).refused();
+    assert!(gone.contains(r#"services "s" not found"#), "{gone}");
+    let endpoints = lab.kubectl(&["get", "endpoints", "s"]).refused();
+    assert!(endpoints.contains("not found"), "{endpoints}");
+}
+
+#[test]
+fn a_watch_shows_a_service_come_change_and_go() {
+    let lab = Lab::up(1, &[]);
+    let out = lab.dir().join("watch.txt");
+    let mut command = lab.kubectl_command(&[
+        "get",
+        "services",
+        "-w",
+        "--output-watch-events",
+        "--field-selector",
+        "metadata.name=s",
+    ]);
+    let file = fs::File::create(&out).expect("create the output file");
+    let _watch = Kill(
+        command
+            .stdout(file)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start kubectl"),
+    );
+    let shows = |wanted: &str| {
+        eventually(wanted, DEADLINE, || {
+            let text = fs::read_to_string(&out).unwrap_or_default();
+            text.lines()
+                .any(|line| line.starts_with(wanted))
+                .then_some(())
+                .ok_or(text)
+        });
+    };
+    let _ = lab.apply(SERVICE).ok();
+    shows("ADDED");
+    let _ = lab.kubectl(&["label", "service", "s", "a=b"]).ok();
+    shows("MODIFIED");
+    let _ = lab.kubectl(&["delete", "service", "s"]).ok();
+    shows("DELETED");
+}
+
+#[test]
+fn wrong_manifests_are_refused_with_field_value_and_advice() {
+    let lab = Lab::up(1, &[]);
+    let endpoints = |ip: &str| {
+        format!(
+            "apiVersion: v1\nkind: Endpoints\nmetadata: {{name: e}}\nsubsets: [{{addresses: [{{ip: {ip}}}], ports: [{{port: 1}}]}}]\n"
+        )
+    };
+    let cases = [
+        (
+            endpoints("10.96.0.10"),
+            &["subsets[0].addresses[0].ip", "10.96.0.10"][..],
+        ),
+        (
+            endpoints("127.0.0.1"),
+            &["subsets[0].addresses[0].ip", "loopback"],
+        ),
+        (
+            endpoints("169.254.0.1"),
+            &["subsets[0].addresses[0].ip", "link-local"],
+        ),
+        (
+            SERVICE.replace("port: 80", "port: 99999"),
+            &["spec.ports[0].port", "99999"],
+        ),
+        (
+            SERVICE.replace("port: 80", "port: 80, nodePort: 80"),
+            &["spec.ports[0].nodePort"],
+        ),
+        (
+            SERVICE.replace("name: s", "name: Upper"),
+            &["metadata.name", "Upper"],
+        ),
+        (
+            SERVICE.replace("ports:", "clusterIP: 192.0.2.1, ports:"),
+            &["spec.clusterIP", "192.0.2.1"],
+        ),
+        (
+            SERVICE.replace("selector", "selektor"),
+            &["unknown field", "spec.selektor"],
+        ),
+    ];
+    for (manifest, words) in cases {
+        let refusal = lab.apply(&manifest).refused();
+        for word in words {
+            assert!(refusal.contains(word), "{word:?} is missing in: {refusal}");
+        }
+    }
+    let left = lab
+        .kubectl(&["get", "services,endpoints", "-o", "name"])
+        .ok();
+    assert!(
+        !left.contains("/s\n") && !left.contains("/e\n"),
+        "half applied: {left}"
+    );
+}
+
+/// Ends a process when dropped.
+struct Kill(Child);
+
+impl Drop for Kill {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A server of its own on loopback, in a directory of its own.
+struct Server {
+    dir: std::path::PathBuf,
+    process: Option<Kill>,
+    port: u16,
+}
+
+impl Server {
+    fn start(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("minik-test-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("create a directory");
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .and_then(|socket| socket.local_addr())
+            .expect("a port")
+            .port();
+        let mut server = Self {
+            dir,
+            process: None,
+            port,
+        };
+        server.process = Some(Kill(server.command().spawn().expect("start the server")));
+        eventually("the server answers", DEADLINE, || {
+            server.token(&["list"]).result()
+        });
+        server
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(minik());
+        command.args([
+            "server",
+            "--bind",
+            &format!("127.0.0.1:{}", self.port),
+            "--advertise-address",
+            "127.0.0.1",
+        ]);
+        command
+            .arg("--data-dir")
+            .arg(self.dir.join("server"))
+            .stderr(Stdio::null());
+        command
+    }
+
+    fn token(&self, args: &[&str]) -> integration::Answer {
+        run(Command::new(minik())
+            .arg("token")
+            .args(args)
+            .arg("--data-dir")
+            .arg(self.dir.join("server")))
+    }
+
+    /// `minik agent --join`, which must fail.
+    fn refused_join(&self, token: &str) -> String {
+        let url = format!("https://127.0.0.1:{}", self.port);
+        let mut command = Command::new(minik());
+        command.args([
+            "agent",
+            "--join",
+            &url,
+            "--token",
+            token,
+            "--node-name",
+            "n",
+            "--node-ip",
+            "127.0.0.1",
+        ]);
+        for dir in ["data", "run", "log"] {
+            command.arg(format!("--{dir}-dir")).arg(self.dir.join(dir));
+        }
+        run(&mut command).refused()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process = None;
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+#[test]
+fn a_token_that_is_malformed_wrong_expired_or_revoked_is_refused_and_says_so() {
+    let server = Server::start("tokens");
+    let good = server
+        .token(&["create", "--ttl", "1h"])
+        .ok()
+        .trim()
+        .to_owned();
+    let parts: Vec<_> = good.split('.').collect();
+    assert_eq!((parts.len(), parts[0]), (4, "minik1"), "{good}");
+    let wrong_secret = format!("{}.{}.{}.{}", parts[0], parts[1], parts[2], "0".repeat(32));
+    let wrong_ca = format!("{}.{}.{}.{}", parts[0], "0".repeat(64), parts[2], parts[3]);
+    let short = server
+        .token(&["create", "--ttl", "1s"])
+        .ok()
+        .trim()
+        .to_owned();
+    let revoked = server.token(&["create"]).ok().trim().to_owned();
+    let _ = server.token(&["revoke", &revoked]).ok();
+    let stored = format!(
+        "{:?}",
+        fs::read_dir(server.dir.join("server")).map(|dir| dir.count())
+    );
+    assert!(!stored.is_empty());
+    for (token, words) in [
+        ("nonsense", &["--token"][..]),
+        (&wrong_secret, &["token", "401"]),
+        (&wrong_ca, &["CA", "hash"]),
+        (&revoked, &["token"]),
+    ] {
+        let refusal = server.refused_join(token);
+        for word in words {
+            assert!(refusal.contains(word), "{word:?} is missing in: {refusal}");
+        }
+        assert!(
+            !refusal.contains(parts[3]),
+            "the secret was printed: {refusal}"
+        );
+    }
+    eventually("the short-lived token expires", DEADLINE, || {
+        let refusal = server.refused_join(&short);
+        (refusal.contains("expired") || refusal.contains("no such token"))
+            .then_some(())
+            .ok_or(refusal)
+    });
+    let bad = server.token(&["create", "--ttl", "soon"]).refused();
+    assert!(
+        bad.contains("--ttl") && bad.contains("soon") && bad.contains("24h"),
+        "{bad}"
+    );
+    let unknown = server.token(&["revoke", "zzzzzz"]).refused();
+    assert!(unknown.contains("zzzzzz"), "{unknown}");
+}
+
+#[test]
+fn a_server_that_cannot_start_says_which_flag_and_what_to_do() {
+    let server = Server::start("starts");
+    let second = |edit: &dyn Fn(&mut Command)| {
+        let mut command = server.command();
+        command.stderr(Stdio::piped());
+        edit(&mut command);
+        run(&mut command).refused()
+    };
+    let locked = second(&|_| {});
+    assert!(
+        locked.contains("in use") || locked.contains("lock"),
+        "{locked}"
+    );
+    let taken = second(&|command| {
+        command.arg("--data-dir").arg(server.dir.join("other"));
+    });
+    assert!(
+        taken.contains("--bind") && taken.contains(&server.port.to_string()),
+        "{taken}"
+    );
+    for (flag, value) in [
+        ("--service-cidr", "10.96.0.0/64"),
+        ("--pod-cidr", "nonsense"),
+        ("--bind", "here"),
+        ("--cluster-dns", "1.2.3.4"),
+    ] {
+        let refusal = second(&|command| {
+            command.args([flag, value]);
+        });
+        assert!(
+            refusal.contains(flag) && refusal.contains(value),
+            "{flag} {value}: {refusal}"
+        );
+    }
+}
+
+#[test]
+fn a_damaged_store_is_never_repaired_silently() {
+    let mut server = Server::start("damage");
+    let _ = server.token(&["create"]).ok();
+    server.process = None;
+    let store = server.dir.join("server/store");
+    let damaged = overwrite_largest_file(&store);
+    let mut command = server.command();
+    command.stderr(Stdio::piped());
+    let refusal = run(&mut command).refused();
+    assert!(
+        refusal.contains("damaged") && refusal.contains(&*store.to_string_lossy()),
+        "{refusal}"
+    );
+    assert!(damaged.exists(), "the evidence was removed");
+}
+
+fn overwrite_largest_file(dir: &Path) -> std::path::PathBuf {
+    let mut files = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).expect("list the store").flatten() {
+            match entry.metadata().expect("inspect a file") {
+                meta if meta.is_dir() => dirs.push(entry.path()),
+                meta => files.push((meta.len(), entry.path())),
+            }
+        }
+    }
+    files.sort();
+    let (size, path) = files.pop().expect("the store has files");
+    fs::write(&path, vec![0xA5; usize::try_from(size).expect("size")]).expect("overwrite");
+    path
+}
+
+#[test]
+fn an_agent_without_privileges_or_kernel_support_says_so() {
+    // No capabilities at all: neither a network nor nf_tables can be programmed.
+    let lab = Lab::up(1, &[]);
+    let token = {
+        let data = lab.dir().join("control/lib/server");
+        let control = minik();
+        lab.on(
+            "control",
+            &[
+                &control.to_string_lossy(),
+                "token",
+                "create",
+                "--data-dir",
+                &data.to_string_lossy(),
+            ],
+        )
+        .ok()
+    };
+    let minik = minik().to_string_lossy().into_owned();
+    let dir = lab.dir().join("node1/unprivileged");
+    let dir = dir.to_string_lossy();
+    let answer = lab.on(
+        "client",
+        &[
+            "setpriv",
+            "--bounding-set=-all",
+            "--inh-caps=-all",
+            "--ambient-caps=-all",
+            "--no-new-privs",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            &minik,
+            "agent",
+            "--join",
+            "https://198.18.0.2:6443",
+            "--token",
+            token.trim(),
+            "--node-name",
+            "weak",
+            "--node-ip",
+            "198.18.0.100",
+            "--data-dir",
+            &dir,
+            "--run-dir",
+            &dir,
+            "--log-dir",
+            &dir,
+        ],
+    );
+    let refusal = answer.refused();
+    assert!(
+        refusal.contains("root") || refusal.contains("CAP_NET_ADMIN") || refusal.contains("denied"),
+        "{refusal}"
+    );
+    eventually(
+        "no half-joined node is left",
+        Duration::from_secs(5),
+        || {
+            let nodes = lab.kubectl(&["get", "nodes", "-o", "name"]).result()?;
+            (!nodes.contains("weak")).then_some(()).ok_or(nodes)
+        },
+    );
+}

@@ -1,0 +1,196 @@
+//! Services on a lab of three nodes, seen from Pods, nodes and the outside.
+
+use std::{collections::BTreeSet, process::Command};
+
+use integration::{DEADLINE, Lab, eventually, minik, run};
+use serde_json::Value;
+
+/// The hostnames that answered `count` requests.
+fn answered(output: &str) -> BTreeSet<String> {
+    let answers = output
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("fetch prints JSON lines"));
+    answers
+        .map(|answer| answer["hostname"].as_str().expect("a host name").to_owned())
+        .collect()
+}
+
+fn service(name: &str, spec: &str) -> String {
+    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+}
+
+fn cluster_ip(lab: &Lab, name: &str) -> String {
+    let service = lab.get(&["service", name]);
+    service["spec"]["clusterIP"]
+        .as_str()
+        .expect("a ClusterIP")
+        .to_owned()
+}
+
+/// `make demo` itself: ClusterIP from Pod and node, three forms of the name, spread, replaced Pod, hand-written Endpoints,
+/// refused Endpoints, NodePort through every node.
+#[test]
+fn the_demo_holds_what_it_shows() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/demo.sh");
+    let lab = format!("demo{}", std::process::id());
+    let answer = run(Command::new(script)
+        .arg(minik())
+        .env("LAB", lab)
+        .env_remove("KEEP"));
+    assert_eq!(answer.code, Some(0), "{}\n{}", answer.out, answer.err);
+}
+
+#[test]
+fn services_follow_their_pods_and_say_no_when_there_are_none() {
+    let lab = Lab::up(3, &[]);
+    lab.echo_pods(&[
+        ("a1", "a", "node1"),
+        ("a2", "a", "node2"),
+        ("client", "client", "node3"),
+    ]);
+    let ports = "[{name: http, port: 80, targetPort: 9376}, {name: lines, port: 81, targetPort: 9377}, \
+                 {name: datagrams, port: 82, protocol: UDP, targetPort: 9378}]";
+    let _ = lab
+        .apply(&service(
+            "a",
+            &format!("{{selector: {{app: a}}, ports: {ports}}}"),
+        ))
+        .ok();
+    let _ = lab
+        .apply(&service(
+            "nobody",
+            "{selector: {app: nobody}, ports: [{port: 80}]}",
+        ))
+        .ok();
+    let _ = lab
+        .apply(&service(
+            "bare",
+            "{clusterIP: None, selector: {app: a}, ports: [{port: 9376}]}",
+        ))
+        .ok();
+    let _ = lab
+        .apply(&service(
+            "alias",
+            "{type: ExternalName, externalName: a.default.svc.cluster.local}",
+        ))
+        .ok();
+    let ip = cluster_ip(&lab, "a");
+
+    // From a Pod and from every node, over all endpoints.
+    let both = BTreeSet::from(["a1".to_owned(), "a2".to_owned()]);
+    let url = format!("http://{ip}/");
+    eventually("both Pods answer", DEADLINE, || {
+        let answers = lab
+            .minik_in(
+                "node3",
+                "client",
+                &["fetch", "--json", "--count", "30", &url],
+            )
+            .result()?;
+        (answered(&answers) == both).then_some(()).ok_or(answers)
+    });
+    for node in ["node1", "node2", "node3"] {
+        let answers = lab
+            .minik_on(node, &["fetch", "--json", "--count", "30", &url])
+            .ok();
+        assert_eq!(answered(&answers), both, "from {node}");
+    }
+    let udp = format!("udp://{ip}:82");
+    let answers = lab
+        .minik_in(
+            "node3",
+            "client",
+            &["fetch", "--json", "--count", "30", &udp],
+        )
+        .ok();
+    assert_eq!(answered(&answers), both, "over UDP");
+
+    // A Pod reaches itself through its own Service (hairpin).
+    for _ in 0..8 {
+        let _ = lab.minik_in("node1", "a1", &["fetch", &url]).ok();
+    }
+
+    // Headless and ExternalName are names only.
+    for name in ["http://bare:9376/", "http://alias/", "http://a.default/"] {
+        let answers = lab
+            .minik_in(
+                "node3",
+                "client",
+                &["fetch", "--retry", "5", "--json", "--count", "4", name],
+            )
+            .ok();
+        assert!(answered(&answers).is_subset(&both), "{name}: {answers}");
+    }
+
+    // No endpoints: refused at once, on both paths.
+    let nobody = format!("http://{}/", cluster_ip(&lab, "nobody"));
+    for refusal in [
+        lab.minik_in("node3", "client", &["fetch", &nobody])
+            .refused(),
+        lab.minik_on("node2", &["fetch", &nobody]).refused(),
+        lab.minik_on("node2", &["fetch", &format!("http://{ip}:4711/")])
+            .refused(),
+    ] {
+        assert!(refusal.contains("refused"), "{refusal}");
+    }
+    let unknown = lab
+        .minik_in("node3", "client", &["fetch", "http://no-such-service/"])
+        .refused();
+    assert!(
+        unknown.contains("NXDOMAIN") || unknown.contains("no such name"),
+        "{unknown}"
+    );
+
+    // The last Pod goes: what answered is refused now. It comes back: it answers again.
+    let _ = lab
+        .kubectl(&["delete", "pod", "a1", "a2", "--grace-period=1"])
+        .ok();
+    eventually("refused without Pods", DEADLINE, || {
+        let refusal = lab.minik_on("node2", &["fetch", &url]);
+        (refusal.code != Some(0) && refusal.err.contains("refused"))
+            .then_some(())
+            .ok_or(format!("{refusal:?}"))
+    });
+    lab.echo_pods(&[("a3", "a", "node1")]);
+    eventually("the new Pod answers", DEADLINE, || {
+        lab.minik_on("node2", &["fetch", &url]).result()
+    });
+}
+
+#[test]
+fn environment_variables_of_services_reach_later_pods() {
+    let lab = Lab::up(1, &[]);
+    let _ = lab
+        .apply(&service("my-db", "{ports: [{name: sql, port: 5432}]}"))
+        .ok();
+    let ip = cluster_ip(&lab, "my-db");
+    eventually("the Pod sees the variables", DEADLINE, || {
+        let _ = lab.kubectl(&[
+            "delete",
+            "pod",
+            "late",
+            "--grace-period=0",
+            "--force",
+            "--ignore-not-found",
+        ]);
+        lab.echo_pods(&[("late", "late", "node1")]);
+        let environment = lab
+            .minik_in(
+                "node1",
+                "late",
+                &["fetch", "http://127.0.0.1:9376/environment"],
+            )
+            .result()?;
+        let wanted = [
+            format!("MY_DB_SERVICE_HOST={ip}"),
+            "MY_DB_SERVICE_PORT_SQL=5432".to_owned(),
+            format!("MY_DB_PORT_5432_TCP=tcp://{ip}:5432"),
+            "KUBERNETES_SERVICE_HOST=10.96.0.1".to_owned(),
+        ];
+        wanted
+            .iter()
+            .all(|line| environment.contains(line))
+            .then_some(())
+            .ok_or(environment)
+    });
+}
