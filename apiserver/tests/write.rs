@@ -687,3 +687,107 @@ async fn pods_keep_their_containers() {
         .await;
     assert_eq!(code, 200, "{status}");
 }
+
+#[tokio::test]
+async fn bodies_of_wrong_types_are_refused_for_every_kind() {
+    let api = Api::new().await;
+    let wrong = [
+        json!("x"),
+        json!(7),
+        json!(["x"]),
+        json!({"x": "y"}),
+        json!({"x": [{"y": 1}]}),
+        json!([[]]),
+    ];
+    for kind in apiserver::registry::kinds::ALL {
+        if !kind.verbs.contains(&"create") {
+            continue;
+        }
+        let root = if kind.group.is_empty() {
+            "/api/v1".into()
+        } else {
+            format!("/apis/{}", kind.api_version())
+        };
+        let scope = if kind.namespaced {
+            "/namespaces/default"
+        } else {
+            ""
+        };
+        let path = format!("{root}{scope}/{}", kind.plural);
+        for value in &wrong {
+            for field in [
+                "spec",
+                "status",
+                "data",
+                "metadata",
+                "subsets",
+                "endpoints",
+                "ports",
+                "stringData",
+                "type",
+                "involvedObject",
+            ] {
+                let mut body = json!({"metadata": {"name": "a"}});
+                body[field] = value.clone();
+                let (code, _) = api.post(&path, body).await;
+                let code = code.as_u16();
+                assert!(
+                    matches!(code, 201 | 400 | 409 | 422),
+                    "{path} {field} {value}: {code}"
+                );
+            }
+            for field in [
+                "labels",
+                "annotations",
+                "finalizers",
+                "ownerReferences",
+                "name",
+            ] {
+                let mut body = json!({"metadata": {"name": "a"}});
+                body["metadata"][field] = value.clone();
+                let (code, _) = api.post(&path, body).await;
+                let code = code.as_u16();
+                assert!(
+                    matches!(code, 201 | 400 | 409 | 422),
+                    "{path} {field} {value}: {code}"
+                );
+            }
+        }
+    }
+    for field in [
+        "ports",
+        "selector",
+        "clusterIPs",
+        "ipFamilies",
+        "externalIPs",
+        "sessionAffinityConfig",
+        "type",
+    ] {
+        for value in &wrong {
+            let mut body = service("s");
+            body["spec"][field] = value.clone();
+            let (code, _) = api.post(SERVICES, body).await;
+            assert!(
+                matches!(code.as_u16(), 201 | 400 | 409 | 422),
+                "{field} {value}: {code}"
+            );
+        }
+    }
+    for field in [
+        "containers",
+        "initContainers",
+        "securityContext",
+        "nodeSelector",
+        "restartPolicy",
+    ] {
+        for value in &wrong {
+            let mut body = pod("p");
+            body["spec"][field] = value.clone();
+            let (code, _) = api.post(PODS, body).await;
+            assert!(
+                matches!(code.as_u16(), 201 | 400 | 409 | 422),
+                "{field} {value}: {code}"
+            );
+        }
+    }
+}

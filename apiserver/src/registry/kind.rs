@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde_json::Value;
 
-use super::{Context, error::Causes, table::Table};
+use super::{Context, causes::Causes, table::Table};
 use crate::store::Durability;
 
 /// A kind of object the API serves. Every kind is one `static` in [`super::kinds`].

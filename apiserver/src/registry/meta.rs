@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    Context,
-    error::{ApiError, Causes},
+    causes::Causes,
+    error::ApiError,
     kind::{Kind, NameRule},
 };
 
@@ -225,13 +225,7 @@ pub fn raise_generation(value: &mut Value) {
 }
 
 /// Checks names, labels, annotations, finalizers and owner references.
-pub fn validate(
-    _context: &Context,
-    kind: &'static Kind,
-    new: &Value,
-    old: Option<&Value>,
-    causes: &mut Causes,
-) {
+pub fn validate(kind: &'static Kind, new: &Value, old: Option<&Value>, causes: &mut Causes) {
     let name = text(new, "name");
     if name.is_empty() {
         causes.required("metadata.name", "name or generateName is required");

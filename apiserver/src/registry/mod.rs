@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use crate::store::Backend;
 
 pub mod allocate;
+pub mod causes;
 mod delete;
 pub mod error;
 pub mod kind;
@@ -24,7 +25,8 @@ pub mod table;
 pub mod watch;
 mod write;
 
-pub use error::{ApiError, Cause, CauseReason, Causes};
+pub use causes::{Cause, CauseReason, Causes};
+pub use error::ApiError;
 pub use kind::Kind;
 pub use object::Object;
 pub use options::{

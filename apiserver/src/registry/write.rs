@@ -292,7 +292,7 @@ impl Registry {
         old: Option<&Value>,
     ) -> Result<(), ApiError> {
         let mut causes = Causes::default();
-        meta::validate(&self.context, kind, new, old, &mut causes);
+        meta::validate(kind, new, old, &mut causes);
         (kind.rules.validate)(&self.context, new, old, &mut causes);
         causes.into_result(kind, meta::text(new, "name"))
     }

@@ -35,7 +35,7 @@ pub(super) fn fill(
     }
     let mut causes = Causes::default();
     request.infer(&configured, &mut causes);
-    request.complete(&configured, &mut causes);
+    request.complete(&configured);
     causes.into_result(&SERVICES, meta::text(service, "name"))?;
     let spec = &mut service["spec"];
     spec["ipFamilyPolicy"] = request.policy.into();
@@ -134,7 +134,7 @@ impl Request {
     }
 
     /// Adds the families that are missing.
-    fn complete(&mut self, configured: &[&str], _causes: &mut Causes) {
+    fn complete(&mut self, configured: &[&str]) {
         if self.families.is_empty() {
             self.families
                 .extend(configured.first().map(|&family| family.to_owned()));

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::registry::error::Causes;
+use crate::registry::causes::Causes;
 
 /// Refuses an address that no packet can be sent to on behalf of a Service: unspecified, loopback, link-local,
 /// link-local multicast (upstream's ValidateEndpointIP), and any ClusterIP, which would lead in a circle.

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::registry::{
-    error::Causes,
+    causes::Causes,
     kind::{ALL_VERBS, Kind, Rules},
     table::{AGE, Column, NAME, Table},
 };

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{address, items, text_at};
 use crate::registry::{
     Context,
-    error::Causes,
+    causes::Causes,
     kind::{ALL_VERBS, Kind, Rules},
     meta,
     table::{AGE, Column, NAME, Table},

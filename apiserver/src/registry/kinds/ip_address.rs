@@ -1,9 +1,10 @@
-//! IPAddress (networking.k8s.io/v1): one for each ClusterIP, written together with its Service.
+//! IPAddress (networking.k8s.io/v1): one for each ClusterIP, written together with its Service. The API only shows them:
+//! removed or made by hand, they would say of an address what is not so.
 
 use std::net::IpAddr;
 
 use crate::registry::{
-    kind::{ALL_VERBS, Kind, NameRule, Rules},
+    kind::{Kind, NameRule, Rules},
     meta,
     table::{Column, NAME, Table},
 };
@@ -18,7 +19,7 @@ pub static IP_ADDRESSES: Kind = Kind {
     short_names: &["ip"],
     categories: &[],
     namespaced: false,
-    verbs: ALL_VERBS,
+    verbs: &["get", "list", "watch"],
     subresources: &[],
     rules: Rules {
         name: NameRule::Own,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{items, pod_cells, text_at};
 use crate::registry::{
     Context,
-    error::Causes,
+    causes::Causes,
     kind::{ALL_VERBS, Kind, Rules, STATUS, Subresource},
     table::{AGE, Column, NAME, Table},
 };

@@ -6,21 +6,21 @@ use api::names;
 use serde_json::Value;
 
 use super::{externally_accessible, int, list, text, wants_health_check_port};
-use crate::registry::{Context, error::Causes, kinds::address, meta};
+use crate::registry::{Context, causes::Causes, kinds::address, meta};
 
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const POLICIES: &[&str] = &["Cluster", "Local"];
 const MAX_AFFINITY_SECS: i64 = 86400;
 
 /// Refuses what breaks the rules of a Service.
-pub(super) fn service(context: &Context, new: &Value, old: Option<&Value>, causes: &mut Causes) {
+pub(super) fn service(_context: &Context, new: &Value, old: Option<&Value>, causes: &mut Causes) {
     let spec = &new["spec"];
     of_type(spec, causes);
     ports(spec, causes);
     meta::labels("spec.selector", &spec["selector"], causes);
     affinity(spec, causes);
-    cluster_ips(context, spec, causes);
-    external_ips(context, spec, causes);
+    cluster_ips(spec, causes);
+    external_ips(spec, causes);
     external_name(spec, causes);
     policies(spec, causes);
     load_balancer(spec, causes);
@@ -115,7 +115,7 @@ fn affinity(spec: &Value, causes: &mut Causes) {
 }
 
 /// The addresses, their families and the policy agree with each other (services.md 1.3).
-fn cluster_ips(context: &Context, spec: &Value, causes: &mut Causes) {
+fn cluster_ips(spec: &Value, causes: &mut Causes) {
     let singular = text(spec, "clusterIP");
     let plural: Vec<&str> = list(spec, "clusterIPs")
         .iter()
@@ -134,7 +134,7 @@ fn cluster_ips(context: &Context, spec: &Value, causes: &mut Causes) {
         }
         return;
     }
-    families(context, spec, causes);
+    families(spec, causes);
     if singular.is_empty() {
         if !plural.is_empty() {
             let detail = "must be empty when `clusterIP` is not specified";
@@ -181,7 +181,7 @@ fn cluster_ips(context: &Context, spec: &Value, causes: &mut Causes) {
     }
 }
 
-fn families(context: &Context, spec: &Value, causes: &mut Causes) {
+fn families(spec: &Value, causes: &mut Causes) {
     let families = list(spec, "ipFamilies");
     let mut seen = HashSet::new();
     for (index, family) in families.iter().enumerate() {
@@ -201,11 +201,9 @@ fn families(context: &Context, spec: &Value, causes: &mut Causes) {
     if !policy.is_empty() && !supported.contains(&policy) {
         causes.not_supported("spec.ipFamilyPolicy", policy, supported);
     }
-    let _ = context;
 }
 
-fn external_ips(context: &Context, spec: &Value, causes: &mut Causes) {
-    let _ = context;
+fn external_ips(spec: &Value, causes: &mut Causes) {
     for (index, ip) in list(spec, "externalIPs").iter().enumerate() {
         let path = format!("spec.externalIPs[{index}]");
         address::check(&path, ip.as_str().unwrap_or_default(), &[], causes);
