@@ -1,5 +1,7 @@
 //! The server on loopback, over real TLS.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod control;
 
 use api::core::Secret;

@@ -197,8 +197,17 @@ mod tests {
     #[test]
     fn nodes_may_do_what_the_table_says_and_nothing_else() {
         let node = user("system:node:n1", &["system:nodes"]);
-        let cases: &[(&str, &str, &str, &str, Option<&str>, Option<&str>, bool)] = &[
-            // verb, group, resource, subresource, namespace, name, allowed
+        /// Verb, group, resource, subresource, namespace, name, allowed.
+        type Case = (
+            &'static str,
+            &'static str,
+            &'static str,
+            &'static str,
+            Option<&'static str>,
+            Option<&'static str>,
+            bool,
+        );
+        let cases: &[Case] = &[
             ("get", "", "nodes", "", None, Some("n2"), true),
             ("patch", "", "nodes", "", None, Some("n1"), true),
             ("patch", "", "nodes", "", None, Some("n2"), false),
