@@ -6,7 +6,7 @@ use std::{
 };
 
 use agent::{Config, Options};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 
 use crate::shutdown;
@@ -66,11 +66,14 @@ pub(crate) fn run(args: &AgentArgs) -> Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(async {
-        agent::run(config, shutdown::requested()?)
-            .await
-            .map_err(Into::into)
-    })
+    runtime.block_on(async { run_agent(config, shutdown::requested()?).await })
+}
+
+/// Runs an agent. Its errors tell their causes themselves: as a chain they would be told twice.
+pub(crate) async fn run_agent(config: Config, stop: impl Future<Output = ()>) -> Result<()> {
+    agent::run(config, stop)
+        .await
+        .map_err(|error| anyhow!("{error}"))
 }
 
 /// The checked configuration of an agent.

@@ -6,14 +6,14 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use apiserver::server::{Config, Server, inherited};
 use clap::Args;
 use ipnet::IpNet;
 
 use crate::{
     admin::Admin,
-    agent_command::{LocalArgs, local_config},
+    agent_command::{LocalArgs, local_config, run_agent},
     shutdown, token,
 };
 
@@ -76,7 +76,7 @@ pub(crate) fn run(args: &ServerArgs) -> Result<()> {
         node_grace: Duration::from_secs(args.node_grace_secs.into()),
     };
     let advertised = config.advertised();
-    let server = Server::bind(config)?;
+    let server = Server::bind(config).map_err(|error| anyhow!("{error}"))?;
     let url = format!(
         "https://{}",
         SocketAddr::new(advertised, server.address().port())
@@ -135,5 +135,5 @@ async fn own_agent(args: &ServerArgs, url: &str) -> Result<()> {
         url.to_owned(),
         Some(token),
     )?;
-    agent::run(config, stop).await.map_err(Into::into)
+    run_agent(config, stop).await
 }

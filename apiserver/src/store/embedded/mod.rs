@@ -8,6 +8,7 @@ mod committer;
 mod disk;
 mod space;
 mod state;
+mod version;
 
 use std::{
     cmp::Reverse,
@@ -91,10 +92,10 @@ impl EmbeddedStore {
         let (commands, received) = mpsc::channel();
         let (tick, ticks) = watch::channel(start);
         let failure = Arc::new(watch::Sender::new(None));
-        // From the first commit on a stop is unclean until it is marked as clean.
-        let mut first_ops = vec![disk::clean(None)];
-        if found.fresh {
-            first_ops.push(disk::format());
+        if let Some(dir) = &disk {
+            version::check(dir, &engine, found.fresh)?;
+        } else if found.fresh {
+            engine.apply(vec![disk::format()])?;
         }
         let committer = Committer {
             engine,
@@ -106,7 +107,8 @@ impl EmbeddedStore {
             chunks: found.chunks,
             fence: start,
             expiries,
-            relaxed: first_ops,
+            // From the first commit on a stop is unclean until it is marked as clean.
+            relaxed: vec![disk::clean(None)],
             relaxed_bytes: 0,
             relaxed_since: None,
             carried: None,
