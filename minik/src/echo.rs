@@ -6,6 +6,7 @@ use std::{
     io,
     net::{Ipv6Addr, SocketAddr},
     rc::Rc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -23,6 +24,9 @@ use crate::shutdown;
 const DEFAULT_PORT: u16 = 9376;
 /// The longest request line with headers, and the longest line, that is read.
 const LIMIT_BYTES: u64 = 16 * 1024;
+
+/// The pause after a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where to listen. Every flag can be repeated.
 #[derive(Args, Debug)]
@@ -120,8 +124,17 @@ where
     F: Future<Output = io::Result<()>> + 'static,
 {
     loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            // The client is gone again, or descriptors have run out: both pass.
+            Err(error) => {
+                tracing::warn!(%error, "accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Without it only the latency suffers.
+        let _ = stream.set_nodelay(true);
         let answering = answer(stream, hostname.clone());
         // A client that breaks off concerns nobody else.
         spawn_local(async move { drop(answering.await) });

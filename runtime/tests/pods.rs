@@ -268,7 +268,7 @@ fn container(argv: &[&str]) -> ContainerSpec {
             .map(str::to_owned)
             .collect(),
         env: vec![("GREETING".to_owned(), "hello".to_owned())],
-        working_dir: "/work/here".to_owned(),
+        working_dir: "/srv/here".to_owned(),
         user: User::default(),
         limits: Limits::default(),
         allow_privilege_escalation: true,
