@@ -15,7 +15,7 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope},
 };
 use nix::sched::{CloneFlags, setns};
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::error::{NetworkError, is_absent, tolerate_existing};
 
@@ -127,6 +127,17 @@ pub(super) async fn veth(handle: &Handle, cable: &Cable<'_>) -> Result<(), Netwo
         .build();
     let made = handle.link().add(message).execute().await;
     tolerate_existing(made).map_err(NetworkError::link("creating", cable.name))
+}
+
+/// `bridge link set dev LINK hairpin on`: the bridge may send a frame back by the port it came from.
+pub(super) async fn hairpin(handle: &Handle, link: &str) -> Result<(), NetworkError> {
+    let port = LinkBridgePort::new(require(handle, link).await?).hairpin(true);
+    handle
+        .link()
+        .set_port(port.build())
+        .execute()
+        .await
+        .map_err(NetworkError::link("setting hairpin mode of", link))
 }
 
 pub(super) async fn add_address(

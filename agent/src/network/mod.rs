@@ -7,8 +7,11 @@
 //! ```
 //!
 //! A Pod has its address as /32 and everything else behind the gateway, so that also a packet to a Pod on the same bridge
-//! passes the node's IP layer, where Services are translated: no `br_netfilter` is needed. Every step finds what an
-//! earlier run made and leaves it: an agent's restart changes nothing.
+//! passes the node's IP layer, where Services are translated: no `br_netfilter` is needed. Where it is loaded and on (its
+//! default, and what other software on the host may rely on), the bridge translates by itself and then keeps a packet
+//! between two of its ports: so a Pod that reaches itself through a Service needs its port in hairpin mode.
+//!
+//! Every step finds what an earlier run made and leaves it: an agent's restart changes nothing.
 
 mod error;
 mod ipam;
@@ -147,6 +150,7 @@ impl Network {
             };
             link::veth(&self.handle, &cable).await?;
         }
+        link::hairpin(&self.handle, &name).await?;
         let missing = || NetworkError::NoLink(POD_LINK.to_owned());
         let eth0 = link::index(&inside, POD_LINK).await?.ok_or_else(missing)?;
         if let Some(loopback) = link::index(&inside, "lo").await? {
