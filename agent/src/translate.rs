@@ -9,7 +9,10 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, num::NonZeroU16};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU16,
+};
 
 use dataplane::model::{self, Family, Fate, Frontend, Masquerade};
 
@@ -24,17 +27,19 @@ pub(crate) struct Here {
     pub(crate) zone: Option<Box<str>>,
 }
 
-/// Every frontend of a Service on this node, with its fate. Empty for headless Services, ExternalName, and those that
-/// another proxy serves.
+/// Every frontend of a Service on this node, with its fate. Empty for headless Services, ExternalName, those that another
+/// proxy serves and those without an address yet. Families in which it has no ClusterIP are not its own: an externalIP of
+/// such a family is left alone.
 pub(crate) fn frontends(
     service: &Service,
     slices: &[&EndpointSlice],
     here: &Here,
 ) -> BTreeMap<Frontend, Fate> {
     let mut frontends = BTreeMap::new();
+    // A headless Service has no ClusterIP that parses, and neither has one that is not allocated yet.
     if service.has_other_proxy()
-        || service.is_headless()
         || service.spec.kind == ServiceType::ExternalName
+        || service.cluster_ips().is_empty()
     {
         return frontends;
     }
@@ -56,6 +61,8 @@ fn port_frontends(
     frontends: &mut BTreeMap<Frontend, Fate>,
 ) {
     let protocol = protocol(port.protocol);
+    let cluster_ips = service.cluster_ips();
+    let families: BTreeSet<Family> = cluster_ips.iter().copied().map(Family::of).collect();
     let affinity = service.affinity();
     let fate = |policy: Option<TrafficPolicy>, family: Family, masquerade| {
         endpoints
@@ -63,15 +70,16 @@ fn port_frontends(
             .into_fate(masquerade, affinity)
     };
     let internal = service.spec.internal_traffic_policy;
-    let external = service.spec.external_traffic_policy;
+    let external_policy = service.spec.external_traffic_policy;
     // Local keeps the client's address; Cluster may leave the node, and the answer must come back through it.
-    let external_masquerade = match external.unwrap_or_default() {
+    let external_masquerade = match external_policy.unwrap_or_default() {
         TrafficPolicy::Cluster => Masquerade::Always,
         TrafficPolicy::Local => Masquerade::HairpinOnly,
     };
     if let Some(port) = NonZeroU16::new(port.port) {
-        for addr in service.external_addresses() {
-            let fate = fate(external, Family::of(addr), external_masquerade);
+        let external = service.external_addresses().into_iter();
+        for addr in external.filter(|addr| families.contains(&Family::of(*addr))) {
+            let fate = fate(external_policy, Family::of(addr), external_masquerade);
             frontends.insert(
                 Frontend::Address {
                     addr,
@@ -82,7 +90,7 @@ fn port_frontends(
             );
         }
         // A ClusterIP listed under externalIPs as well stays a ClusterIP.
-        for addr in service.cluster_ips() {
+        for addr in cluster_ips {
             let fate = fate(internal, Family::of(addr), Masquerade::NonPodSources);
             frontends.insert(
                 Frontend::Address {
@@ -99,8 +107,8 @@ fn port_frontends(
         ServiceType::NodePort | ServiceType::LoadBalancer
     );
     if let Some(port) = NonZeroU16::new(port.node_port).filter(|_| has_node_port) {
-        for family in service.cluster_ips().into_iter().map(Family::of) {
-            let fate = fate(external, family, external_masquerade);
+        for family in families {
+            let fate = fate(external_policy, family, external_masquerade);
             frontends.insert(
                 Frontend::NodePort {
                     family,

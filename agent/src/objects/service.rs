@@ -7,6 +7,8 @@ use serde::Deserialize;
 use super::{Key, Meta, Object, Revision, meta::null_as_default};
 
 pub(crate) const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// On the EndpointSlices of a headless Service: they are for DNS only.
+pub(crate) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -322,6 +324,11 @@ impl Endpoint {
 }
 
 impl EndpointSlice {
+    /// Whether it names Pods of a headless Service, which no proxy balances.
+    pub(crate) fn is_headless(&self) -> bool {
+        self.metadata.labels.contains_key(HEADLESS_LABEL)
+    }
+
     /// The Service it belongs to.
     pub(crate) fn service(&self) -> Option<Key> {
         let name = self.metadata.label(SERVICE_NAME_LABEL)?;

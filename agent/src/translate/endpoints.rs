@@ -43,19 +43,20 @@ impl Choice {
 }
 
 impl<'a> PortEndpoints<'a> {
-    /// Joins the slices: a slice's port belongs to the service port of the same name and protocol.
+    /// Joins the slices: a slice's port belongs to the service port of the same name and protocol. A port without a name
+    /// (not an empty one) or number belongs to none, and neither do the slices of a headless Service.
     pub(super) fn collect(
         port: &ServicePort,
         slices: &[&'a EndpointSlice],
         here: &'a Here,
     ) -> Self {
         let mut by_address = BTreeMap::new();
-        for slice in slices {
+        for slice in slices.iter().filter(|slice| !slice.is_headless()) {
             let number = slice
                 .ports
                 .iter()
                 .find(|candidate| {
-                    candidate.name.as_deref().unwrap_or_default() == &*port.name
+                    candidate.name.as_deref() == Some(&*port.name)
                         && candidate.protocol.unwrap_or_default() == port.protocol
                 })
                 .and_then(|found| NonZeroU16::new(found.port?));
@@ -70,7 +71,7 @@ impl<'a> PortEndpoints<'a> {
                     }
                     // The address was given to a new Pod while the old one's slice still names it.
                     Entry::Occupied(mut entry) => {
-                        if entry.get().is_terminating() && !endpoint.is_terminating() {
+                        if liveliness(endpoint) > liveliness(entry.get()) {
                             entry.insert(endpoint);
                         }
                     }
@@ -152,6 +153,11 @@ impl<'a> PortEndpoints<'a> {
         }
         ready
     }
+}
+
+/// Which of two endpoints with one address is the one that has it: the greater.
+fn liveliness(endpoint: &Endpoint) -> impl Ord + use<> {
+    (!endpoint.is_terminating(), endpoint.is_ready())
 }
 
 #[derive(Clone, Copy)]

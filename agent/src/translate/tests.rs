@@ -1,9 +1,11 @@
-use std::time::Duration;
+//! Objects in, fates out. What a fate needs of a Service is written as text: see [`endpoint`] and [`say`].
+
+mod policy;
+
+use std::{net::IpAddr, time::Duration};
 
 use dns::records::Service as Records;
 use serde_json::{Value, json};
-
-use std::net::IpAddr;
 
 use super::*;
 
@@ -30,21 +32,36 @@ fn service(spec: Value) -> Service {
     serde_json::from_value(whole).expect("service")
 }
 
-/// `"10.244.1.2@n1 ready"`: address, node, and `ready`, `unready`, `serving` (while terminating) or `terminating`.
+/// `"10.244.1.2@n1 ready zone=z1 node=n1"`: address, node, a state, and the hints.
+///
+/// The states: `ready`; `unready`; `starting`, which serves but may not be used yet; `published`, which goes away but is
+/// called ready by publishNotReadyAddresses; `serving` while it goes away; `terminating`, which goes away without serving;
+/// `mirrored-unready`, of which only the readiness is known.
 fn endpoint(text: &str) -> Value {
-    let (place, state) = text.split_once(' ').expect("state");
-    let (addr, node) = place.split_once('@').expect("node");
-    let (ready, serving, terminating) = match state {
-        "ready" => (true, true, false),
-        "unready" => (false, false, false),
-        "serving" => (false, true, true),
-        "terminating" => (false, false, true),
+    let mut words = text.split(' ');
+    let (addr, node) = words
+        .next()
+        .and_then(|place| place.split_once('@'))
+        .expect("address and node");
+    let conditions = match words.next().expect("a state") {
+        "ready" => json!({"ready": true, "serving": true, "terminating": false}),
+        "unready" => json!({"ready": false, "serving": false, "terminating": false}),
+        "starting" => json!({"ready": false, "serving": true, "terminating": false}),
+        "published" => json!({"ready": true, "serving": false, "terminating": true}),
+        "serving" => json!({"ready": false, "serving": true, "terminating": true}),
+        "terminating" => json!({"ready": false, "serving": false, "terminating": true}),
+        "mirrored-unready" => json!({"ready": false}),
         other => panic!("{other}"),
     };
-    json!({
-        "addresses": [addr], "nodeName": node,
-        "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
-    })
+    let mut hints = json!({});
+    for word in words {
+        match word.split_once('=') {
+            Some(("zone", name)) => hints["forZones"] = json!([{"name": name}]),
+            Some(("node", name)) => hints["forNodes"] = json!([{"name": name}]),
+            _ => panic!("{word}"),
+        }
+    }
+    json!({"addresses": [addr], "nodeName": node, "conditions": conditions, "hints": hints})
 }
 
 fn slice(endpoints: &[&str]) -> EndpointSlice {
@@ -96,123 +113,6 @@ fn node_port(port: u16) -> Frontend {
 }
 
 const BOTH_NODES: &[&str] = &["10.244.1.2@n1 ready", "10.244.2.2@n2 ready"];
-const ELSEWHERE: &[&str] = &["10.244.2.2@n2 ready"];
-
-#[test]
-fn each_frontend_has_the_fate_of_its_policy_and_endpoints() {
-    let all = "10.244.1.2:9376 10.244.2.2:9376";
-    let cases: &[(&str, Value, &[&str], String, String)] = &[
-        (
-            "Cluster policy",
-            json!({"type": "NodePort"}),
-            BOTH_NODES,
-            format!("{all} masquerade NonPodSources"),
-            format!("{all} masquerade Always"),
-        ),
-        (
-            "no endpoints",
-            json!({"type": "NodePort"}),
-            &[],
-            "reject".into(),
-            "reject".into(),
-        ),
-        (
-            "only unready endpoints",
-            json!({"type": "NodePort"}),
-            &["10.244.1.2@n1 unready"],
-            "reject".into(),
-            "reject".into(),
-        ),
-        (
-            "internal Local",
-            json!({"type": "NodePort", "internalTrafficPolicy": "Local"}),
-            BOTH_NODES,
-            "10.244.1.2:9376 masquerade NonPodSources".into(),
-            format!("{all} masquerade Always"),
-        ),
-        (
-            "internal Local, endpoints elsewhere only",
-            json!({"type": "NodePort", "internalTrafficPolicy": "Local"}),
-            ELSEWHERE,
-            "drop".into(),
-            "10.244.2.2:9376 masquerade Always".into(),
-        ),
-        (
-            "internal Local, no endpoints anywhere",
-            json!({"type": "NodePort", "internalTrafficPolicy": "Local"}),
-            &[],
-            "reject".into(),
-            "reject".into(),
-        ),
-        (
-            "external Local",
-            json!({"type": "NodePort", "externalTrafficPolicy": "Local"}),
-            BOTH_NODES,
-            format!("{all} masquerade NonPodSources"),
-            "10.244.1.2:9376 masquerade HairpinOnly".into(),
-        ),
-        (
-            "external Local, endpoints elsewhere only",
-            json!({"type": "NodePort", "externalTrafficPolicy": "Local"}),
-            ELSEWHERE,
-            "10.244.2.2:9376 masquerade NonPodSources".into(),
-            "drop".into(),
-        ),
-        (
-            "terminating endpoints serve when no ready one is left",
-            json!({"type": "NodePort", "externalTrafficPolicy": "Local"}),
-            &[
-                "10.244.1.2@n1 serving",
-                "10.244.1.3@n1 terminating",
-                "10.244.2.2@n2 serving",
-            ],
-            format!("{all} masquerade NonPodSources"),
-            "10.244.1.2:9376 masquerade HairpinOnly".into(),
-        ),
-        (
-            "a ready endpoint anywhere sends Cluster traffic away from terminating ones; Local stays",
-            json!({"type": "NodePort", "externalTrafficPolicy": "Local"}),
-            &["10.244.1.2@n1 serving", "10.244.2.2@n2 ready"],
-            "10.244.2.2:9376 masquerade NonPodSources".into(),
-            "10.244.1.2:9376 masquerade HairpinOnly".into(),
-        ),
-        (
-            "affinity",
-            json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}}),
-            ELSEWHERE,
-            "10.244.2.2:9376 masquerade NonPodSources affinity 60".into(),
-            "nothing".into(),
-        ),
-        (
-            "headless",
-            json!({"clusterIP": "None", "clusterIPs": ["None"]}),
-            BOTH_NODES,
-            "nothing".into(),
-            "nothing".into(),
-        ),
-        (
-            "ExternalName",
-            json!({"type": "ExternalName", "externalName": "a.b"}),
-            BOTH_NODES,
-            "nothing".into(),
-            "nothing".into(),
-        ),
-    ];
-    for (name, spec, endpoints, cluster_ip, on_node) in cases {
-        let slice = slice(endpoints);
-        let got = frontends(&service(spec.clone()), &[&slice], &here());
-        assert_eq!(
-            say(got.get(&at("10.96.0.7", 80))),
-            *cluster_ip,
-            "{name}: ClusterIP"
-        );
-        assert_eq!(
-            say(got.get(&node_port(30080))),
-            *on_node,
-            "{name}: NodePort"
-        );
-    }
-}
 
 #[test]
 fn external_ips_and_vips_follow_the_external_policy_and_mode_proxy_is_left_alone() {
@@ -221,7 +121,7 @@ fn external_ips_and_vips_follow_the_external_policy_and_mode_proxy_is_left_alone
         {"ip": "198.51.100.2", "ipMode": "VIP"}, {"ip": "198.51.100.3", "ipMode": "Proxy"}, {"hostname": "lb"},
     ]}}))
     .expect("status");
-    let slice = slice(ELSEWHERE);
+    let slice = slice(&["10.244.2.2@n2 ready"]);
     let got = frontends(&service, &[&slice], &here());
     for addr in ["198.51.100.1", "198.51.100.2"] {
         assert_eq!(
@@ -242,21 +142,6 @@ fn a_service_of_another_proxy_has_names_but_no_frontends() {
     );
     assert!(frontends(&service, &[&slice(BOTH_NODES)], &here()).is_empty());
     assert!(records(&service, &[]).is_some());
-}
-
-#[test]
-fn an_address_in_two_slices_is_taken_from_the_pod_that_lives() {
-    let (old, new) = (
-        slice(&["10.244.1.2@n1 serving"]),
-        slice(&["10.244.1.2@n1 ready"]),
-    );
-    for slices in [[&old, &new], [&new, &old]] {
-        let got = frontends(&service(json!({})), &slices, &here());
-        assert_eq!(
-            say(got.get(&at("10.96.0.7", 80))),
-            "10.244.1.2:9376 masquerade NonPodSources"
-        );
-    }
 }
 
 #[test]
@@ -286,40 +171,6 @@ fn ports_are_matched_by_name_and_protocol() {
     assert_eq!(
         say(got.get(&udp)),
         "10.244.1.2:5353 masquerade NonPodSources"
-    );
-}
-
-#[test]
-fn hints_count_only_when_every_ready_endpoint_has_one() {
-    let hinted = |addr: &str, zone: &str| {
-        let mut value = endpoint(&format!("{addr}@nx ready"));
-        value["hints"] = json!({"forZones": [{"name": zone}]});
-        value
-    };
-    let make = |endpoints: Vec<Value>| -> EndpointSlice {
-        serde_json::from_value(json!({
-            "metadata": {"namespace": "default", "name": "web-1", "resourceVersion": "1"},
-            "endpoints": endpoints, "ports": [{"port": 9376}],
-        }))
-        .expect("slice")
-    };
-    let fate = |slice: &EndpointSlice| {
-        say(frontends(&service(json!({})), &[slice], &here()).get(&at("10.96.0.7", 80)))
-    };
-    let complete = make(vec![hinted("10.244.1.2", "z1"), hinted("10.244.2.2", "z2")]);
-    assert_eq!(fate(&complete), "10.244.1.2:9376 masquerade NonPodSources");
-    let partial = make(vec![
-        hinted("10.244.1.2", "z1"),
-        endpoint("10.244.2.2@nx ready"),
-    ]);
-    assert_eq!(
-        fate(&partial),
-        "10.244.1.2:9376 10.244.2.2:9376 masquerade NonPodSources"
-    );
-    let elsewhere = make(vec![hinted("10.244.1.2", "z2"), hinted("10.244.2.2", "z3")]);
-    assert_eq!(
-        fate(&elsewhere),
-        "10.244.1.2:9376 10.244.2.2:9376 masquerade NonPodSources"
     );
 }
 
