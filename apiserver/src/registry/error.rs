@@ -257,9 +257,9 @@ impl ApiError {
             Self::Invalid { .. } | Self::Unprocessable(_) => (422, "Invalid"),
             Self::Contention { .. } => (500, "ServerTimeout"),
             Self::Store(error) => match **error {
-                StoreError::NoSpace { .. } | StoreError::Unavailable(_) => {
-                    (503, "ServiceUnavailable")
-                }
+                // RFC 4918, section 11.5. It passes when somebody makes room, so clients are not told to try again.
+                StoreError::NoSpace { .. } => (507, "InsufficientStorage"),
+                StoreError::Unavailable(_) => (503, "ServiceUnavailable"),
                 _ => (500, "InternalError"),
             },
             Self::Exhausted(_) | Self::Undecodable { .. } => (500, "InternalError"),

@@ -233,13 +233,16 @@ pub enum StoreError {
     /// A transaction without writes, or with two for one key, which could not have one revision.
     #[error("malformed transaction: {0}")]
     Malformed(&'static str),
-    /// The disk is nearly full: deletes and reads go on, other writes are refused.
+    /// The disk is nearly full: reads and deletes go on, what would fill it is refused.
     #[error(
-        "less than {required_bytes} bytes free in {path}: free some space; deletes are still accepted"
+        "the disk of {path} is nearly full: {} MiB are free, {} MiB must be. Free some space; reading and deleting go on",
+        free_bytes >> 20, required_bytes >> 20
     )]
     NoSpace {
         /// The data directory.
         path: String,
+        /// What is free.
+        free_bytes: u64,
         /// What must be free.
         required_bytes: u64,
     },

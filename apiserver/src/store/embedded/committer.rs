@@ -199,7 +199,17 @@ impl<E: KvEngine> Committer<E> {
         reply: oneshot::Sender<Result<Outcome, StoreError>>,
     ) {
         batch.bytes += weight(&writes);
-        let admitted = self.space.admit(&writes);
+        let state = &self.state;
+        let admitted = self.space.admit(&writes, |key| {
+            let present = match batch.overlay.get(key) {
+                Some(written) => written.clone(),
+                None => {
+                    let state = state.read().unwrap_or_else(PoisonError::into_inner);
+                    state.newest(key).cloned()
+                }
+            };
+            present.map(|record| record.value.len())
+        });
         let outcome = admitted.map(|()| self.check_and_add(batch, next, writes));
         batch.strict |=
             durability == Durability::Strict && matches!(outcome, Ok(Outcome::Committed { .. }));

@@ -103,7 +103,7 @@ impl EmbeddedStore {
             commands: received,
             tick,
             failure: Arc::clone(&failure),
-            space: Space(disk),
+            space: Space::new(disk),
             chunks: found.chunks,
             fence: start,
             expiries,
