@@ -98,7 +98,9 @@ pub enum ServerError {
     #[error("set up the cluster's own objects: {0}")]
     Bootstrap(#[from] ApiError),
     /// The store failed while serving.
-    #[error("the store stopped: {reason}")]
+    #[error(
+        "the store stopped: {reason}. Nothing that was acknowledged is lost: make room on the disk or mend it, then start the server again"
+    )]
     StoreFailed {
         /// Its last words.
         reason: String,
@@ -205,8 +207,9 @@ impl Server {
             tracing::warn!(waited_ms = DRAIN.as_millis(), "connections were cut");
         }
         controllers.join().await;
-        self.store.close().await?;
-        result
+        // A store that has failed cannot be closed: its own last words say more than that.
+        result?;
+        Ok(self.store.close().await?)
     }
 
     fn gate(&self, stop: CancellationToken) -> Result<Gate, ServerError> {

@@ -37,12 +37,12 @@ const FENCE_BLOCK: u64 = 10_000;
 const FENCE_LOW: u64 = 1_000;
 /// A relaxed write is on disk after this at the latest.
 const RELAXED_DELAY: Duration = Duration::from_secs(10);
-/// History is compacted this often, to what it was the last time ...
+/// History is compacted this often, to what it was the last time but not to fewer events than this ...
 const COMPACT_EVERY: Duration = Duration::from_secs(300);
-/// ... or earlier when it has grown beyond these, but never below the last of them.
+const HISTORY_KEPT: usize = 1_000;
+/// ... or earlier, to half of these, when it has grown beyond one of them: large values must not fill the memory.
 const HISTORY_EVENTS: usize = 100_000;
 const HISTORY_BYTES: usize = 64 << 20;
-const HISTORY_KEPT: usize = 1_000;
 /// At most this many expired keys are deleted in one batch.
 const EXPIRED_AT_ONCE: usize = 256;
 
@@ -117,7 +117,16 @@ impl<E: KvEngine> Committer<E> {
                     let _ = reply.send(Ok(()));
                 }
             }
-            Err(error) => self.fail(&error),
+            Err(error) => {
+                self.fail(&error);
+                // The engine's own end would write once more what could not be written. The process ends soon, and the
+                // engine with it; until then nobody waits for an answer.
+                let Self {
+                    engine, commands, ..
+                } = self;
+                std::mem::forget(engine);
+                drop(commands);
+            }
         }
     }
 
@@ -365,8 +374,13 @@ impl<E: KvEngine> Committer<E> {
         if ops.is_empty() {
             return Ok(());
         }
-        self.engine.apply(ops)?;
-        self.engine.barrier()
+        let engine = &self.engine;
+        // Caught here already: who waits for this batch shall read what happened.
+        catch_unwind(AssertUnwindSafe(|| {
+            engine.apply(ops)?;
+            engine.barrier()
+        }))
+        .unwrap_or_else(|panic| Err(StoreError::Unavailable(panic_text(&*panic))))
     }
 
     fn close(&mut self) -> Result<(), StoreError> {
@@ -380,19 +394,14 @@ impl<E: KvEngine> Committer<E> {
         let (current, kept) = {
             let state = self.state();
             let (events, bytes) = state.history_size();
-            if events > HISTORY_EVENTS || bytes > HISTORY_BYTES {
-                (
-                    state.current(),
-                    Some(state.revision_keeping((events / 2).max(HISTORY_KEPT))),
-                )
+            let to = if events > HISTORY_EVENTS || bytes > HISTORY_BYTES {
+                Some(state.revision_keeping(HISTORY_EVENTS / 2, HISTORY_BYTES / 2))
             } else if last.elapsed() >= COMPACT_EVERY {
-                (
-                    state.current(),
-                    Some(then.min(state.revision_keeping(HISTORY_KEPT))),
-                )
+                Some(then.min(state.revision_keeping(HISTORY_KEPT, usize::MAX)))
             } else {
-                (state.current(), None)
-            }
+                None
+            };
+            (state.current(), to)
         };
         if let Some(to) = kept {
             // Refused when a caller has compacted further already, which is as good.

@@ -10,8 +10,10 @@ use bytes::Bytes;
 
 use crate::store::{Event, ListOptions, Page, Record, Revision, StoreError};
 
-/// At most this many events are handed to a watcher at once (a transaction is never split).
+/// At most this many events, or bytes of values, are handed to a watcher at once (a transaction is never split). One that
+/// never reads keeps no more than this alive.
 const WATCH_BATCH: usize = 512;
+const WATCH_BATCH_BYTES: usize = 4 << 20;
 
 /// One key's versions, oldest first; `None` is a deletion.
 type Versions = Vec<(Revision, Option<Arc<Record>>)>;
@@ -131,8 +133,9 @@ impl State {
             .history
             .partition_point(|event| event.revision <= after);
         let mut found: Vec<Arc<Event>> = Vec::new();
+        let mut bytes = 0;
         for event in self.history.range(first..) {
-            if found.len() >= WATCH_BATCH
+            if (found.len() >= WATCH_BATCH || bytes >= WATCH_BATCH_BYTES)
                 && found
                     .last()
                     .is_some_and(|last| last.revision < event.revision)
@@ -141,6 +144,7 @@ impl State {
                 return Ok((found, seen));
             }
             if keys.contains(&event.key) {
+                bytes += weight(event) + value_bytes(event.current.as_ref());
                 found.push(Arc::clone(event));
             }
         }
@@ -176,13 +180,19 @@ impl State {
         Ok(())
     }
 
-    /// The revision below which at least `keep` events would remain.
-    pub(super) fn revision_keeping(&self, keep: usize) -> Revision {
-        let index = self.history.len().saturating_sub(keep);
-        index
-            .checked_sub(1)
-            .and_then(|last| self.history.get(last))
-            .map_or(self.oldest, |event| event.revision)
+    /// The revision to compact to so that the newest events remain: at most `events` of them, of at most `bytes`.
+    pub(super) fn revision_keeping(&self, events: usize, bytes: usize) -> Revision {
+        let mut left = bytes;
+        let dropped = self.history.iter().rev().enumerate().find(|(kept, event)| {
+            match left.checked_sub(weight(event)) {
+                Some(rest) if *kept < events => {
+                    left = rest;
+                    false
+                }
+                _ => true,
+            }
+        });
+        dropped.map_or(self.oldest, |(_, event)| event.revision)
     }
 
     fn forget_versions(&mut self, key: &Bytes, to: Revision) {
@@ -223,9 +233,9 @@ fn version_at(versions: &Versions, at: Revision) -> Option<&Arc<Record>> {
 
 /// What an event alone keeps in memory: the version it replaced, and itself.
 fn weight(event: &Event) -> usize {
-    let replaced = event
-        .previous
-        .as_ref()
-        .map_or(0, |record| record.value.len() + size_of::<Record>());
-    size_of::<Event>() + replaced
+    size_of::<Event>() + value_bytes(event.previous.as_ref())
+}
+
+fn value_bytes(record: Option<&Arc<Record>>) -> usize {
+    record.map_or(0, |record| record.value.len() + size_of::<Record>())
 }
