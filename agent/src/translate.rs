@@ -9,15 +9,12 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    num::NonZeroU16,
-};
+use std::{collections::BTreeMap, num::NonZeroU16};
 
-use dataplane::model::{self, Family, Fate, Frontend, Masquerade};
+use dataplane::model::{self, Family, Fate, Frontend};
 
-use crate::objects::{EndpointSlice, Protocol, Service, ServicePort, ServiceType, TrafficPolicy};
-use endpoints::PortEndpoints;
+use crate::objects::{EndpointSlice, Protocol, Service, ServicePort, ServiceType};
+use endpoints::{Chosen, PortEndpoints};
 pub(crate) use records::records;
 
 /// The node that translates: decides what is local.
@@ -61,45 +58,30 @@ fn port_frontends(
     frontends: &mut BTreeMap<Frontend, Fate>,
 ) {
     let protocol = protocol(port.protocol);
-    let cluster_ips = service.cluster_ips();
-    let families: BTreeSet<Family> = cluster_ips.iter().copied().map(Family::of).collect();
     let affinity = service.affinity();
-    let fate = |policy: Option<TrafficPolicy>, family: Family, masquerade| {
-        endpoints
-            .fate(policy.unwrap_or_default(), family)
-            .into_fate(masquerade, affinity)
-    };
-    let internal = service.spec.internal_traffic_policy;
-    let external_policy = service.spec.external_traffic_policy;
-    // Local keeps the client's address; Cluster may leave the node, and the answer must come back through it.
-    let external_masquerade = match external_policy.unwrap_or_default() {
-        TrafficPolicy::Cluster => Masquerade::Always,
-        TrafficPolicy::Local => Masquerade::HairpinOnly,
-    };
+    let internal = service.spec.internal_traffic_policy.unwrap_or_default();
+    let external = service.spec.external_traffic_policy.unwrap_or_default();
+    let cluster_ips = service.cluster_ips();
+    let chosen: BTreeMap<Family, Chosen> = cluster_ips
+        .iter()
+        .map(|addr| Family::of(*addr))
+        .map(|family| (family, endpoints.choose(family)))
+        .collect();
     if let Some(port) = NonZeroU16::new(port.port) {
-        let external = service.external_addresses().into_iter();
-        for addr in external.filter(|addr| families.contains(&Family::of(*addr))) {
-            let fate = fate(external_policy, Family::of(addr), external_masquerade);
-            frontends.insert(
-                Frontend::Address {
-                    addr,
-                    protocol,
-                    port,
-                },
-                fate,
-            );
+        let at = |addr| Frontend::Address {
+            addr,
+            protocol,
+            port,
+        };
+        for addr in service.external_addresses() {
+            if let Some(chosen) = chosen.get(&Family::of(addr)) {
+                frontends.insert(at(addr), chosen.external(external, affinity));
+            }
         }
         // A ClusterIP listed under externalIPs as well stays a ClusterIP.
         for addr in cluster_ips {
-            let fate = fate(internal, Family::of(addr), Masquerade::NonPodSources);
-            frontends.insert(
-                Frontend::Address {
-                    addr,
-                    protocol,
-                    port,
-                },
-                fate,
-            );
+            let fate = chosen[&Family::of(addr)].internal(internal, affinity);
+            frontends.insert(at(addr), fate);
         }
     }
     let has_node_port = matches!(
@@ -107,16 +89,13 @@ fn port_frontends(
         ServiceType::NodePort | ServiceType::LoadBalancer
     );
     if let Some(port) = NonZeroU16::new(port.node_port).filter(|_| has_node_port) {
-        for family in families {
-            let fate = fate(external_policy, family, external_masquerade);
-            frontends.insert(
-                Frontend::NodePort {
-                    family,
-                    protocol,
-                    port,
-                },
-                fate,
-            );
+        for (&family, chosen) in &chosen {
+            let frontend = Frontend::NodePort {
+                family,
+                protocol,
+                port,
+            };
+            frontends.insert(frontend, chosen.external(external, affinity));
         }
     }
 }

@@ -109,12 +109,10 @@ pub struct Endpoint {
     pub port: NonZeroU16,
 }
 
-/// Whose connections get the node's address as source.
+/// Whose connections get the node's address as source. A Pod's that reaches itself (hairpin) always do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Masquerade {
-    /// Nobody's but a Pod's that reaches itself (hairpin).
-    HairpinOnly,
-    /// Everybody's but the Pods' of [`Desired::pod_networks`] (and hairpin).
+    /// Everybody's but the Pods' of [`Desired::pod_networks`].
     NonPodSources,
     /// Everybody's.
     Always,
@@ -132,6 +130,17 @@ pub enum Fate {
         /// Session affinity by client address (`ClientIP`), with its timeout.
         affinity: Option<Duration>,
     },
+    /// The source decides: clients outside the cluster are served by this node's endpoints alone and keep their address;
+    /// the cluster's own need no such care, and are treated as if they had gone out to a load balancer and come back to a
+    /// node that has endpoints (`externalTrafficPolicy: Local`).
+    Local {
+        /// Where clients outside go, their source kept; sorted, without duplicates. None: they are dropped.
+        outside: Arc<[Endpoint]>,
+        /// Where Pods go, their source kept, and this node's own processes, masqueraded; never empty.
+        inside: Arc<[Endpoint]>,
+        /// As for [`Fate::Balance`].
+        affinity: Option<Duration>,
+    },
     /// No endpoint anywhere: refused with a TCP reset or ICMP port unreachable.
     Reject,
     /// Endpoints exist, but the traffic policy forbids them here: silently dropped.
@@ -146,7 +155,7 @@ pub struct Desired {
     /// Service ranges: an address in one of them that no frontend uses is dropped, a known address with an unknown port is
     /// rejected.
     pub service_networks: BTreeSet<IpNet>,
-    /// Sources that count as Pods for [`Masquerade::NonPodSources`].
+    /// Sources that count as Pods for [`Masquerade::NonPodSources`] and [`Fate::Local`].
     pub pod_networks: BTreeSet<IpNet>,
     /// Addresses of Pods on this node (and the node's own, for endpoints on the host's network): the hairpin set.
     pub local_pods: BTreeSet<IpAddr>,

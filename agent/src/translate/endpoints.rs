@@ -18,26 +18,52 @@ pub(super) struct PortEndpoints<'a> {
     here: &'a Here,
 }
 
-/// What a traffic policy leaves of them.
-pub(super) enum Choice {
-    /// These, sorted.
-    Some(Vec<model::Endpoint>),
-    /// None that the policy allows, but there are some.
-    Forbidden,
-    /// None at all.
-    None,
+/// What the policies leave of them in one family.
+pub(super) struct Chosen {
+    /// For policy Cluster; empty when there is no usable endpoint anywhere.
+    cluster: Arc<[model::Endpoint]>,
+    /// For policy Local.
+    local: Arc<[model::Endpoint]>,
 }
 
-impl Choice {
-    pub(super) fn into_fate(self, masquerade: Masquerade, affinity: Option<Duration>) -> Fate {
-        match self {
-            Self::Some(endpoints) => Fate::Balance {
-                endpoints: Arc::from(endpoints),
-                masquerade,
+impl Chosen {
+    /// The fate of a ClusterIP.
+    pub(super) fn internal(&self, policy: TrafficPolicy, affinity: Option<Duration>) -> Fate {
+        let endpoints = match policy {
+            TrafficPolicy::Cluster => &self.cluster,
+            TrafficPolicy::Local => &self.local,
+        };
+        if self.cluster.is_empty() {
+            Fate::Reject
+        } else if endpoints.is_empty() {
+            Fate::Drop
+        } else {
+            Fate::Balance {
+                endpoints: Arc::clone(endpoints),
+                masquerade: Masquerade::NonPodSources,
+                affinity,
+            }
+        }
+    }
+
+    /// The fate of a NodePort, an externalIP or a load balancer's VIP.
+    pub(super) fn external(&self, policy: TrafficPolicy, affinity: Option<Duration>) -> Fate {
+        if self.cluster.is_empty() {
+            return Fate::Reject;
+        }
+        let inside = Arc::clone(&self.cluster);
+        match policy {
+            // The endpoint may be on another node, and its answer must come back through this one.
+            TrafficPolicy::Cluster => Fate::Balance {
+                endpoints: inside,
+                masquerade: Masquerade::Always,
                 affinity,
             },
-            Self::Forbidden => Fate::Drop,
-            Self::None => Fate::Reject,
+            TrafficPolicy::Local => Fate::Local {
+                outside: Arc::clone(&self.local),
+                inside,
+                affinity,
+            },
         }
     }
 }
@@ -81,30 +107,25 @@ impl<'a> PortEndpoints<'a> {
         Self { by_address, here }
     }
 
-    /// The endpoints that a policy allows: the ready ones, or, only if no ready one is in its whole scope, those that
-    /// still serve while they terminate. Local never goes to another node.
-    pub(super) fn fate(&self, policy: TrafficPolicy, family: Family) -> Choice {
+    /// The endpoints of each policy: the ready ones, or, only if no ready one is in its whole scope, those that still serve
+    /// while they terminate. Local never goes to another node.
+    pub(super) fn choose(&self, family: Family) -> Chosen {
         let ready = self.select(family, |endpoint| endpoint.is_ready());
         let last_resort = self.select(family, |endpoint| {
             endpoint.is_serving() && endpoint.is_terminating()
         });
-        let nowhere = ready.is_empty() && last_resort.is_empty();
-        let chosen = match policy {
-            TrafficPolicy::Cluster if ready.is_empty() => last_resort,
-            TrafficPolicy::Cluster => self.near(ready),
-            TrafficPolicy::Local => {
-                let local = self.local(ready);
-                if local.is_empty() {
-                    self.local(last_resort)
-                } else {
-                    local
-                }
-            }
+        let mut local = self.local(&ready);
+        if local.is_empty() {
+            local = self.local(&last_resort);
+        }
+        let cluster = if ready.is_empty() {
+            last_resort
+        } else {
+            self.near(ready)
         };
-        match (chosen.is_empty(), nowhere) {
-            (false, _) => Choice::Some(chosen),
-            (true, false) => Choice::Forbidden,
-            (true, true) => Choice::None,
+        Chosen {
+            cluster: cluster.into(),
+            local: local.into(),
         }
     }
 
@@ -115,11 +136,11 @@ impl<'a> PortEndpoints<'a> {
             .collect()
     }
 
-    fn local(&self, mut endpoints: Vec<model::Endpoint>) -> Vec<model::Endpoint> {
-        endpoints.retain(|address| {
-            self.by_address[address].node_name.as_deref() == Some(&*self.here.node)
-        });
-        endpoints
+    fn local(&self, endpoints: &[model::Endpoint]) -> Vec<model::Endpoint> {
+        let is_local = |address: &&model::Endpoint| {
+            self.by_address[*address].node_name.as_deref() == Some(&*self.here.node)
+        };
+        endpoints.iter().filter(is_local).copied().collect()
     }
 
     /// Hints count only when every ready endpoint has one and some name this node, or else this zone.

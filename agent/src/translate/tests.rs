@@ -73,7 +73,7 @@ fn slice(endpoints: &[&str]) -> EndpointSlice {
     .expect("slice")
 }
 
-/// Says a fate in a line: `balance 10.244.1.2:9376 masquerade Always`.
+/// Says a fate in a line: `10.244.1.2:9376 masquerade Always`, `outside 10.244.1.2:9376, inside 10.244.1.2:9376`.
 fn say(fate: Option<&Fate>) -> String {
     match fate {
         None => "nothing".to_owned(),
@@ -83,17 +83,40 @@ fn say(fate: Option<&Fate>) -> String {
             endpoints,
             masquerade,
             affinity,
-        }) => {
-            let list: Vec<_> = endpoints
-                .iter()
-                .map(|endpoint| format!("{}:{}", endpoint.addr, endpoint.port))
-                .collect();
-            let affinity = affinity
-                .map(|time| format!(" affinity {}", time.as_secs()))
-                .unwrap_or_default();
-            format!("{} masquerade {masquerade:?}{affinity}", list.join(" "))
-        }
+        }) => format!(
+            "{} masquerade {masquerade:?}{}",
+            list(endpoints),
+            say_affinity(*affinity)
+        ),
+        Some(Fate::Local {
+            outside,
+            inside,
+            affinity,
+        }) => format!(
+            "outside {}, inside {}{}",
+            list(outside),
+            list(inside),
+            say_affinity(*affinity)
+        ),
     }
+}
+
+fn list(endpoints: &[model::Endpoint]) -> String {
+    let words: Vec<_> = endpoints
+        .iter()
+        .map(|endpoint| format!("{}:{}", endpoint.addr, endpoint.port))
+        .collect();
+    if words.is_empty() {
+        "drop".to_owned()
+    } else {
+        words.join(" ")
+    }
+}
+
+fn say_affinity(affinity: Option<Duration>) -> String {
+    affinity
+        .map(|time| format!(" affinity {}", time.as_secs()))
+        .unwrap_or_default()
 }
 
 fn at(addr: &str, port: u16) -> Frontend {

@@ -3,9 +3,9 @@
 use super::{ATTEMPTS, Applied, Dataplane, DataplaneError};
 use crate::{
     kernel::{Kernel, KernelError},
-    model::Family,
+    model::{Family, Frontend},
     plan::{Action, Difference, ElementChange, Operation, Plan},
-    ruleset::{Data, Key, KeyReader, Ruleset, Table, endpoint, frontend_of, sets},
+    ruleset::{Data, Key, KeyReader, Ruleset, Side, Table, endpoint, frontend_of, sets},
 };
 
 impl<K: Kernel> Dataplane<K> {
@@ -111,6 +111,11 @@ fn is_valid_affinity(family: Family, table: &Table, key: &Key, data: &Data) -> b
         None
     };
     let chosen = endpoint(family, data);
-    frontend
-        .is_some_and(|frontend| chosen.is_some() && table.endpoints(&frontend).contains(&chosen))
+    let serves = |frontend: &Frontend| {
+        let mut endpoints = Side::ALL
+            .into_iter()
+            .flat_map(|side| table.endpoints(frontend, side));
+        chosen.is_some() && endpoints.any(|endpoint| endpoint == chosen)
+    };
+    frontend.as_ref().is_some_and(serves)
 }

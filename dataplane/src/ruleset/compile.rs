@@ -63,10 +63,7 @@ fn compile_table(family: Family, desired: &Desired, onto: Option<&Table>) -> Tab
         if desired.local_listeners.contains(frontend) && !is_node_port(frontend) {
             continue;
         }
-        let current = onto
-            .map(|table| table.endpoints(frontend))
-            .unwrap_or_default();
-        elements(frontend, fate, &current, &mut scratch);
+        elements(frontend, fate, onto, &mut scratch);
         scratch.drain(..).for_each(&mut add);
         if let Frontend::Address { addr, .. } = frontend {
             add((sets::ACTIVE, Key::default().address(*addr), Data::None));
@@ -111,6 +108,10 @@ impl Table {
         let named = [
             sets::SERVICES,
             sets::NODEPORTS,
+            sets::INSIDE,
+            sets::OUTSIDE,
+            sets::INSIDE_NODEPORTS,
+            sets::OUTSIDE_NODEPORTS,
             sets::AFFINITY_SERVICES,
             sets::AFFINITY_NODEPORTS,
         ]

@@ -80,7 +80,7 @@ impl Table {
     ) {
         let mut wanted = Vec::new();
         if let Some(fate) = fate {
-            elements(frontend, fate, &self.endpoints(frontend), &mut wanted);
+            elements(frontend, fate, Some(&*self), &mut wanted);
         }
         let kept: BTreeSet<(&str, Key)> = wanted.iter().map(|(set, key, _)| (*set, *key)).collect();
         for (set, key, _) in self.present(frontend) {

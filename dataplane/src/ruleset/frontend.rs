@@ -4,7 +4,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{Bytes, Data, Key, KeyReader, Table, Verdict, pick::PickChain, sets};
+use super::{
+    Bytes, Data, Key, KeyReader, Table, Verdict, chains,
+    pick::{PickChain, Slots},
+    sets,
+};
 use crate::model::{Endpoint, Family, Fate, Frontend, Masquerade};
 
 /// An element and the set it belongs to.
@@ -16,12 +20,15 @@ struct Places {
     picking: &'static str,
     /// Its key with a slot, and an endpoint.
     slots: &'static str,
+    /// The chain that decides by source, and where it looks then.
+    local_policy: &'static str,
+    inside: &'static str,
+    outside: &'static str,
     reject: &'static str,
     drop: &'static str,
     always: &'static str,
     non_pods: &'static str,
-    /// A NodePort needs no element for "never": nothing comes after the NodePort rules.
-    never: Option<&'static str>,
+    node: &'static str,
     /// Its key, and the chain that remembers the client's endpoint.
     remembering: &'static str,
 }
@@ -29,22 +36,28 @@ struct Places {
 const ADDRESS: Places = Places {
     picking: sets::SERVICES,
     slots: sets::SLOTS,
+    local_policy: chains::LOCAL_POLICY,
+    inside: sets::INSIDE,
+    outside: sets::OUTSIDE,
     reject: sets::REJECT,
     drop: sets::DROP,
     always: sets::MASQUERADE_ALWAYS,
     non_pods: sets::MASQUERADE_NON_PODS,
-    never: Some(sets::MASQUERADE_NEVER),
+    node: sets::MASQUERADE_NODE,
     remembering: sets::AFFINITY_SERVICES,
 };
 
 const NODE_PORT: Places = Places {
     picking: sets::NODEPORTS,
     slots: sets::NODEPORT_SLOTS,
+    local_policy: chains::LOCAL_POLICY_NODEPORTS,
+    inside: sets::INSIDE_NODEPORTS,
+    outside: sets::OUTSIDE_NODEPORTS,
     reject: sets::REJECT_NODEPORTS,
     drop: sets::DROP_NODEPORTS,
     always: sets::MASQUERADE_ALWAYS_NODEPORTS,
     non_pods: sets::MASQUERADE_NON_PODS_NODEPORTS,
-    never: None,
+    node: sets::MASQUERADE_NODE_NODEPORTS,
     remembering: sets::AFFINITY_NODEPORTS,
 };
 
@@ -61,14 +74,16 @@ impl Places {
     fn by_key(&self) -> impl Iterator<Item = &'static str> {
         [
             self.picking,
+            self.inside,
+            self.outside,
             self.reject,
             self.drop,
             self.always,
             self.non_pods,
+            self.node,
             self.remembering,
         ]
         .into_iter()
-        .chain(self.never)
     }
 }
 
@@ -131,8 +146,8 @@ fn slot_value(endpoint: &Endpoint) -> Data {
     )
 }
 
-fn goto(chain: PickChain) -> Data {
-    Data::Verdict(Verdict::Goto(chain.name().into()))
+fn goto(chain: &str) -> Data {
+    Data::Verdict(Verdict::Goto(chain.into()))
 }
 
 /// Puts `wanted` into slots so that as few as possible change: who stays keeps its slot, the others fill the holes.
@@ -149,71 +164,136 @@ fn assign_slots(current: &[Option<Endpoint>], wanted: BTreeSet<Endpoint>) -> Vec
         .collect()
 }
 
-/// The elements that give a frontend its fate. `current` are the endpoints in its slots now.
+/// Which of a frontend's slots: its own, or those which the cluster's own clients have apart ([`Fate::Local`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// For everybody, or for clients outside the cluster when there are others for inside.
+    Main,
+    /// For clients inside the cluster.
+    Inside,
+}
+
+impl Side {
+    pub(crate) const ALL: [Side; 2] = [Side::Main, Side::Inside];
+
+    /// The number of the first slot.
+    pub(super) fn first_slot(self) -> u32 {
+        match self {
+            Side::Main => 0,
+            Side::Inside => 1 << 31,
+        }
+    }
+}
+
+/// The elements that give a frontend its fate. In `onto`, where they may be already, endpoints keep their slots.
 pub(super) fn elements(
     frontend: &Frontend,
     fate: &Fate,
-    current: &[Option<Endpoint>],
+    onto: Option<&Table>,
     into: &mut Vec<Element>,
 ) {
-    let (places, key) = (Places::of(frontend), frontend_key(frontend));
+    let mut writer = Writer {
+        places: Places::of(frontend),
+        frontend,
+        key: frontend_key(frontend),
+        onto,
+        into,
+    };
     match fate {
-        Fate::Reject => into.push((places.reject, key, Data::None)),
-        Fate::Drop => into.push((places.drop, key, Data::None)),
+        Fate::Reject => writer.mark(writer.places.reject),
+        Fate::Drop => writer.mark(writer.places.drop),
         Fate::Balance {
             endpoints,
             masquerade,
             affinity,
         } => {
-            let usable = endpoints
-                .iter()
-                .copied()
-                .filter(|endpoint| Family::of(endpoint.addr) == frontend.family());
-            let slots = assign_slots(current, usable.collect());
-            if slots.is_empty() {
-                return into.push((places.reject, key, Data::None));
-            }
-            balance(frontend, &slots, *affinity, into);
-            let masquerade = match masquerade {
-                Masquerade::Always => Some(places.always),
-                Masquerade::NonPodSources => Some(places.non_pods),
-                Masquerade::HairpinOnly => places.never,
+            let Some(slots) = writer.slots(Side::Main, endpoints) else {
+                return writer.mark(writer.places.reject);
             };
-            into.extend(masquerade.map(|set| (set, key, Data::None)));
+            writer.pick(writer.places.picking, slots, *affinity);
+            writer.mark(match masquerade {
+                Masquerade::Always => writer.places.always,
+                Masquerade::NonPodSources => writer.places.non_pods,
+            });
+            writer.remember(*affinity);
+        }
+        Fate::Local {
+            outside,
+            inside,
+            affinity,
+        } => {
+            let Some(slots) = writer.slots(Side::Inside, inside) else {
+                return writer.mark(writer.places.reject);
+            };
+            writer.verdict(writer.places.picking, goto(writer.places.local_policy));
+            writer.pick(writer.places.inside, slots, *affinity);
+            match writer.slots(Side::Main, outside) {
+                Some(slots) => writer.pick(writer.places.outside, slots, *affinity),
+                None => writer.mark(writer.places.drop),
+            }
+            writer.mark(writer.places.node);
+            writer.remember(*affinity);
         }
     }
 }
 
-fn balance(
-    frontend: &Frontend,
-    slots: &[Endpoint],
-    affinity: Option<Duration>,
-    into: &mut Vec<Element>,
-) {
-    let (places, key) = (Places::of(frontend), frontend_key(frontend));
-    for (slot, endpoint) in (0..).zip(slots) {
-        into.push((places.slots, key.number(slot), slot_value(endpoint)));
+/// Collects the elements of one frontend.
+struct Writer<'a> {
+    places: &'static Places,
+    frontend: &'a Frontend,
+    key: Key,
+    onto: Option<&'a Table>,
+    into: &'a mut Vec<Element>,
+}
+
+impl Writer<'_> {
+    fn mark(&mut self, set: &'static str) {
+        self.into.push((set, self.key, Data::None));
     }
-    let node_port = is_node_port(frontend);
-    let slots = u32::try_from(slots.len()).expect("a Service has fewer than 2^32 endpoints");
-    let Some(timeout) = affinity else {
-        return into.push((
-            places.picking,
-            key,
-            goto(PickChain::Balance { node_port, slots }),
-        ));
-    };
-    let timeout_secs = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1);
-    into.push((
-        places.picking,
-        key,
-        goto(PickChain::Affinity { node_port, slots }),
-    ));
-    into.push((
-        places.remembering,
-        key,
-        goto(PickChain::Remember { timeout_secs }),
-    ));
+
+    fn verdict(&mut self, map: &'static str, verdict: Data) {
+        self.into.push((map, self.key, verdict));
+    }
+
+    /// Puts endpoints into slots; `None` when none is of the frontend's family.
+    fn slots(&mut self, side: Side, endpoints: &[Endpoint]) -> Option<Slots> {
+        let family = self.frontend.family();
+        let usable = endpoints
+            .iter()
+            .copied()
+            .filter(|endpoint| Family::of(endpoint.addr) == family);
+        let current = self
+            .onto
+            .map(|table| table.endpoints(self.frontend, side))
+            .unwrap_or_default();
+        let slots = assign_slots(&current, usable.collect());
+        for (slot, endpoint) in (side.first_slot()..).zip(&slots) {
+            let key = self.key.number(slot);
+            self.into
+                .push((self.places.slots, key, slot_value(endpoint)));
+        }
+        let count = u32::try_from(slots.len()).expect("a Service has fewer than 2^31 endpoints");
+        (count > 0).then_some(Slots {
+            node_port: is_node_port(self.frontend),
+            side,
+            count,
+        })
+    }
+
+    fn pick(&mut self, map: &'static str, slots: Slots, affinity: Option<Duration>) {
+        let chain = match affinity {
+            Some(_) => PickChain::Affinity(slots),
+            None => PickChain::Balance(slots),
+        };
+        self.verdict(map, goto(&chain.name()));
+    }
+
+    fn remember(&mut self, affinity: Option<Duration>) {
+        let Some(timeout) = affinity else { return };
+        let timeout_secs = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1);
+        let chain = PickChain::Remember { timeout_secs };
+        self.verdict(self.places.remembering, goto(&chain.name()));
+    }
 }
 
 impl Table {
@@ -222,12 +302,18 @@ impl Table {
     }
 
     /// The endpoints in a frontend's slots; `None` marks a value that is not an endpoint.
-    pub(crate) fn endpoints(&self, frontend: &Frontend) -> Vec<Option<Endpoint>> {
-        let (set, key) = (Places::of(frontend).slots, frontend_key(frontend));
-        (0..)
-            .map_while(|slot| self.get(set, &key.number(slot)))
-            .map(|data| endpoint(frontend.family(), data))
+    pub(crate) fn endpoints(&self, frontend: &Frontend, side: Side) -> Vec<Option<Endpoint>> {
+        self.slots(frontend, side)
+            .map(|(_, data)| endpoint(frontend.family(), data))
             .collect()
+    }
+
+    fn slots(&self, frontend: &Frontend, side: Side) -> impl Iterator<Item = (Key, &Data)> {
+        let (set, key) = (Places::of(frontend).slots, frontend_key(frontend));
+        (side.first_slot()..).map_while(move |slot| {
+            let key = key.number(slot);
+            Some((key, self.get(set, &key)?))
+        })
     }
 
     /// What a frontend has now.
@@ -236,10 +322,10 @@ impl Table {
         let single = places
             .by_key()
             .filter_map(|set| Some((set, key, self.get(set, &key)?.clone())));
-        let slots = (0..).map_while(|slot| {
-            let key = key.number(slot);
-            Some((places.slots, key, self.get(places.slots, &key)?.clone()))
-        });
+        let slots = Side::ALL
+            .into_iter()
+            .flat_map(|side| self.slots(frontend, side))
+            .map(|(key, data)| (places.slots, key, data.clone()));
         single.chain(slots).collect()
     }
 }

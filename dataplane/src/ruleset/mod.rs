@@ -16,7 +16,7 @@ mod trace;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-pub(crate) use self::frontend::{endpoint, frontend_of};
+pub(crate) use self::frontend::{Side, endpoint, frontend_of};
 pub use self::{
     key::{Bytes, Data, Key, KeyReader, Verdict},
     names::{chains, sets},

@@ -6,6 +6,12 @@ pub mod chains {
     pub const SERVICES: &str = "services";
     /// Source rules of translated connections.
     pub const MASQUERADE_SERVICES: &str = "masquerade-services";
+    /// Picks by source where a Service with a local policy is asked.
+    pub const LOCAL_POLICY: &str = "local-policy";
+    /// The same for NodePorts.
+    pub const LOCAL_POLICY_NODEPORTS: &str = "local-policy-nodeports";
+    /// Masquerades what comes from this node's own processes.
+    pub const MASQUERADE_NODE: &str = "masquerade-node";
     /// Masquerades what does not come from a Pod.
     pub const MASQUERADE_NON_PODS: &str = "masquerade-non-pods";
     /// Masquerades Pods' connections that leave pod and service networks.
@@ -26,12 +32,21 @@ pub mod chains {
 pub mod sets {
     /// address . protocol . port : goto the chain that picks an endpoint.
     pub const SERVICES: &str = "service-ips";
-    /// address . protocol . port . slot : address . port.
+    /// address . protocol . port . slot : address . port. The slots for connections from inside the cluster, where they
+    /// differ, are numbered from 2^31.
     pub const SLOTS: &str = "service-slots";
     /// protocol . port : goto the chain that picks an endpoint.
     pub const NODEPORTS: &str = "nodeports";
     /// protocol . port . slot : address . port.
     pub const NODEPORT_SLOTS: &str = "nodeport-slots";
+    /// address . protocol . port : goto the chain that picks an endpoint for Pods and this node.
+    pub const INSIDE: &str = "inside-ips";
+    /// address . protocol . port : goto the chain that picks an endpoint for clients outside the cluster.
+    pub const OUTSIDE: &str = "outside-ips";
+    /// protocol . port : goto the chain that picks an endpoint for Pods and this node.
+    pub const INSIDE_NODEPORTS: &str = "inside-nodeports";
+    /// protocol . port : goto the chain that picks an endpoint for clients outside the cluster.
+    pub const OUTSIDE_NODEPORTS: &str = "outside-nodeports";
     /// address . protocol . port of Services without any endpoint.
     pub const REJECT: &str = "reject-ips";
     /// protocol . port of NodePorts without any endpoint.
@@ -44,12 +59,14 @@ pub mod sets {
     pub const MASQUERADE_ALWAYS: &str = "masquerade-always-ips";
     /// address . protocol . port: masqueraded unless from a Pod.
     pub const MASQUERADE_NON_PODS: &str = "masquerade-non-pods-ips";
-    /// address . protocol . port: source kept.
-    pub const MASQUERADE_NEVER: &str = "masquerade-never-ips";
+    /// address . protocol . port: masqueraded when from this node.
+    pub const MASQUERADE_NODE: &str = "masquerade-node-ips";
     /// protocol . port: every connection is masqueraded.
     pub const MASQUERADE_ALWAYS_NODEPORTS: &str = "masquerade-always-nodeports";
     /// protocol . port: masqueraded unless from a Pod.
     pub const MASQUERADE_NON_PODS_NODEPORTS: &str = "masquerade-non-pods-nodeports";
+    /// protocol . port: masqueraded when from this node.
+    pub const MASQUERADE_NODE_NODEPORTS: &str = "masquerade-node-nodeports";
     /// client . address . protocol . port : address . port; filled by the packet path.
     pub const AFFINITY: &str = "affinity";
     /// address . protocol . port : goto the chain that remembers.

@@ -26,8 +26,13 @@ pub enum Field {
     OriginalDestination,
     /// `ct original proto-dst`: the port the client sent to.
     OriginalPort,
-    /// `numgen random mod N`.
-    Random(u32),
+    /// `numgen random mod N offset M`.
+    Random {
+        /// N, at least 1.
+        modulus: u32,
+        /// M: the least number it yields.
+        offset: u32,
+    },
 }
 
 impl Field {
@@ -40,7 +45,7 @@ impl Field {
             | Field::OriginalDestination => Type::Address,
             Field::Protocol => Type::Protocol,
             Field::SourcePort | Field::DestinationPort | Field::OriginalPort => Type::Port,
-            Field::Random(_) => Type::Number,
+            Field::Random { .. } => Type::Number,
         }
     }
 }
@@ -57,8 +62,8 @@ pub enum Statement {
         /// Holds for the addresses outside.
         negated: bool,
     },
-    /// `fib daddr type local`.
-    LocalDestination,
+    /// `fib daddr type local`, or `saddr`: the address is one of this node's.
+    Local(Field),
     /// `ct state new`.
     New,
     /// `ct status dnat`, or `! dnat`.

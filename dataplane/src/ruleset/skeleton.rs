@@ -53,6 +53,19 @@ pub(super) fn table(family: Family, networks: &Networks) -> Table {
     }
     for (name, rules) in [
         (chains::SERVICES, build.services()),
+        (
+            chains::LOCAL_POLICY,
+            build.local_policy(networks, &TO, [sets::INSIDE, sets::OUTSIDE]),
+        ),
+        (
+            chains::LOCAL_POLICY_NODEPORTS,
+            build.local_policy(
+                networks,
+                &TO_PORT,
+                [sets::INSIDE_NODEPORTS, sets::OUTSIDE_NODEPORTS],
+            ),
+        ),
+        (chains::MASQUERADE_NODE, build.masquerade_node()),
         (chains::MASQUERADE_SERVICES, build.masquerade_services()),
         (
             chains::MASQUERADE_NON_PODS,
@@ -89,8 +102,12 @@ fn empty_sets() -> BTreeMap<Name, Set> {
     };
     declare(sets::SERVICES, &FRONTEND, Holds::Verdicts, false);
     declare(sets::SLOTS, &slot(&FRONTEND), endpoint(), false);
+    declare(sets::INSIDE, &FRONTEND, Holds::Verdicts, false);
+    declare(sets::OUTSIDE, &FRONTEND, Holds::Verdicts, false);
     declare(sets::NODEPORTS, &NODEPORT, Holds::Verdicts, false);
     declare(sets::NODEPORT_SLOTS, &slot(&NODEPORT), endpoint(), false);
+    declare(sets::INSIDE_NODEPORTS, &NODEPORT, Holds::Verdicts, false);
+    declare(sets::OUTSIDE_NODEPORTS, &NODEPORT, Holds::Verdicts, false);
     declare(sets::AFFINITY, &client, endpoint(), true);
     declare(sets::AFFINITY_SERVICES, &FRONTEND, Holds::Verdicts, false);
     declare(sets::AFFINITY_NODEPORTS, &NODEPORT, Holds::Verdicts, false);
@@ -106,7 +123,7 @@ fn empty_sets() -> BTreeMap<Name, Set> {
         sets::DROP,
         sets::MASQUERADE_ALWAYS,
         sets::MASQUERADE_NON_PODS,
-        sets::MASQUERADE_NEVER,
+        sets::MASQUERADE_NODE,
         sets::LISTENERS,
     ] {
         declare(name, &FRONTEND, Holds::Keys, false);
@@ -116,6 +133,7 @@ fn empty_sets() -> BTreeMap<Name, Set> {
         sets::DROP_NODEPORTS,
         sets::MASQUERADE_ALWAYS_NODEPORTS,
         sets::MASQUERADE_NON_PODS_NODEPORTS,
+        sets::MASQUERADE_NODE_NODEPORTS,
     ] {
         declare(name, &NODEPORT, Holds::Keys, false);
     }
@@ -175,7 +193,11 @@ impl Builder {
         };
         Rule::new(
             self.family,
-            [vec![Statement::LocalDestination, loopback], then].concat(),
+            [
+                vec![Statement::Local(Field::DestinationAddress), loopback],
+                then,
+            ]
+            .concat(),
         )
     }
 
@@ -277,6 +299,24 @@ impl Builder {
         ]
     }
 
+    /// Pods and this node are inside the cluster, everybody else is outside.
+    fn local_policy(
+        &self,
+        networks: &Networks,
+        to: &[Field],
+        [inside, outside]: [&str; 2],
+    ) -> Vec<Rule> {
+        let pods = networks
+            .pod
+            .iter()
+            .map(|net| self.rule([within(Field::SourceAddress, *net), vmap(to, inside)]));
+        let others = [
+            self.rule([Statement::Local(Field::SourceAddress), vmap(to, inside)]),
+            self.rule([vmap(to, outside)]),
+        ];
+        pods.chain(others).collect()
+    }
+
     /// What a client sent to decides; what it was translated to does not matter, but for hairpin.
     fn masquerade_services(&self) -> Vec<Rule> {
         let hairpin = [Field::SourceAddress, Field::DestinationAddress];
@@ -290,10 +330,10 @@ impl Builder {
                 in_set(&SENT_TO, sets::MASQUERADE_ALWAYS),
                 Statement::Masquerade,
             ]),
-            // Without this, a Service port that happens to equal a NodePort would get the NodePort's rule below.
+            // Without the goto, a Service port that happens to equal a NodePort would get the NodePort's rule below.
             self.rule([
-                in_set(&SENT_TO, sets::MASQUERADE_NEVER),
-                Statement::Verdict(Verdict::Return),
+                in_set(&SENT_TO, sets::MASQUERADE_NODE),
+                goto(chains::MASQUERADE_NODE),
             ]),
             self.rule([
                 in_set(&SENT_TO_PORT, sets::MASQUERADE_ALWAYS_NODEPORTS),
@@ -303,7 +343,18 @@ impl Builder {
                 in_set(&SENT_TO_PORT, sets::MASQUERADE_NON_PODS_NODEPORTS),
                 goto(chains::MASQUERADE_NON_PODS),
             ]),
+            self.rule([
+                in_set(&SENT_TO_PORT, sets::MASQUERADE_NODE_NODEPORTS),
+                goto(chains::MASQUERADE_NODE),
+            ]),
         ]
+    }
+
+    fn masquerade_node(&self) -> Vec<Rule> {
+        vec![self.rule([
+            Statement::Local(Field::SourceAddress),
+            Statement::Masquerade,
+        ])]
     }
 
     fn masquerade_non_pods(&self, networks: &Networks) -> Vec<Rule> {
@@ -351,7 +402,7 @@ impl Builder {
         vec![
             self.node_port_rule(vec![
                 in_set(&TO_PORT, sets::REJECT_NODEPORTS),
-                Statement::Reject,
+                goto(chains::REJECT),
             ]),
             self.node_port_rule(vec![
                 in_set(&TO_PORT, sets::DROP_NODEPORTS),
@@ -371,10 +422,10 @@ impl Builder {
             ]),
             self.rule([in_set(&TO, sets::MASQUERADE_NON_PODS), drop()]),
             self.rule([in_set(&TO, sets::MASQUERADE_ALWAYS), drop()]),
-            self.rule([in_set(&TO, sets::MASQUERADE_NEVER), drop()]),
+            self.rule([in_set(&TO, sets::MASQUERADE_NODE), drop()]),
             self.rule([
                 in_set(&[Field::DestinationAddress], sets::ACTIVE),
-                Statement::Reject,
+                goto(chains::REJECT),
             ]),
             self.rule([drop()]),
         ]

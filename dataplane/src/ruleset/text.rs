@@ -181,7 +181,8 @@ impl Display for StatementText<'_> {
                 };
                 write!(f, "{} {operator}{net}", columns(&[*field]))
             }
-            Statement::LocalDestination => f.write_str("fib daddr type local"),
+            Statement::Local(Field::SourceAddress) => f.write_str("fib saddr type local"),
+            Statement::Local(_) => f.write_str("fib daddr type local"),
             Statement::New => f.write_str("ct state new"),
             Statement::Translated(true) => f.write_str("ct status dnat"),
             Statement::Translated(false) => f.write_str("ct status ! dnat"),
@@ -229,7 +230,10 @@ fn concatenation(fields: &[Field], family: Family) -> String {
             Field::OriginalSource => format!("ct original {ip} saddr"),
             Field::OriginalDestination => format!("ct original {ip} daddr"),
             Field::OriginalPort => "ct original proto-dst".to_owned(),
-            Field::Random(modulus) => format!("numgen random mod {modulus}"),
+            Field::Random { modulus, offset: 0 } => format!("numgen random mod {modulus}"),
+            Field::Random { modulus, offset } => {
+                format!("numgen random mod {modulus} offset {offset}")
+            }
         })
         .collect();
     words.join(" . ")

@@ -238,7 +238,8 @@ impl Walk<'_> {
                 };
                 holds(net.contains(&addr) != *negated)
             }
-            Statement::LocalDestination => holds(self.is_local(self.packet.destination.ip())),
+            Statement::Local(Field::SourceAddress) => holds(self.is_local(self.packet.source.ip())),
+            Statement::Local(_) => holds(self.is_local(self.packet.destination.ip())),
             Statement::New => holds(self.tracked && self.state == ConnectionState::New),
             Statement::Translated(wanted) => holds(self.translated == *wanted),
             Statement::InSet { key, set } => holds(self.look_up(table, key, set).is_some()),
@@ -308,7 +309,9 @@ impl Walk<'_> {
             Field::DestinationPort => key.port(self.packet.destination.port()),
             Field::OriginalDestination => key.address(self.original.ip()),
             Field::OriginalPort => key.port(self.original.port()),
-            Field::Random(modulus) => key.number(self.world.choice % modulus.max(1)),
+            Field::Random { modulus, offset } => {
+                key.number(offset + self.world.choice % modulus.max(1))
+            }
         }
     }
 }

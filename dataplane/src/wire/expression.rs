@@ -71,11 +71,15 @@ impl Encoder {
                 net,
                 negated,
             } => self.within(*field, *net, *negated),
-            Statement::LocalDestination => {
+            Statement::Local(field) => {
+                let flag = match field {
+                    Field::SourceAddress => NFTA_FIB_F_SADDR,
+                    _ => NFTA_FIB_F_DADDR,
+                };
                 self.expression("fib", |out| {
                     out.u32(NFTA_FIB_DREG, NFT_REG32_00);
                     out.u32(NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE);
-                    out.u32(NFTA_FIB_FLAGS, NFTA_FIB_F_DADDR);
+                    out.u32(NFTA_FIB_FLAGS, flag);
                 });
                 self.compare(NFT_CMP_EQ, &RTN_LOCAL.to_ne_bytes());
             }
@@ -208,11 +212,11 @@ impl Encoder {
             Field::OriginalSource => self.ct(ct_source, register, original),
             Field::OriginalDestination => self.ct(ct_destination, register, original),
             Field::OriginalPort => self.ct(NFT_CT_PROTO_DST, register, original),
-            Field::Random(modulus) => self.expression("numgen", |out| {
+            Field::Random { modulus, offset } => self.expression("numgen", |out| {
                 out.u32(NFTA_NG_DREG, register);
                 out.u32(NFTA_NG_MODULUS, modulus);
                 out.u32(NFTA_NG_TYPE, NFT_NG_RANDOM);
-                out.u32(NFTA_NG_OFFSET, 0);
+                out.u32(NFTA_NG_OFFSET, offset);
             }),
         }
     }

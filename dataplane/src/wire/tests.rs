@@ -105,7 +105,14 @@ fn rules_are_the_expressions_that_nft_makes() {
     let ours = expressions(
         Family::V4,
         &[Statement::Dnat {
-            key: [&key[..], &[Field::Random(3)]].concat(),
+            key: [
+                &key[..],
+                &[Field::Random {
+                    modulus: 3,
+                    offset: 0,
+                }],
+            ]
+            .concat(),
             map: "w".into(),
         }],
     );

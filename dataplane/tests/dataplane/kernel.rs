@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::common::random::{after, change, desired};
-use crate::common::{Netns, address, balance, need, node_port, open, run, with_affinity};
+use crate::common::{Netns, address, balance, local, need, node_port, open, run, with_affinity};
 use dataplane::{
     Dataplane, DataplaneError, Verified,
     kernel::{Kernel, KernelError, Netlink, Ownership},
@@ -50,6 +50,21 @@ fn zoo() -> Desired {
                 balance(&["10.244.0.2:8080", "10.244.0.3:8080"]),
             ),
             (node_port(Family::V4, 30081), Fate::Reject),
+            (
+                node_port(Family::V4, 30083),
+                local(
+                    &["10.244.0.2:8080"],
+                    &["10.244.0.2:8080", "10.244.1.2:8080"],
+                ),
+            ),
+            (
+                address("198.51.100.7", Protocol::Tcp, 80),
+                with_affinity(local(&[], &["10.244.0.2:8080", "10.244.1.2:8080"]), 60),
+            ),
+            (
+                address("2001:db8::7", Protocol::Tcp, 80),
+                local(&["[fd00:244::2]:80"], &["[fd00:244::2]:80"]),
+            ),
             (
                 node_port(Family::V4, 30082),
                 with_affinity(balance(&["10.244.0.2:8080"]), 10_800),

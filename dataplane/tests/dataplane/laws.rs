@@ -12,7 +12,7 @@ use crate::common::{
 use dataplane::{
     Dataplane, Verified,
     kernel::{Fake, Kernel},
-    model::{Change, Desired, Family, Fate, Frontend, Masquerade, Protocol},
+    model::{Change, Desired, Endpoint, Family, Fate, Frontend, Masquerade, Protocol},
     plan::plan,
     ruleset::{ConnectionState, Landing, Origin, Packet, Ruleset, Source, World},
 };
@@ -117,17 +117,27 @@ proptest! {
     }
 
     #[test]
-    fn a_packet_lands_where_its_frontends_fate_says(desired in desired(), choice in 0..64u32, from_pod in any::<bool>()) {
+    fn a_packet_lands_where_its_frontends_fate_says(desired in desired(), choice in 0..64u32, client in client()) {
         let ruleset = compiled(&desired);
         for (frontend, fate) in desired.frontends.iter().filter(|(frontend, _)| !is_listener(&desired, frontend)) {
-            let family = frontend.family();
-            let outside: IpAddr = if family == Family::V4 { [192, 0, 2, 9].into() } else { [0x2001, 0xdb8, 0, 0, 0, 0, 0, 9].into() };
-            let source = if from_pod { pod(family, 200) } else { outside };
             let world = World { local_addresses: node_addresses(), choice };
-            let landing = ruleset.trace(&packet(frontend, source), ConnectionState::New, &world);
-            check(fate, family, from_pod, landing)?;
+            let packet = packet(frontend, client);
+            let landing = ruleset.trace(&packet, ConnectionState::New, &world);
+            check(&desired, fate, &packet, client, landing)?;
         }
     }
+}
+
+/// The three kinds of clients that a fate may tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Client {
+    Pod,
+    Node,
+    Outside,
+}
+
+fn client() -> impl Strategy<Value = Client> {
+    prop::sample::select(vec![Client::Pod, Client::Node, Client::Outside])
 }
 
 fn is_listener(desired: &Desired, frontend: &Frontend) -> bool {
@@ -142,52 +152,71 @@ fn node_addresses() -> BTreeSet<IpAddr> {
     .into()
 }
 
-fn packet(frontend: &Frontend, source: IpAddr) -> Packet {
+fn node_address(family: Family) -> IpAddr {
+    node_addresses()
+        .into_iter()
+        .find(|addr| Family::of(*addr) == family)
+        .expect("both families")
+}
+
+fn packet(frontend: &Frontend, client: Client) -> Packet {
+    let family = frontend.family();
     let destination = match *frontend {
         Frontend::Address { addr, port, .. } => SocketAddr::new(addr, port.get()),
-        Frontend::NodePort { family, port, .. } => {
-            let node = node_addresses()
-                .into_iter()
-                .find(|addr| Family::of(*addr) == family)
-                .expect("both families");
-            SocketAddr::new(node, port.get())
-        }
+        Frontend::NodePort { port, .. } => SocketAddr::new(node_address(family), port.get()),
+    };
+    let source: IpAddr = match (client, family) {
+        (Client::Pod, _) => pod(family, 7),
+        (Client::Node, _) => node_address(family),
+        (Client::Outside, Family::V4) => [192, 0, 2, 9].into(),
+        (Client::Outside, Family::V6) => [0x2001, 0xdb8, 0, 0, 0, 0, 0, 9].into(),
     };
     Packet {
-        origin: Origin::Link,
+        origin: if client == Client::Node {
+            Origin::Node
+        } else {
+            Origin::Link
+        },
         protocol: frontend.protocol(),
         source: SocketAddr::new(source, 40_000),
         destination,
     }
 }
 
+/// Whether a packet of this client landed where the fate of what it was sent to says.
 fn check(
+    desired: &Desired,
     fate: &Fate,
-    family: Family,
-    from_pod: bool,
+    packet: &Packet,
+    client: Client,
     landing: Landing,
 ) -> Result<(), TestCaseError> {
-    let Fate::Balance {
-        endpoints,
-        masquerade,
-        ..
-    } = fate
-    else {
-        let wanted = if *fate == Fate::Reject {
-            Landing::Rejected
-        } else {
-            Landing::Dropped
-        };
-        prop_assert_eq!(landing, wanted);
-        return Ok(());
+    let (endpoints, when_none, masqueraded) = match fate {
+        Fate::Reject => (&[][..], Landing::Rejected, false),
+        Fate::Drop => (&[][..], Landing::Dropped, false),
+        Fate::Balance {
+            endpoints,
+            masquerade,
+            ..
+        } => {
+            let masqueraded = match masquerade {
+                Masquerade::Always => true,
+                Masquerade::NonPodSources => client != Client::Pod,
+            };
+            (&endpoints[..], Landing::Rejected, masqueraded)
+        }
+        Fate::Local {
+            outside, inside, ..
+        } => match client {
+            _ if usable(inside, packet).is_empty() => (&[][..], Landing::Rejected, false),
+            Client::Outside => (&outside[..], Landing::Dropped, false),
+            Client::Pod => (&inside[..], Landing::Rejected, false),
+            Client::Node => (&inside[..], Landing::Rejected, true),
+        },
     };
-    let usable: BTreeSet<SocketAddr> = endpoints
-        .iter()
-        .filter(|endpoint| Family::of(endpoint.addr) == family)
-        .map(|endpoint| SocketAddr::new(endpoint.addr, endpoint.port.get()))
-        .collect();
+    let usable = usable(endpoints, packet);
     if usable.is_empty() {
-        prop_assert_eq!(landing, Landing::Rejected);
+        prop_assert_eq!(landing, when_none);
         return Ok(());
     }
     let Landing::Delivered {
@@ -198,15 +227,21 @@ fn check(
     else {
         return Err(TestCaseError::fail(format!("{landing:?}")));
     };
-    let masqueraded = match masquerade {
-        Masquerade::Always => true,
-        Masquerade::NonPodSources => !from_pod,
-        Masquerade::HairpinOnly => false,
-    };
+    let source_addr = packet.source.ip();
+    let hairpin = to.ip() == source_addr && desired.local_pods.contains(&source_addr);
     prop_assert!(usable.contains(&to), "{} is not among {:?}", to, usable);
-    prop_assert_eq!(source == Source::Masqueraded, masqueraded);
+    prop_assert_eq!(source == Source::Masqueraded, masqueraded || hairpin);
     prop_assert!(tracked);
     Ok(())
+}
+
+/// The endpoints of the packet's family.
+fn usable(endpoints: &[Endpoint], packet: &Packet) -> BTreeSet<SocketAddr> {
+    endpoints
+        .iter()
+        .filter(|endpoint| endpoint.addr.is_ipv4() == packet.destination.is_ipv4())
+        .map(|endpoint| SocketAddr::new(endpoint.addr, endpoint.port.get()))
+        .collect()
 }
 
 #[test]

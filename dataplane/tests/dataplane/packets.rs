@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::common::{
-    Netns, address, balance, need, node_port, open, with_affinity, with_masquerade,
+    Netns, address, balance, local, need, node_port, open, with_affinity, with_masquerade,
 };
 use dataplane::{
     Dataplane,
@@ -356,7 +356,6 @@ fn a_cluster_ip_is_spread_over_all_endpoints_and_pods_keep_their_source() {
 #[test]
 fn a_node_port_is_answered_to_the_outside_but_not_on_loopback() {
     let net = Net::new();
-    let keeping = with_masquerade(balance(&ALL), Masquerade::HairpinOnly);
     let _dataplane = net.dataplane(&desired([
         (
             node_port(Family::V4, 30080),
@@ -366,7 +365,6 @@ fn a_node_port_is_answered_to_the_outside_but_not_on_loopback() {
             node_port(Family::V6, 30080),
             with_masquerade(balance(&ALL6), Masquerade::Always),
         ),
-        (node_port(Family::V4, 30081), keeping),
         (node_port(Family::V4, 30082), Fate::Reject),
         (node_port(Family::V4, 30083), Fate::Drop),
     ]));
@@ -374,12 +372,6 @@ fn a_node_port_is_answered_to_the_outside_but_not_on_loopback() {
     assert_eq!(seen, sources(&["10.244.0.1"]));
     let seen = spread(&["a", "b", "c"], || tcp(&net.client, "[2001:db8::1]:30080"));
     assert_eq!(seen, sources(&["fd00:244::1"]));
-    let seen = spread(&["a", "b", "c"], || tcp(&net.client, "192.0.2.1:30081"));
-    assert_eq!(
-        seen,
-        sources(&["192.0.2.100"]),
-        "the client's source is kept"
-    );
     spread(&["a", "b", "c"], || tcp(&net.node, "192.0.2.1:30080"));
     spread(&["a", "b", "c"], || tcp(&net.pods[0], "192.0.2.1:30080"));
     assert_eq!(tcp(&net.client, "192.0.2.1:30082"), Met::Refused);
@@ -388,6 +380,78 @@ fn a_node_port_is_answered_to_the_outside_but_not_on_loopback() {
     assert!(matches!(tcp(&net.node, "127.0.0.1:30080"), Met::Server(name, _) if name == "host"));
     assert!(matches!(tcp(&net.node, "[::1]:30080"), Met::Server(name, _) if name == "host"));
 }
+
+/// `externalTrafficPolicy: Local`: a and b are this node's, c stands for another node's.
+#[test]
+fn a_local_policy_keeps_outside_clients_on_this_node_and_lets_the_cluster_go_anywhere() {
+    let net = Net::new();
+    let (vip, vip6) = ("198.51.100.7", "2001:db8:7::7");
+    let _dataplane = net.dataplane(&desired([
+        (node_port(Family::V4, 30080), local(&ALL[..2], &ALL)),
+        (node_port(Family::V6, 30080), local(&ALL6[..2], &ALL6)),
+        (node_port(Family::V4, 30081), local(&[], &ALL[2..])),
+        (node_port(Family::V6, 30081), local(&[], &ALL6[2..])),
+        (address(vip, Protocol::Tcp, 80), local(&ALL[..2], &ALL)),
+        (address(vip, Protocol::Udp, 80), local(&ALL[..2], &ALL)),
+        (address(vip6, Protocol::Tcp, 80), local(&ALL6[..2], &ALL6)),
+        (address(vip, Protocol::Tcp, 81), local(&[], &ALL[2..])),
+        (address(vip, Protocol::Udp, 81), local(&[], &ALL[2..])),
+        (address(vip6, Protocol::Tcp, 81), local(&[], &ALL6[2..])),
+    ]));
+    net.client.commands(&format!(
+        "ip route add {vip}/32 via 192.0.2.1
+         ip -6 route add {vip6}/128 via 2001:db8::1"
+    ));
+    let everywhere = [
+        ("192.0.2.1:30080", "192.0.2.1:30081", tcp as Ask),
+        ("198.51.100.7:80", "198.51.100.7:81", tcp),
+        ("198.51.100.7:80", "198.51.100.7:81", udp),
+        ("[2001:db8::1]:30080", "[2001:db8::1]:30081", tcp),
+        ("[2001:db8:7::7]:80", "[2001:db8:7::7]:81", tcp),
+    ];
+    for (here, elsewhere, ask) in everywhere {
+        let v6 = here.starts_with('[');
+        let pick = |v4: &'static str, v6_addr: &'static str| if v6 { v6_addr } else { v4 };
+        let seen = spread(&["a", "b"], || ask(&net.client, here));
+        let client = pick("192.0.2.100", "2001:db8::100");
+        assert_eq!(
+            seen,
+            sources(&[client]),
+            "{here}: the client's source is kept"
+        );
+        let seen = spread(&["b", "c"], || without_a(|| ask(&net.pods[0], here)));
+        let pod = pick("10.244.0.2", "fd00:244::2");
+        assert_eq!(
+            seen,
+            sources(&[pod]),
+            "{here}: a Pod goes anywhere and keeps its source"
+        );
+        let seen = spread(&["a", "b", "c"], || ask(&net.node, here));
+        let node = pick("10.244.0.1", "fd00:244::1");
+        assert_eq!(
+            seen,
+            sources(&[node]),
+            "{here}: the node goes anywhere, masqueraded"
+        );
+        assert_eq!(ask(&net.client, elsewhere), Met::Silence, "{elsewhere}");
+        let seen = spread(&["c"], || ask(&net.pods[0], elsewhere));
+        assert_eq!(seen, sources(&[pod]), "{elsewhere}");
+        let seen = spread(&["c"], || ask(&net.node, elsewhere));
+        assert_eq!(seen, sources(&[node]), "{elsewhere}");
+    }
+}
+
+/// Asks until the answer is not from Pod a, which sees the node's address when it asked itself.
+fn without_a(mut ask: impl FnMut() -> Met) -> Met {
+    loop {
+        match ask() {
+            Met::Server(name, _) if name == "a" => {}
+            other => return other,
+        }
+    }
+}
+
+type Ask = fn(&Netns, &str) -> Met;
 
 #[test]
 fn a_pod_reaches_itself_through_its_service() {

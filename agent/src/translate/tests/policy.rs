@@ -1,5 +1,7 @@
 //! The rules by which a Service's endpoints become the fate of a frontend, one row each.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 /// A Service and its slices, and what that means on node n1 of zone z1.
@@ -99,14 +101,14 @@ fn a_traffic_policy_chooses_among_the_ready_endpoints() {
             spec: json!({"externalTrafficPolicy": "Local"}),
             slices: &[BOTH_NODES],
             cluster_ip: "10.244.1.2:9376 10.244.2.2:9376 masquerade NonPodSources",
-            external: "10.244.1.2:9376 masquerade HairpinOnly",
+            external: "outside 10.244.1.2:9376, inside 10.244.1.2:9376 10.244.2.2:9376",
         },
         Row {
             rule: "externalTrafficPolicy Local, endpoints elsewhere only",
             spec: json!({"externalTrafficPolicy": "Local"}),
             slices: &[&["10.244.2.2@n2 ready"]],
             cluster_ip: "10.244.2.2:9376 masquerade NonPodSources",
-            external: "drop",
+            external: "outside drop, inside 10.244.2.2:9376",
         },
     ]);
 }
@@ -119,7 +121,7 @@ fn terminating_endpoints_serve_only_when_their_whole_scope_has_no_ready_one() {
             spec: json!({"externalTrafficPolicy": "Local"}),
             slices: &[&["10.244.1.2@n1 serving", "10.244.2.2@n2 ready"]],
             cluster_ip: "10.244.2.2:9376 masquerade NonPodSources",
-            external: "10.244.1.2:9376 masquerade HairpinOnly",
+            external: "outside 10.244.1.2:9376, inside 10.244.2.2:9376",
         },
         Row {
             rule: "Cluster: none ready, so all that serve while they terminate",
@@ -137,21 +139,21 @@ fn terminating_endpoints_serve_only_when_their_whole_scope_has_no_ready_one() {
             spec: json!({"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}),
             slices: &[&["10.244.1.2@n1 serving", "10.244.1.3@n1 ready"]],
             cluster_ip: "10.244.1.3:9376 masquerade NonPodSources",
-            external: "10.244.1.3:9376 masquerade HairpinOnly",
+            external: "outside 10.244.1.3:9376, inside 10.244.1.3:9376",
         },
         Row {
             rule: "Local never goes remote: its own terminating one before another node's ready one",
             spec: json!({"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}),
             slices: &[&["10.244.1.2@n1 serving", "10.244.2.2@n2 ready"]],
             cluster_ip: "10.244.1.2:9376 masquerade NonPodSources",
-            external: "10.244.1.2:9376 masquerade HairpinOnly",
+            external: "outside 10.244.1.2:9376, inside 10.244.2.2:9376",
         },
         Row {
             rule: "terminating endpoints elsewhere are endpoints: dropped here, not refused",
             spec: json!({"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}),
             slices: &[&["10.244.2.2@n2 serving"]],
             cluster_ip: "drop",
-            external: "drop",
+            external: "outside drop, inside 10.244.2.2:9376",
         },
         Row {
             rule: "what terminates without serving is no endpoint",
@@ -185,7 +187,7 @@ fn what_is_not_ready_is_used_only_when_it_is_published() {
             spec: json!({"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}),
             slices: &[&["10.244.1.2@n1 published", "10.244.1.3@n1 serving"]],
             cluster_ip: "10.244.1.2:9376 masquerade NonPodSources",
-            external: "10.244.1.2:9376 masquerade HairpinOnly",
+            external: "outside 10.244.1.2:9376, inside 10.244.1.2:9376",
         },
     ]);
 }
@@ -301,7 +303,7 @@ fn hints_count_when_every_ready_endpoint_has_one_and_some_name_this_place() {
             spec: json!({"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}),
             slices: &[&["10.244.1.2@n1 ready zone=z2", "10.244.2.2@n2 ready zone=z1"]],
             cluster_ip: first,
-            external: "10.244.1.2:9376 masquerade HairpinOnly",
+            external: "outside 10.244.1.2:9376, inside 10.244.2.2:9376",
         },
     ]);
 }

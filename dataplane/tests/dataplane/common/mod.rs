@@ -9,6 +9,7 @@ use std::{
     os::fd::{AsFd, AsRawFd},
     path::Path,
     process::Command,
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -112,7 +113,15 @@ pub(crate) fn address(addr: &str, protocol: Protocol, number: u16) -> Frontend {
     }
 }
 
-pub(crate) fn balance(endpoints: &[&str]) -> Fate {
+pub(crate) fn balance(addrs: &[&str]) -> Fate {
+    Fate::Balance {
+        endpoints: endpoints(addrs),
+        masquerade: Masquerade::NonPodSources,
+        affinity: None,
+    }
+}
+
+fn endpoints(endpoints: &[&str]) -> Arc<[Endpoint]> {
     let endpoints = endpoints.iter().map(|endpoint| {
         let endpoint: SocketAddr = endpoint.parse().expect("an endpoint");
         Endpoint {
@@ -120,15 +129,27 @@ pub(crate) fn balance(endpoints: &[&str]) -> Fate {
             port: port(endpoint.port()),
         }
     });
-    Fate::Balance {
-        endpoints: endpoints.collect(),
-        masquerade: Masquerade::NonPodSources,
+    endpoints.collect()
+}
+
+/// What clients outside the cluster get, and what Pods and the node get.
+pub(crate) fn local(outside: &[&str], inside: &[&str]) -> Fate {
+    Fate::Local {
+        outside: endpoints(outside),
+        inside: endpoints(inside),
         affinity: None,
     }
 }
 
 pub(crate) fn with_affinity(fate: Fate, secs: u64) -> Fate {
     match fate {
+        Fate::Local {
+            outside, inside, ..
+        } => Fate::Local {
+            outside,
+            inside,
+            affinity: Some(Duration::from_secs(secs)),
+        },
         Fate::Balance {
             endpoints,
             masquerade,

@@ -18,7 +18,7 @@ fn addr(v4: [u8; 4], v6: u16, family: Family) -> IpAddr {
     }
 }
 
-fn family() -> impl Strategy<Value = Family> {
+fn family() -> impl Strategy<Value = Family> + Clone {
     select(Family::ALL.to_vec())
 }
 
@@ -53,17 +53,23 @@ fn fate() -> impl Strategy<Value = Fate> {
             addr: pod(family, host),
             port: port(number),
         });
-    let masquerade = select(vec![
-        Masquerade::HairpinOnly,
-        Masquerade::NonPodSources,
-        Masquerade::Always,
-    ]);
+    let masquerade = select(vec![Masquerade::NonPodSources, Masquerade::Always]);
     let affinity = select(vec![
         None,
         None,
         Some(Duration::from_secs(10)),
         Some(Duration::from_secs(10_800)),
     ]);
+    let local = (
+        btree_set(endpoint.clone(), 0..4),
+        btree_set(endpoint.clone(), 1..9),
+        affinity.clone(),
+    )
+        .prop_map(|(outside, inside, affinity)| Fate::Local {
+            outside: outside.into_iter().collect(),
+            inside: inside.into_iter().collect(),
+            affinity,
+        });
     let balance = (btree_set(endpoint, 1..9), masquerade, affinity).prop_map(
         |(endpoints, masquerade, affinity)| Fate::Balance {
             endpoints: endpoints.into_iter().collect(),
@@ -71,7 +77,7 @@ fn fate() -> impl Strategy<Value = Fate> {
             affinity,
         },
     );
-    prop_oneof![6 => balance, 1 => Just(Fate::Reject), 1 => Just(Fate::Drop)]
+    prop_oneof![6 => balance, 3 => local, 1 => Just(Fate::Reject), 1 => Just(Fate::Drop)]
 }
 
 pub(crate) fn desired() -> impl Strategy<Value = Desired> {
