@@ -1,8 +1,10 @@
 //! The schema table: every field of every built-in kind, with its JSON type, protobuf tag, list type, merge key and default.
 //!
-//! One table feeds protobuf decoding, unknown-field detection, type checks, defaults, strategic merge and OpenAPI.
+//! One table feeds protobuf decoding, unknown-field detection, type checks, defaults, strategic merge, server-side apply and
+//! OpenAPI.
 //! `table.txt` is generated: see its head.
 
+pub mod apply;
 mod check;
 mod openapi;
 mod protobuf;
