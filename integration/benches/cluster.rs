@@ -8,7 +8,7 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4, TcpStream},
     os::fd::AsRawFd,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use integration::{DEADLINE, Lab, eventually, minik};
@@ -67,26 +67,40 @@ fn example(name: &str) -> String {
     format!("{}/../examples/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The time from a unit's first log line to the one that says it is ready.
+/// The time from a unit's `execve` to the line of its log that says it is ready; the kernel's clock of starts counts in 10 ms.
 fn start_up(lab: &Lab, unit: &str) -> Duration {
     let (host, unit) = unit.split_once('/').expect("host/unit");
     let log = lab.log(host, unit);
-    let at = |line: &str| {
-        let stamp = line.split_whitespace().next()?;
-        let clock = stamp.split_once('T')?.1.trim_end_matches('Z');
-        let parts: Vec<f64> = clock
-            .split(':')
-            .map_while(|part| part.parse().ok())
-            .collect();
-        (parts.len() == 3).then(|| parts[0] * 3600.0 + parts[1] * 60.0 + parts[2])
-    };
-    let first = log.lines().find_map(at).expect("the log has a first line");
     let ready = log
         .lines()
         .find(|line| line.contains("ready"))
-        .and_then(at)
-        .expect("the log says ready");
-    Duration::from_secs_f64((ready - first).max(0.0))
+        .and_then(|line| line.split_whitespace().next())
+        .and_then(|stamp| {
+            stamp
+                .split_once('T')?
+                .1
+                .trim_end_matches('Z')
+                .split(':')
+                .map(|part| part.parse().ok())
+                .collect::<Option<Vec<f64>>>()
+        })
+        .map(|clock| clock.iter().fold(0.0, |sum, part| sum * 60.0 + part))
+        .expect("the log says ready, and when");
+    let stat = stat(pid_of(lab, host, unit));
+    let since_boot = stat[19]
+        .parse::<f64>()
+        .expect("starttime, proc_pid_stat(5) field 22")
+        / 100.0;
+    let uptime: f64 = fs::read_to_string("/proc/uptime")
+        .ok()
+        .and_then(|text| text.split_whitespace().next()?.parse().ok())
+        .expect("the uptime");
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("a clock after 1970")
+        .as_secs_f64();
+    let started = (now - (uptime - since_boot)) % 86_400.0;
+    Duration::from_secs_f64((ready - started).rem_euclid(86_400.0))
 }
 
 /// `apply` of a Service until the first TCP connection through it succeeds, on another node than its Pods'.
@@ -209,19 +223,20 @@ fn pid_of(lab: &Lab, host: &str, unit: &str) -> u32 {
 }
 
 fn cpu(pid: u32) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("read the process's times");
-    let fields: Vec<&str> = stat
-        .rsplit_once(')')
-        .expect("a name in parentheses")
-        .1
-        .split_whitespace()
-        .collect();
+    let fields = stat(pid);
     // utime and stime, proc_pid_stat(5) fields 14 and 15, in ticks of 10 ms.
     let ticks: u64 = fields[11..13]
         .iter()
         .map(|field| field.parse::<u64>().expect("ticks"))
         .sum();
     Duration::from_millis(ticks * 10)
+}
+
+/// The fields of proc_pid_stat(5) after the name, so that `[0]` is field 3.
+fn stat(pid: u32) -> Vec<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("read the process's times");
+    let after_name = stat.rsplit_once(')').expect("a name in parentheses").1;
+    after_name.split_whitespace().map(str::to_owned).collect()
 }
 
 fn rss_kb(pid: u32) -> u64 {
