@@ -10,51 +10,41 @@ use api::{
 
 use super::{
     pods::{self, Family},
-    slices::{self, Group, Wanted},
-    world::{Key, SERVICE_NAME, World},
+    slices::{self, Annotations, Group, Wanted},
+    world::{Key, SERVICE_NAME, Trigger, World},
     write::Action,
 };
-use crate::registry::kinds::ENDPOINT_SLICES;
 
 pub(super) const CONTROLLER: &str = "endpointslice-controller.k8s.io";
 pub(super) const HEADLESS: &str = "service.kubernetes.io/headless";
 const MAX_ENDPOINTS: usize = 100;
 
-/// The writes that one Service needs.
-pub(super) fn plan(world: &World, key: &Key) -> Vec<Action> {
+/// The writes that one Service needs. Slices of a Service that lost its selector, or became an ExternalName, stay as they are.
+pub(super) fn plan(world: &World, key: &Key, trigger: Trigger) -> Vec<Action> {
     let existing: Vec<_> = world
         .slices_of(key)
         .into_iter()
         .map(|slice| &**slice)
         .collect();
-    let service = world
-        .services
-        .get(key)
-        .filter(|service| has_selector(service));
-    let Some(service) = service else {
-        let ours = existing.iter().filter(|slice| {
-            slice
-                .metadata
-                .labels
-                .get(slices::MANAGED_BY)
-                .map(|name| &**name)
-                == Some(CONTROLLER)
-        });
-        return ours
-            .map(|slice| Action::delete(&ENDPOINT_SLICES, *slice))
-            .collect();
-    };
-    if service.metadata.deletion_timestamp.is_some() {
-        return Vec::new();
+    match world.services.get(key) {
+        None => slices::delete_all(CONTROLLER, &existing),
+        Some(service) if has_selector(service) => {
+            slices::plan(&wanted(world, service, trigger), &existing)
+        }
+        Some(_) => Vec::new(),
     }
-    slices::plan(&wanted(world, service), &existing)
 }
 
 pub(super) fn has_selector(service: &Service) -> bool {
     !service.spec.selector.is_empty() && &*service.spec.r#type != "ExternalName"
 }
 
-fn wanted(world: &World, service: &Service) -> Wanted {
+/// Whether the Service has no address of its own.
+pub(super) fn is_headless(service: &Service) -> bool {
+    matches!(&*service.spec.cluster_ip, "" | "None")
+}
+
+fn wanted(world: &World, service: &Service, trigger: Trigger) -> Wanted {
     let families = pods::families(service);
     let mut groups: BTreeMap<(Family, String), (Vec<EndpointPort>, Vec<Endpoint>)> =
         BTreeMap::new();
@@ -82,7 +72,10 @@ fn wanted(world: &World, service: &Service) -> Wanted {
         service: service.metadata.name.clone(),
         managed_by: CONTROLLER,
         labels: labels(service),
-        annotations: StringMap::new(),
+        annotations: Annotations::Kept {
+            trigger: trigger.time(),
+        },
+        may_create: service.metadata.deletion_timestamp.is_none(),
         groups: groups
             .into_iter()
             .map(|((family, _), (ports, endpoints))| ((family, ports) as Group, endpoints))
@@ -107,7 +100,7 @@ fn owner(service: &Service) -> OwnerReference {
 fn labels(service: &Service) -> StringMap {
     let mut labels = service.metadata.labels.clone();
     labels.retain(|name, _| ![SERVICE_NAME, slices::MANAGED_BY, HEADLESS].contains(&&**name));
-    if matches!(&*service.spec.cluster_ip, "" | "None") {
+    if is_headless(service) {
         labels.insert(HEADLESS.into(), Box::default());
     }
     labels

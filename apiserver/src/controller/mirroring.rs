@@ -11,16 +11,16 @@ use api::{
 
 use super::{
     pods::Family,
-    slices::{self, MANAGED_BY, Wanted},
+    slices::{self, Annotations, MANAGED_BY, TRIGGER_TIME, Wanted},
+    subsets::repack,
     world::{Key, SERVICE_NAME, World},
     write::Action,
 };
-use crate::registry::kinds::{ENDPOINT_SLICES, EVENTS};
+use crate::registry::kinds::EVENTS;
 
 pub(super) const CONTROLLER: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
-const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
-const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+pub(super) const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const MAX_ADDRESSES: usize = 1000;
 
@@ -40,19 +40,13 @@ pub(super) fn plan(world: &World, key: &Key) -> Vec<Action> {
         .get(key)
         .filter(|endpoints| is_mirrored(endpoints));
     let (Some(_), Some(endpoints)) = (service, endpoints) else {
-        let ours = existing.iter().filter(|slice| {
-            slice.metadata.labels.get(MANAGED_BY).map(|name| &**name) == Some(CONTROLLER)
-        });
-        return ours
-            .map(|slice| Action::delete(&ENDPOINT_SLICES, *slice))
-            .collect();
+        return slices::delete_all(CONTROLLER, &existing);
     };
     let (wanted, left_out) = wanted(endpoints);
     let mut actions = slices::plan(&wanted, &existing);
-    if !actions.is_empty()
-        && let Some(reason) = left_out
-    {
-        actions.push(Action::create(&EVENTS, &event(endpoints, reason)));
+    if !actions.is_empty() {
+        let events = left_out.events(endpoints);
+        actions.extend(events.map(|event| Action::create(&EVENTS, &event)));
     }
     actions
 }
@@ -61,36 +55,58 @@ fn is_mirrored(endpoints: &Endpoints) -> bool {
     let metadata = &endpoints.metadata;
     metadata.labels.get(SKIP).map(|value| &**value) != Some("true")
         && !metadata.annotations.contains_key(LEADER)
-        && metadata.deletion_timestamp.is_none()
 }
 
-/// Why some addresses are not mirrored.
-#[derive(Clone, Copy)]
-enum LeftOut {
-    Invalid,
-    TooMany,
+/// How many addresses are not mirrored.
+#[derive(Clone, Copy, Debug, Default)]
+struct LeftOut {
+    invalid: usize,
+    too_many: usize,
 }
 
-fn wanted(endpoints: &Endpoints) -> (Wanted, Option<LeftOut>) {
+impl LeftOut {
+    fn events(self, endpoints: &Endpoints) -> impl Iterator<Item = Event> {
+        let invalid = format!(
+            "Skipped {} invalid IP addresses when mirroring to EndpointSlices",
+            self.invalid
+        );
+        let too_many = format!(
+            "A max of {MAX_ADDRESSES} addresses can be mirrored to EndpointSlices per Endpoints subset. {} addresses were skipped",
+            self.too_many
+        );
+        let events = [
+            (self.invalid, "InvalidIPAddress", invalid),
+            (self.too_many, "TooManyAddressesToMirror", too_many),
+        ];
+        events
+            .into_iter()
+            .filter(|(count, _, _)| *count > 0)
+            .map(|(_, reason, message)| event(endpoints, reason, message))
+    }
+}
+
+fn wanted(endpoints: &Endpoints) -> (Wanted, LeftOut) {
     let mut groups: BTreeMap<(Family, String), (Vec<EndpointPort>, Vec<Endpoint>)> =
         BTreeMap::new();
-    let mut left_out = None;
-    for subset in &endpoints.subsets {
-        let ports = ports(subset);
+    let mut left_out = LeftOut::default();
+    for subset in repack(endpoints.subsets.iter().cloned()) {
+        let ports = ports(&subset);
         let ready = subset.addresses.iter().map(|address| (address, true));
         let not_ready = subset
             .not_ready_addresses
             .iter()
             .map(|address| (address, false));
-        for (number, (address, ready)) in ready.chain(not_ready).enumerate() {
-            if number >= MAX_ADDRESSES {
-                left_out = Some(LeftOut::TooMany);
-                break;
+        let mut room = MAX_ADDRESSES;
+        for (address, ready) in ready.chain(not_ready) {
+            if room == 0 {
+                left_out.too_many += 1;
+                continue;
             }
             let Ok(addr) = address.ip.parse::<IpAddr>() else {
-                left_out = Some(LeftOut::Invalid);
+                left_out.invalid += 1;
                 continue;
             };
+            room -= 1;
             let group = (Family::of(addr), format!("{ports:?}"));
             let place = groups
                 .entry(group)
@@ -117,7 +133,8 @@ fn wanted(endpoints: &Endpoints) -> (Wanted, Option<LeftOut>) {
         service: metadata.name.clone(),
         managed_by: CONTROLLER,
         labels,
-        annotations,
+        annotations: Annotations::Exactly(annotations),
+        may_create: metadata.deletion_timestamp.is_none(),
         groups: groups
             .into_iter()
             .map(|((family, _), (ports, endpoints))| ((family, ports), endpoints))
@@ -157,19 +174,7 @@ fn ports(subset: &EndpointSubset) -> Vec<EndpointPort> {
     ports.collect()
 }
 
-fn event(endpoints: &Endpoints, left_out: LeftOut) -> Event {
-    let (reason, message) = match left_out {
-        LeftOut::Invalid => (
-            "InvalidIPAddress",
-            "Skipped an address that is not an IP address".to_owned(),
-        ),
-        LeftOut::TooMany => (
-            "TooManyAddressesToMirror",
-            format!(
-                "A maximum of {MAX_ADDRESSES} addresses of a subset is mirrored; the others are not"
-            ),
-        ),
-    };
+fn event(endpoints: &Endpoints, reason: &str, message: String) -> Event {
     let metadata = &endpoints.metadata;
     let involved = ObjectReference {
         kind: "Endpoints".into(),

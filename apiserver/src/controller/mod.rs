@@ -10,6 +10,7 @@
 mod bootstrap;
 mod endpoint_slice;
 mod endpoints;
+mod hints;
 mod join_token;
 mod mirroring;
 mod namespace;
@@ -19,6 +20,9 @@ mod run;
 mod scheduler;
 mod service_account;
 mod slices;
+mod subsets;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod world;
 mod write;

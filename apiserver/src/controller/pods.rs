@@ -7,7 +7,7 @@ use api::{
     discovery::{Endpoint, EndpointConditions, EndpointPort},
 };
 
-use super::world::World;
+use super::{hints, world::World};
 
 pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -52,7 +52,12 @@ pub(super) fn families(service: &Service) -> Vec<Family> {
 
 /// Whether a Pod that matches the selector can be an endpoint at all. One that is terminating can.
 pub(super) fn counts(pod: &Pod) -> bool {
-    !pod.is_finished() && !pod.spec.node_name.is_empty() && !pod.status.pod_ips.is_empty()
+    !pod.is_finished() && !pod.status.pod_ips.is_empty()
+}
+
+/// The Pod's node, once it has one.
+pub(super) fn node_name(pod: &Pod) -> Option<Box<str>> {
+    Some(pod.spec.node_name.clone()).filter(|name| !name.is_empty())
 }
 
 /// The Pod's address of a family.
@@ -91,15 +96,17 @@ pub(super) fn endpoint(
         serving: Some(pod.is_ready()),
         terminating: Some(pod.metadata.deletion_timestamp.is_some()),
     };
-    Some(Endpoint {
+    let mut endpoint = Endpoint {
         addresses: vec![addr.to_string().into()],
         conditions,
         hostname: hostname(service, pod),
         target_ref: Some(reference(pod)),
-        node_name: Some(pod.spec.node_name.clone()),
+        node_name: node_name(pod),
         zone: node.and_then(|node| node.metadata.labels.get(ZONE).cloned()),
         ..Endpoint::default()
-    })
+    };
+    endpoint.hints = hints::of(service, &endpoint);
+    Some(endpoint)
 }
 
 /// A Pod has a name of its own below a Service only when it asks for it.

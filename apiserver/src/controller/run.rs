@@ -1,36 +1,29 @@
 //! The loop: take in what was seen, look at what it touched, write, take in what was written.
 
-use std::time::{Duration, Instant};
-
-use api::{
-    coordination::Lease,
-    core::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount},
-    discovery::EndpointSlice,
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
 };
+
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::sync::mpsc;
 
 use super::{
-    Cluster, bootstrap, endpoint_slice, endpoints,
-    join_token::{self, JOIN_TOKENS},
-    mirroring, namespace,
+    Cluster, bootstrap, endpoint_slice, endpoints, join_token, mirroring, namespace,
     node::{self, Heartbeats},
     scheduler, service_account,
-    watch::{Seen, follow},
-    world::{Dirty, World},
+    watch::{self, Seen},
+    world::{Dirty, Key, Trigger, World},
     write::{Action, absorb, execute},
 };
-use crate::registry::{
-    Registry,
-    kinds::{
-        CONFIG_MAPS, ENDPOINT_SLICES, ENDPOINTS, LEASES, NAMESPACES, NODES, PODS, SECRETS,
-        SERVICE_ACCOUNTS, SERVICES,
-    },
-};
+use crate::registry::Registry;
 
 /// The pause after a failure that is not the other side's being faster.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
+/// How long an edit of an object of ours stands. Source: kubernetes/kubernetes
+/// pkg/controller/endpointslice/endpointslice_controller.go, endpointSliceChangeMinSyncDelay.
+const EDITED: Duration = Duration::from_secs(1);
 /// At most this much is taken in before what it touched is looked at.
 const SEEN_AT_ONCE: usize = 4096;
 /// So many writes are on their way at a time: they share the store's commits.
@@ -41,82 +34,8 @@ const FOREVER: Duration = Duration::from_secs(24 * 3600);
 /// Runs the controllers for ever.
 pub(super) async fn run(registry: Registry, cluster: Cluster) {
     let (sender, mut seen) = mpsc::channel(SEEN_AT_ONCE);
-    let mut watches = JoinSet::new();
-    let account = "metadata.name=default";
-    let root_ca = "metadata.name=kube-root-ca.crt";
-    let token = JOIN_TOKENS;
-    let node_leases = Some("kube-node-lease");
-    watches.spawn(follow::<Namespace>(
-        registry.clone(),
-        &NAMESPACES,
-        None,
-        None,
-        sender.clone(),
-    ));
-    watches.spawn(follow::<Node>(
-        registry.clone(),
-        &NODES,
-        None,
-        None,
-        sender.clone(),
-    ));
-    watches.spawn(follow::<Lease>(
-        registry.clone(),
-        &LEASES,
-        node_leases,
-        None,
-        sender.clone(),
-    ));
-    watches.spawn(follow::<Pod>(
-        registry.clone(),
-        &PODS,
-        None,
-        None,
-        sender.clone(),
-    ));
-    watches.spawn(follow::<Service>(
-        registry.clone(),
-        &SERVICES,
-        None,
-        None,
-        sender.clone(),
-    ));
-    watches.spawn(follow::<Endpoints>(
-        registry.clone(),
-        &ENDPOINTS,
-        None,
-        None,
-        sender.clone(),
-    ));
-    watches.spawn(follow::<EndpointSlice>(
-        registry.clone(),
-        &ENDPOINT_SLICES,
-        None,
-        None,
-        sender.clone(),
-    ));
-    watches.spawn(follow::<ServiceAccount>(
-        registry.clone(),
-        &SERVICE_ACCOUNTS,
-        None,
-        Some(account),
-        sender.clone(),
-    ));
-    watches.spawn(follow::<ConfigMap>(
-        registry.clone(),
-        &CONFIG_MAPS,
-        None,
-        Some(root_ca),
-        sender.clone(),
-    ));
-    watches.spawn(follow::<Secret>(
-        registry.clone(),
-        &SECRETS,
-        Some("kube-system"),
-        Some(token),
-        sender,
-    ));
-
+    let watches = watch::all(&registry, &sender);
+    drop(sender);
     let mut lists_missing = watches.len();
     let mut controllers = Controllers::new(registry, cluster);
     loop {
@@ -153,6 +72,8 @@ struct Controllers {
     /// What failed, to be looked at again at this time.
     later: Option<(Instant, Dirty)>,
     next_token: Option<Timestamp>,
+    /// Whether what was left behind while no controller ran is gone.
+    swept: bool,
 }
 
 impl Controllers {
@@ -164,6 +85,7 @@ impl Controllers {
             heartbeats: Heartbeats::default(),
             later: None,
             next_token: None,
+            swept: false,
         }
     }
 
@@ -190,7 +112,8 @@ impl Controllers {
         self.due(now);
         self.keep_own_services().await;
         while !self.world.dirty.is_empty() {
-            let dirty = std::mem::take(&mut self.world.dirty);
+            let mut dirty = std::mem::take(&mut self.world.dirty);
+            self.look_later(std::mem::take(&mut dirty.edited));
             let actions = self.plan(&dirty);
             self.carry_out(actions, dirty).await;
         }
@@ -262,9 +185,12 @@ impl Controllers {
             }
         }
         actions.extend(scheduler::plan(world, dirty.unscheduled.iter().cloned()));
-        for key in &dirty.services {
-            actions.extend(endpoint_slice::plan(world, key));
-            actions.extend(endpoints::plan(world, key));
+        for (key, trigger) in &dirty.services {
+            actions.extend(endpoint_slice::plan(world, key, *trigger));
+            actions.extend(endpoints::plan(world, key, *trigger));
+        }
+        if !std::mem::replace(&mut self.swept, true) {
+            actions.extend(endpoints::sweep(world));
         }
         for key in &dirty.endpoints {
             actions.extend(mirroring::plan(world, key));
@@ -287,6 +213,8 @@ impl Controllers {
             .collect()
             .await;
         let mut failed = false;
+        // What was edited by others came before these results; what they edit is right.
+        let edited = std::mem::take(&mut self.world.dirty.edited);
         for result in results {
             match result {
                 Ok(done) => absorb(&mut self.world, &done),
@@ -298,6 +226,7 @@ impl Controllers {
                 }
             }
         }
+        self.world.dirty.edited = edited;
         let terminating = self.empty_namespaces(&dirty).await;
         if failed {
             self.again(RETRY, dirty);
@@ -335,6 +264,22 @@ impl Controllers {
             }
         }
         left
+    }
+
+    /// What others wrote into our objects is set right a little later.
+    fn look_later(&mut self, edited: BTreeSet<Key>) {
+        if edited.is_empty() {
+            return;
+        }
+        let later = Dirty {
+            services: edited
+                .iter()
+                .map(|key| (key.clone(), Trigger::default()))
+                .collect(),
+            endpoints: edited,
+            ..Dirty::default()
+        };
+        self.again(EDITED, later);
     }
 
     fn again(&mut self, after: Duration, dirty: Dirty) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api::{
     discovery::{Endpoint, EndpointPort, EndpointSlice},
-    meta::{ObjectMeta, OwnerReference, StringMap},
+    meta::{ObjectMeta, OwnerReference, StringMap, Time},
     names::random_suffix,
 };
 
@@ -12,9 +12,48 @@ use super::{pods::Family, world::SERVICE_NAME, write::Action};
 use crate::registry::kinds::ENDPOINT_SLICES;
 
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(super) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+/// Deletes the slices that one controller wrote.
+pub(super) fn delete_all(managed_by: &str, existing: &[&EndpointSlice]) -> Vec<Action> {
+    let ours = existing
+        .iter()
+        .filter(|slice| is_managed(slice, managed_by));
+    ours.map(|slice| Action::delete(&ENDPOINT_SLICES, *slice))
+        .collect()
+}
+
+fn is_managed(slice: &EndpointSlice, by: &str) -> bool {
+    slice.metadata.labels.get(MANAGED_BY).map(|name| &**name) == Some(by)
+}
 
 /// Slices of one family and one list of ports share endpoints.
 pub(super) type Group = (Family, Vec<EndpointPort>);
+
+/// Which annotations slices get.
+#[derive(Clone, Debug)]
+pub(super) enum Annotations {
+    /// What stands there stays, but for the time of the change: that is set, or removed.
+    Kept {
+        /// The time of the change.
+        trigger: Option<Time>,
+    },
+    /// These and no others.
+    Exactly(StringMap),
+}
+
+impl Default for Annotations {
+    fn default() -> Self {
+        Self::Kept { trigger: None }
+    }
+}
+
+/// Says when the change happened that led to this write; without a time, says nothing.
+pub(super) fn set_trigger_time(metadata: &mut ObjectMeta, time: Option<Time>) {
+    metadata.annotations.remove(TRIGGER_TIME);
+    let time = time.map(|time| (TRIGGER_TIME.into(), time.to_string().into()));
+    metadata.annotations.extend(time);
+}
 
 /// What the slices of one owner should hold.
 #[derive(Debug, Default)]
@@ -28,7 +67,9 @@ pub(super) struct Wanted {
     pub(super) managed_by: &'static str,
     /// Beside the two that every slice has.
     pub(super) labels: StringMap,
-    pub(super) annotations: StringMap,
+    pub(super) annotations: Annotations,
+    /// False when the owner is going: what is made now might stay behind.
+    pub(super) may_create: bool,
     /// The endpoints, by the slices that can hold them together.
     pub(super) groups: Vec<(Group, Vec<Endpoint>)>,
     /// Families that keep an empty slice when they have no endpoint.
@@ -39,9 +80,7 @@ pub(super) struct Wanted {
 
 /// The writes that turn the slices there are into the wanted ones.
 pub(super) fn plan(wanted: &Wanted, existing: &[&EndpointSlice]) -> Vec<Action> {
-    let ours = |slice: &&&EndpointSlice| {
-        slice.metadata.labels.get(MANAGED_BY).map(|name| &**name) == Some(wanted.managed_by)
-    };
+    let ours = |slice: &&&EndpointSlice| is_managed(slice, wanted.managed_by);
     // Slices of an earlier owner of the same name are not adopted.
     let (own, strangers): (Vec<&EndpointSlice>, Vec<&EndpointSlice>) = existing
         .iter()
@@ -64,6 +103,8 @@ pub(super) fn plan(wanted: &Wanted, existing: &[&EndpointSlice]) -> Vec<Action> 
         .iter()
         .filter(|family| !families.contains(family));
     groups.extend(missing.map(|family| ((*family, Vec::new()), Vec::new())));
+    let mut updates: Vec<(&EndpointSlice, Group, Vec<Endpoint>)> = Vec::new();
+    let mut creates: Vec<(Group, Vec<Endpoint>)> = Vec::new();
     for (group, endpoints) in groups {
         let of_group: Vec<&EndpointSlice> = own
             .iter()
@@ -74,17 +115,38 @@ pub(super) fn plan(wanted: &Wanted, existing: &[&EndpointSlice]) -> Vec<Action> 
             match slice {
                 Some(slice) => {
                     unused.remove(&*slice.metadata.name);
-                    let mut changed = slice.clone();
-                    fill(&mut changed, wanted, &group, endpoints);
-                    if changed != *slice {
-                        actions.push(Action::update(&ENDPOINT_SLICES, &changed));
-                    }
+                    updates.push((slice, group.clone(), endpoints));
                 }
-                None => actions.push(Action::create(
-                    &ENDPOINT_SLICES,
-                    &new_slice(wanted, &group, endpoints),
-                )),
+                None => creates.push((group.clone(), endpoints)),
             }
+        }
+    }
+    // A slice that would go takes what a new one would hold: watchers see one change, and never none or twice as many
+    // endpoints.
+    creates.retain_mut(|(group, endpoints)| {
+        let family = group.0.name();
+        let mut of_family = unused
+            .values()
+            .filter(|slice| *slice.address_type == *family);
+        let Some(slice) = of_family.next().copied() else {
+            return true;
+        };
+        unused.remove(&*slice.metadata.name);
+        updates.push((slice, group.clone(), std::mem::take(endpoints)));
+        false
+    });
+    for (slice, group, endpoints) in updates {
+        let mut changed = slice.clone();
+        fill(&mut changed, wanted, &group, endpoints);
+        if changed != *slice {
+            stamp(&mut changed, wanted);
+            actions.push(Action::update(&ENDPOINT_SLICES, &changed));
+        }
+    }
+    if wanted.may_create {
+        for (group, endpoints) in creates {
+            let slice = new_slice(wanted, &group, endpoints);
+            actions.push(Action::create(&ENDPOINT_SLICES, &slice));
         }
     }
     actions.extend(
@@ -176,7 +238,16 @@ fn fill(slice: &mut EndpointSlice, wanted: &Wanted, group: &Group, endpoints: Ve
         .metadata
         .labels
         .insert(MANAGED_BY.into(), wanted.managed_by.into());
-    slice.metadata.annotations.clone_from(&wanted.annotations);
+    if let Annotations::Exactly(annotations) = &wanted.annotations {
+        slice.metadata.annotations.clone_from(annotations);
+    }
+}
+
+/// What only a slice that is written anyway gets.
+fn stamp(slice: &mut EndpointSlice, wanted: &Wanted) {
+    if let Annotations::Kept { trigger } = wanted.annotations {
+        set_trigger_time(&mut slice.metadata, trigger);
+    }
 }
 
 fn new_slice(wanted: &Wanted, group: &Group, endpoints: Vec<Endpoint>) -> EndpointSlice {
@@ -192,6 +263,7 @@ fn new_slice(wanted: &Wanted, group: &Group, endpoints: Vec<Endpoint>) -> Endpoi
         ..EndpointSlice::default()
     };
     fill(&mut slice, wanted, group, endpoints);
+    stamp(&mut slice, wanted);
     slice
 }
 
@@ -222,6 +294,7 @@ mod tests {
             service: "s".into(),
             managed_by: "test",
             groups: vec![(group, (0..count).map(endpoint).collect())],
+            may_create: true,
             placeholders: vec![Family::V4],
             max_endpoints: 100,
             ..Wanted::default()

@@ -1,9 +1,15 @@
 //! The controllers' eyes: one watch per kind, from the registry in the same process.
 
-use api::selector::FieldSelector;
-use tokio::sync::mpsc;
+use api::{
+    coordination::Lease,
+    core::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount},
+    discovery::EndpointSlice,
+    selector::FieldSelector,
+};
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
+    join_token::JOIN_TOKENS,
     world::{Kept, World},
     write::take,
 };
@@ -11,6 +17,10 @@ use crate::{
     registry::{
         ApiError, ChangeKind, Kind, ListQuery, Object, Registry, Selection, WatchItem, WatchQuery,
         WatchStart,
+        kinds::{
+            CONFIG_MAPS, ENDPOINT_SLICES, ENDPOINTS, LEASES, NAMESPACES, NODES, PODS, SECRETS,
+            SERVICE_ACCOUNTS, SERVICES,
+        },
     },
     store::Revision,
 };
@@ -32,8 +42,37 @@ impl Seen {
     }
 }
 
+/// Watches every kind the controllers need, each in a task of its own; they end with the receiver, or with the set.
+pub(super) fn all(registry: &Registry, seen: &mpsc::Sender<Seen>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    macro_rules! follow {
+        ($type:ty, $kind:expr, $namespace:expr, $fields:expr) => {
+            tasks.spawn(follow::<$type>(
+                registry.clone(),
+                &$kind,
+                $namespace,
+                $fields,
+                seen.clone(),
+            ));
+        };
+    }
+    follow!(Namespace, NAMESPACES, None, None);
+    follow!(Node, NODES, None, None);
+    follow!(Lease, LEASES, Some("kube-node-lease"), None);
+    follow!(Pod, PODS, None, None);
+    follow!(Service, SERVICES, None, None);
+    follow!(Endpoints, ENDPOINTS, None, None);
+    follow!(EndpointSlice, ENDPOINT_SLICES, None, None);
+    let account = Some("metadata.name=default");
+    follow!(ServiceAccount, SERVICE_ACCOUNTS, None, account);
+    let root_ca = Some("metadata.name=kube-root-ca.crt");
+    follow!(ConfigMap, CONFIG_MAPS, None, root_ca);
+    follow!(Secret, SECRETS, Some("kube-system"), Some(JOIN_TOKENS));
+    tasks
+}
+
 /// Lists and watches a kind until nobody listens, from the start again when the history was lost.
-pub(super) async fn follow<T: Kept>(
+async fn follow<T: Kept>(
     registry: Registry,
     kind: &'static Kind,
     namespace: Option<&'static str>,

@@ -124,6 +124,22 @@ fn fill(pod: &mut Value) {
     if !pod["status"].is_object() {
         pod["status"] = json!({});
     }
+    fill_addresses(&mut pod["status"]);
+}
+
+/// `podIP` is the first of `podIPs`, whichever of the two a client writes; when they differ, `podIP` counts.
+/// Source: kubernetes/kubernetes pkg/apis/core/v1/conversion.go.
+fn fill_addresses(status: &mut Value) {
+    let first = text_at(&status["podIPs"][0], &["ip"]).to_owned();
+    let own = text_at(status, &["podIP"]).to_owned();
+    if own == first {
+        return;
+    }
+    if own.is_empty() {
+        status["podIP"] = first.into();
+    } else {
+        status["podIPs"] = json!([{"ip": own}]);
+    }
 }
 
 fn fill_container(container: &mut Value, host_network: bool) {
@@ -372,6 +388,29 @@ mod tests {
             ("nginx@sha256:00", "IfNotPresent"),
         ] {
             assert_eq!(pull_policy(image), wanted, "{image}");
+        }
+    }
+
+    #[test]
+    fn pod_ip_and_pod_ips_say_the_same() {
+        let dual = json!([{"ip": "10.1.0.1"}, {"ip": "fd00::1"}]);
+        for (written, pod_ip, pod_ips) in [
+            (json!({}), Value::Null, Value::Null),
+            (
+                json!({"podIP": "10.1.0.1"}),
+                json!("10.1.0.1"),
+                json!([{"ip": "10.1.0.1"}]),
+            ),
+            (json!({"podIPs": dual}), json!("10.1.0.1"), dual.clone()),
+            (
+                json!({"podIP": "10.1.0.2", "podIPs": dual}),
+                json!("10.1.0.2"),
+                json!([{"ip": "10.1.0.2"}]),
+            ),
+        ] {
+            let mut status = written;
+            fill_addresses(&mut status);
+            assert_eq!((&status["podIP"], &status["podIPs"]), (&pod_ip, &pod_ips));
         }
     }
 

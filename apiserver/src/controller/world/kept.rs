@@ -1,0 +1,129 @@
+//! What a change of an object touches, kind by kind.
+
+use api::{
+    coordination::Lease,
+    core::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount},
+    discovery::EndpointSlice,
+    meta::Resource,
+};
+
+use super::{Items, Key, Trigger, World, key_of, waits_for_a_node};
+use crate::controller::pods::ZONE;
+
+/// One kind's place in the world.
+pub(in crate::controller) trait Kept: Resource {
+    fn items(world: &mut World) -> &mut Items<Self>;
+    /// Marks what a change of this object touches.
+    fn touch(world: &mut World, before: Option<&Self>, after: Option<&Self>);
+}
+
+/// `Kind in field: function`, for each kind.
+macro_rules! kept {
+    ($($kind:ty, $items:ident, $touch:expr;)*) => {$(
+        impl Kept for $kind {
+            fn items(world: &mut World) -> &mut Items<Self> {
+                &mut world.$items
+            }
+
+            fn touch(world: &mut World, before: Option<&Self>, after: Option<&Self>) {
+                let touch: fn(&mut World, Option<&Self>, Option<&Self>) = $touch;
+                touch(world, before, after);
+            }
+        }
+    )*};
+}
+
+kept! {
+    Pod, pods, pod;
+    Service, services, service;
+    Endpoints, endpoints, endpoints;
+    EndpointSlice, slices, slice;
+    Node, nodes, node;
+    Lease, leases, |world, before, after| {
+        let names = after.or(before).map(|lease| lease.metadata.name.clone());
+        world.dirty.nodes.extend(names);
+    };
+    Namespace, namespaces, |world, before, after| {
+        let names = after.or(before).map(|namespace| namespace.metadata.name.clone());
+        world.dirty.namespaces.extend(names);
+    };
+    ServiceAccount, service_accounts, its_namespace;
+    ConfigMap, config_maps, its_namespace;
+    Secret, secrets, |world, _, _| world.dirty.join_tokens = true;
+}
+
+fn its_namespace<T: Resource>(world: &mut World, before: Option<&T>, after: Option<&T>) {
+    let names = after
+        .or(before)
+        .map(|object| object.metadata().namespace.clone());
+    world.dirty.namespaces.extend(names);
+}
+
+fn service(world: &mut World, before: Option<&Service>, after: Option<&Service>) {
+    if let Some(service) = after.or(before) {
+        let trigger = Trigger::of_service(before, after);
+        world.dirty.service(key_of(service), trigger);
+        world.dirty.endpoints.insert(key_of(service));
+    }
+}
+
+fn endpoints(world: &mut World, before: Option<&Endpoints>, after: Option<&Endpoints>) {
+    if let Some(endpoints) = after.or(before) {
+        world.dirty.endpoints.insert(key_of(endpoints));
+        world.dirty.edited.insert(key_of(endpoints));
+    }
+}
+
+fn pod(world: &mut World, before: Option<&Pod>, after: Option<&Pod>) {
+    if let Some(pod) = before {
+        world.index_pod(pod, false);
+    }
+    if let Some(pod) = after {
+        world.index_pod(pod, true);
+        if waits_for_a_node(pod) {
+            world.dirty.unscheduled.insert(key_of(pod));
+        }
+    }
+    world.touch_services_of(before, after);
+    for pod in [before, after].into_iter().flatten() {
+        if pod.metadata.deletion_timestamp.is_some() {
+            world
+                .dirty
+                .namespaces
+                .insert(pod.metadata.namespace.clone());
+        }
+    }
+}
+
+fn slice(world: &mut World, before: Option<&EndpointSlice>, after: Option<&EndpointSlice>) {
+    if let Some(slice) = before {
+        world.index_slice(slice, false);
+    }
+    if let Some(slice) = after {
+        world.index_slice(slice, true);
+    }
+}
+
+fn node(world: &mut World, before: Option<&Node>, after: Option<&Node>) {
+    let Some(node) = after.or(before) else { return };
+    world.dirty.nodes.insert(node.metadata.name.clone());
+    // Endpoints carry their node's zone, and leave with it.
+    let zone = |node: Option<&Node>| node.map(|node| node.metadata.labels.get(ZONE).cloned());
+    if zone(before) != zone(after) {
+        let services: Vec<Key> = world
+            .services
+            .all()
+            .map(|service| key_of(&**service))
+            .collect();
+        for key in services {
+            world.dirty.service(key, Trigger::default());
+        }
+    }
+    let waiting: Vec<Key> = world
+        .pods
+        .all()
+        .filter(|pod| waits_for_a_node(pod))
+        .map(|pod| key_of(&**pod))
+        .collect();
+    world.dirty.unscheduled.extend(waiting);
+}

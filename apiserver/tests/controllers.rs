@@ -1,0 +1,155 @@
+//! The controllers at work over a store in memory, with clients that speak the API.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod common;
+
+use std::time::Duration;
+
+use apiserver::controller::{self, Cluster, Controllers};
+use common::Api;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+
+/// An API, and its controllers until they are dropped.
+async fn cluster() -> (Api, Controllers) {
+    let api = Api::new().await;
+    let cluster = Cluster {
+        ca_pem: "a certificate".into(),
+        advertise: "192.0.2.7:6443".parse().unwrap(),
+        api_service_ip: "10.96.0.1".parse().unwrap(),
+        cluster_dns: "10.96.0.10".parse().unwrap(),
+        service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+        pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        node_grace: Duration::from_secs(50),
+    };
+    controller::bootstrap(&api.registry, &cluster)
+        .await
+        .unwrap();
+    let registry = api.registry.clone();
+    let controllers = controller::start(registry, cluster, CancellationToken::new());
+    (api, controllers)
+}
+
+/// Reads until what is read is as wanted.
+async fn eventually(api: &Api, path: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let (_, got) = api.get(path).await;
+        if wanted(&got) {
+            return got;
+        }
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{what}: {path} is still {got:#}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn ready_node(api: &Api, name: &str) {
+    api.made("/api/v1/nodes", json!({"metadata": {"name": name}}))
+        .await;
+    let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+    let (code, node) = api
+        .merge(&format!("/api/v1/nodes/{name}/status"), ready)
+        .await;
+    assert_eq!(code, 200, "{node}");
+}
+
+fn running(ip: &str) -> Value {
+    json!({"status": {
+        "phase": "Running",
+        "podIP": ip,
+        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:07Z"}],
+    }})
+}
+
+const OF_WEB: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io/service-name%3Dweb";
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+#[tokio::test]
+async fn a_slice_is_one_object_from_the_first_pod_to_the_last() {
+    let (api, _running) = cluster().await;
+    ready_node(&api, "n1").await;
+    let service = common::service("web");
+    let service = api
+        .made("/api/v1/namespaces/default/services", service)
+        .await;
+    let created = &service["metadata"]["creationTimestamp"];
+    let list = eventually(&api, OF_WEB, "a placeholder", |list| {
+        list["items"]
+            .as_array()
+            .is_some_and(|items| items.len() == 1)
+    })
+    .await;
+    let slice = &list["items"][0];
+    assert_eq!(&slice["metadata"]["annotations"][TRIGGER_TIME], created);
+    let uid = slice["metadata"]["uid"].clone();
+
+    let pod = json!({"metadata": {"name": "p", "labels": {"app": "web"}}, "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}});
+    api.made(PODS, pod).await;
+    api.merge(&format!("{PODS}/p/status"), running("10.244.0.9"))
+        .await;
+    let list = eventually(&api, OF_WEB, "the first Pod", |list| {
+        list["items"][0]["endpoints"][0]["conditions"]["ready"] == true
+    })
+    .await;
+    let slice = &list["items"][0];
+    assert_eq!(slice["metadata"]["uid"], uid);
+    let changed = &slice["metadata"]["annotations"][TRIGGER_TIME];
+    assert_eq!(changed, "2026-01-01T00:00:07Z");
+    let endpoints = "/api/v1/namespaces/default/endpoints/web";
+    let endpoints = eventually(&api, endpoints, "Endpoints", |endpoints| {
+        endpoints["subsets"][0]["addresses"][0]["ip"] == "10.244.0.9"
+    })
+    .await;
+    let changed = &endpoints["metadata"]["annotations"][TRIGGER_TIME];
+    assert_eq!(changed, "2026-01-01T00:00:07Z");
+
+    api.delete(&format!("{PODS}/p?gracePeriodSeconds=0")).await;
+    let list = eventually(&api, OF_WEB, "the last Pod", |list| {
+        list["items"][0]["endpoints"] == json!([])
+    })
+    .await;
+    assert_eq!(list["items"][0]["metadata"]["uid"], uid);
+}
+
+#[tokio::test]
+async fn what_others_write_into_a_slice_is_set_right() {
+    let (api, _running) = cluster().await;
+    let service = common::service("web");
+    api.made("/api/v1/namespaces/default/services", service)
+        .await;
+    let list = eventually(&api, OF_WEB, "a placeholder", |list| {
+        list["items"]
+            .as_array()
+            .is_some_and(|items| items.len() == 1)
+    })
+    .await;
+    let name = list["items"][0]["metadata"]["name"].as_str().unwrap();
+    let path = format!("{SLICES}/{name}");
+    let edit = json!({
+        "metadata": {"labels": {"other": "label"}, "annotations": {"other": "annotation"}},
+        "endpoints": [{"addresses": ["192.0.2.3"]}],
+    });
+    let (code, edited) = api.merge(&path, edit).await;
+    assert_eq!(code, 200, "{edited}");
+    let slice = eventually(&api, &path, "the edit is taken back", |slice| {
+        slice["endpoints"] == json!([])
+    })
+    .await;
+    assert_eq!(slice["metadata"]["labels"]["other"], Value::Null);
+    assert_eq!(slice["metadata"]["annotations"]["other"], "annotation");
+    let (code, _) = api.delete(&path).await;
+    assert_eq!(code, 200);
+    eventually(&api, OF_WEB, "another placeholder", |list| {
+        list["items"]
+            .as_array()
+            .is_some_and(|items| items.len() == 1)
+    })
+    .await;
+}
