@@ -368,6 +368,8 @@ fn a_container_sees_only_itself(fixture: &Fixture) {
         ("interfaces", "lo"),
         ("null", "true"),
         ("own-device", "refused,refused"),
+        ("node-devices", "refused,refused,refused,refused"),
+        ("power", "0"),
         ("cgroups", "0"),
     ];
     for (name, value) in wanted {

@@ -17,8 +17,8 @@ use super::{Failure, Surroundings};
 use crate::spec::{ContainerSpec, Image, Network, PodSpec};
 
 const NONE: Option<&str> = None;
-/// The writable layer lives in memory.
-const ROOT_OPTIONS: &str = "mode=755,size=64m";
+/// The writable layer lives in memory. Without a bound of their own, empty files would fill it.
+const ROOT_OPTIONS: &str = "mode=755,size=64m,nr_inodes=64k";
 /// Device nodes that every program may expect: name, major, minor.
 const DEVICES: [(&str, u64, u64); 6] = [
     ("null", 1, 3),
@@ -37,8 +37,10 @@ const LINKS: [(&str, &str); 5] = [
 ];
 /// Files of /proc and /sys that tell about, or reach into, the machine. Files are covered by /dev/null, directories by an
 /// empty read-only tmpfs.
-const MASKED: [&str; 9] = [
+const MASKED: [&str; 12] = [
     "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
@@ -46,6 +48,8 @@ const MASKED: [&str; 9] = [
     "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
+    // How much power the processor draws tells about other containers' secrets (CVE-2020-8694).
+    "/sys/devices/virtual/powercap",
     "/sys/firmware",
 ];
 const READ_ONLY: [&str; 5] = [
@@ -200,7 +204,7 @@ fn kernel_file_systems(pod: &PodSpec) -> Result<(), Failure> {
             "dev",
             Some("tmpfs"),
             safe,
-            Some("mode=755,size=64k"),
+            Some("mode=755,size=64k,nr_inodes=1k"),
         ),
     )?;
     for dir in ["dev/pts", "dev/shm"] {
@@ -225,13 +229,16 @@ fn kernel_file_systems(pod: &PodSpec) -> Result<(), Failure> {
             "dev/shm",
             Some("tmpfs"),
             safe,
-            Some("mode=1777,size=64m"),
+            Some("mode=1777,size=64m,nr_inodes=64k"),
         ),
     )
 }
 
 /// The node's own device nodes, each bound on an empty file. Every file system of a container is mounted `nodev`, so these are
 /// the only ones that open: what a container makes itself (MKNOD is among the default capabilities) reaches no disk.
+///
+/// They are the node's own inodes: bound read-only, a container's root can still write to the device, but neither take it from
+/// every process of the node with chmod nor give it away with chown. What is masked with `/dev/null` inherits this.
 fn devices() -> Result<(), Failure> {
     for (name, major, minor) in DEVICES {
         let path = Path::new("dev").join(name);
@@ -246,6 +253,15 @@ fn devices() -> Result<(), Failure> {
             let error = io::Error::other(format!("{} is another device", source.display()));
             return Err(("bind a device", error));
         }
+        let flags = MsFlags::MS_REMOUNT
+            | MsFlags::MS_BIND
+            | MsFlags::MS_RDONLY
+            | MsFlags::MS_NOSUID
+            | MsFlags::MS_NOEXEC;
+        step(
+            "protect a device",
+            mount(NONE, &path, NONE, flags, NONE),
+        )?;
     }
     LINKS
         .iter()
