@@ -134,6 +134,7 @@ fn container(limits: &Limits) -> ContainerSpec {
         working_dir: "/".to_owned(),
         user: User::default(),
         limits: limits.clone(),
+        capabilities: runtime::Capabilities::USUAL,
         allow_privilege_escalation: true,
         read_only_root: false,
     }

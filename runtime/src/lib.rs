@@ -18,6 +18,7 @@
 //! Reading order: [`spec`] (what is wanted), [`protocol`] (what agent and shim say to each other), [`pod`] (the agent's side),
 //! [`shim`] (the other side), `sandbox` (what is done between fork and exec).
 
+mod capabilities;
 mod error;
 pub mod pod;
 pub mod protocol;
@@ -26,7 +27,8 @@ pub mod shim;
 mod socket;
 pub mod spec;
 
+pub use capabilities::Capabilities;
 pub use error::RuntimeError;
-pub use pod::{Pod, Runtime, Subscription};
+pub use pod::{Adopted, Pod, Runtime, Subscription};
 pub use protocol::{ContainerState, ContainerStatus, PodState};
 pub use spec::{Config, ContainerSpec, ExecSpec, Image, Limits, Network, PodSpec, User};

@@ -52,6 +52,15 @@ pub struct Runtime {
     config: Config,
 }
 
+/// What an agent finds when it starts.
+#[derive(Debug, Default)]
+pub struct Adopted {
+    /// The Pods whose shims live.
+    pub pods: Vec<Pod>,
+    /// Why the remains of others could not be removed.
+    pub left: Vec<RuntimeError>,
+}
+
 /// One Pod whose shim lives.
 #[derive(Debug)]
 pub struct Pod {
@@ -113,13 +122,11 @@ impl Runtime {
             .map_err(io::Error::from)
             .explain("encode", file.display())?;
         fs::write(&file, json).explain("write", file.display())?;
-        match self.start_shim(&spec.uid, &dir) {
-            Ok(()) => self.open(&spec.uid),
-            Err(error) => {
+        self.start_shim(&spec.uid, &dir)
+            .and_then(|()| self.open(&spec.uid))
+            .inspect_err(|_| {
                 let _ = self.clear(&spec.uid);
-                Err(error)
-            }
-        }
+            })
     }
 
     fn start_shim(&self, uid: &str, dir: &Path) -> Result<(), RuntimeError> {
@@ -151,19 +158,31 @@ impl Runtime {
         })
     }
 
-    /// Every Pod whose shim lives, as an agent finds them after a restart. What dead shims left behind is removed.
+    /// Every Pod whose shim lives, as an agent finds them after a restart. What dead shims left behind is removed, and a shim
+    /// that does not answer is ended.
     ///
     /// # Errors
-    /// When the directory cannot be read.
-    pub fn adopt(&self) -> Result<Vec<Pod>, RuntimeError> {
-        let mut found = Vec::new();
+    /// When the directory cannot be read, or this process lacks something to talk to a shim (descriptors, memory): that says
+    /// nothing about the Pod, which runs on.
+    pub fn adopt(&self) -> Result<Adopted, RuntimeError> {
+        let mut adopted = Adopted::default();
         for uid in self.uids()? {
             match self.open(&uid) {
-                Ok(pod) => found.push(pod),
-                Err(_) => self.clear(&uid)?,
+                Ok(pod) => adopted.pods.push(pod),
+                Err(error @ RuntimeError::Io { .. }) => return Err(error),
+                // What cannot be removed now stays for the next time: the other Pods must not wait for it.
+                Err(_) => adopted.left.extend(self.clear(&uid).err()),
             }
         }
-        Ok(found)
+        Ok(adopted)
+    }
+
+    /// Removes the logs of a Pod that nobody will ask about any more.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub fn remove_logs(&self, spec: &PodSpec) -> Result<(), RuntimeError> {
+        remove_dir(&self.log_dir(spec))
     }
 
     /// Every Pod whose shim lives, for a program that is not the agent: nothing is changed.
@@ -198,7 +217,10 @@ impl Runtime {
             uid: uid.to_owned(),
         };
         let shim = shim_pid(&dir).ok_or_else(gone)?;
-        let pidfd = pidfd_open(shim).map_err(|_| gone())?;
+        let pidfd = match pidfd_open(shim) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Err(gone()),
+            other => other.explain("open the shim of", uid)?,
+        };
         // An answer proves that the shim lived when its pid was opened, so the pid was not another process's.
         match ask(&connect(&dir, uid)?, uid, &Request::Hello, &[])? {
             Reply::Hello { pod, .. } => Ok(Pod {
@@ -216,7 +238,11 @@ impl Runtime {
     /// Removes what a Pod without a shim, or with one that does not answer, has left.
     fn clear(&self, uid: &str) -> Result<(), RuntimeError> {
         let dir = self.dir(uid);
-        if let Some(pidfd) = shim_pid(&dir).and_then(|pid| pidfd_open(pid).ok()) {
+        // First a hold on the process, then the look at what it is: a pid that was given to another process in between is
+        // seen to be another's, and one that was the shim's at the look was the shim's before.
+        if let Some(pidfd) = shim_pid(&dir).and_then(|pid| pidfd_open(pid).ok())
+            && shim_pid(&dir).is_some()
+        {
             end_shim(&pidfd, uid)?;
         }
         Cgroup::named(&self.cgroup(uid)).remove()?;
@@ -435,8 +461,16 @@ fn unexpected(uid: &str, answer: &Reply) -> RuntimeError {
 }
 
 fn connect(dir: &Path, uid: &str) -> Result<Packets, RuntimeError> {
-    Packets::connect(dir, Some(ANSWER_TIMEOUT)).map_err(|_| RuntimeError::ShimGone {
-        uid: uid.to_owned(),
+    Packets::connect(dir, Some(ANSWER_TIMEOUT)).map_err(|error| match error.kind() {
+        // No socket, or nobody behind it. Anything else is this process's own trouble.
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => RuntimeError::ShimGone {
+            uid: uid.to_owned(),
+        },
+        _ => RuntimeError::Io {
+            operation: "connect to the shim of",
+            subject: uid.to_owned(),
+            source: error,
+        },
     })
 }
 

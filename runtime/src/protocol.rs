@@ -77,7 +77,7 @@ pub struct ContainerStatus {
     pub started_at_ms: i64,
     /// Whether it runs.
     pub state: ContainerState,
-    /// What it was started from.
+    /// What it was started from, without its environment.
     pub spec: ContainerSpec,
 }
 

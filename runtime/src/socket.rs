@@ -80,6 +80,8 @@ impl Packets {
         let length = match recv(self.0.as_raw_fd(), &mut [], peek) {
             Ok(length) => length,
             Err(Errno::EAGAIN) => return Ok(Received::Nothing),
+            // A wait with a timeout is not taken up again after a signal by the kernel itself (signal(7)).
+            Err(Errno::EINTR) => return self.receive(flags),
             Err(Errno::ECONNRESET) => return Ok(Received::Closed),
             Err(error) => return Err(error.into()),
         };

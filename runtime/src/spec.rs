@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Capabilities;
+
 /// Where the runtime keeps things. Several nodes on one machine need different ones.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -126,6 +128,9 @@ pub struct ContainerSpec {
     pub user: User,
     /// Upper bounds.
     pub limits: Limits,
+    /// What its root may do, and what no program in it may ever gain.
+    #[serde(default)]
+    pub capabilities: Capabilities,
     /// Whether a set-uid program may gain privileges.
     pub allow_privilege_escalation: bool,
     /// Whether the root file system is read-only.

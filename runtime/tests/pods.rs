@@ -14,11 +14,14 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, unshare},
-    sys::signal::Signal,
+    sys::{
+        signal::Signal,
+        statvfs::{FsFlags, statvfs},
+    },
 };
 use runtime::{
-    Config, ContainerSpec, ContainerState, ExecSpec, Image, Limits, Network, Pod, PodSpec,
-    PodState, Runtime, RuntimeError, User, shim,
+    Capabilities, Config, ContainerSpec, ContainerState, ExecSpec, Image, Limits, Network, Pod,
+    PodSpec, PodState, Runtime, RuntimeError, User, shim,
 };
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -35,7 +38,7 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    let tests: [(&str, Test); 15] = [
+    let tests: [(&str, Test); 19] = [
         (
             "output_and_exit_code_are_kept",
             output_and_exit_code_are_kept,
@@ -43,9 +46,22 @@ fn main() -> ExitCode {
         ("a_container_sees_only_itself", a_container_sees_only_itself),
         ("limits_and_user_are_enforced", limits_and_user_are_enforced),
         (
+            "capabilities_are_those_asked_for",
+            capabilities_are_those_asked_for,
+        ),
+        (
             "a_container_out_of_memory_says_so",
             a_container_out_of_memory_says_so,
         ),
+        (
+            "the_shims_program_cannot_be_written_through_proc",
+            the_shims_program_cannot_be_written_through_proc,
+        ),
+        (
+            "a_shim_out_of_descriptors_waits_for_better_times",
+            a_shim_out_of_descriptors_waits_for_better_times,
+        ),
+        ("a_crash_loop_leaves_two_logs", a_crash_loop_leaves_two_logs),
         (
             "a_host_network_pod_uses_the_nodes",
             a_host_network_pod_uses_the_nodes,
@@ -198,7 +214,7 @@ impl Fixture {
     }
 
     fn leaves_nothing_behind(&self) {
-        for pod in self.runtime.adopt().expect("adopt") {
+        for pod in self.runtime.adopt().expect("adopt").pods {
             pod.remove().expect("remove");
         }
         let left = fs::read_dir(self.dir.path().join("run/pods"))
@@ -229,7 +245,8 @@ impl Fixture {
 /// What a failed test has left must not run on.
 impl Drop for Fixture {
     fn drop(&mut self) {
-        for pod in self.runtime.adopt().unwrap_or_default() {
+        let adopted = self.runtime.adopt();
+        for pod in adopted.map_or_else(|_| Vec::new(), |adopted| adopted.pods) {
             let _ = pod.remove();
         }
     }
@@ -271,6 +288,7 @@ fn container(argv: &[&str]) -> ContainerSpec {
         working_dir: "/srv/here".to_owned(),
         user: User::default(),
         limits: Limits::default(),
+        capabilities: Capabilities::USUAL,
         allow_privilege_escalation: true,
         read_only_root: false,
     }
@@ -408,6 +426,93 @@ fn limits_and_user_are_enforced(fixture: &Fixture) {
         ("2000", "1")
     );
     assert_eq!(seen["root-writable"], "false");
+}
+
+fn capabilities_are_those_asked_for(fixture: &Fixture) {
+    let kept = Capabilities::named("CHOWN").expect("a name");
+    let cases = [
+        (Capabilities::NONE, "0000000000000000"),
+        (kept, "0000000000000001"),
+        (Capabilities::USUAL.without(kept), "00000000a80425fa"),
+    ];
+    for (capabilities, wanted) in cases {
+        let seen = look(
+            fixture,
+            &ContainerSpec {
+                capabilities,
+                ..container(&["look"])
+            },
+        );
+        assert_eq!(seen["capabilities"], wanted);
+        assert_eq!(seen["effective"], wanted);
+        fs::remove_dir_all(fixture.dir.path().join("logs/default_test_uid-1"))
+            .expect("the next log");
+    }
+}
+
+/// A container can make its own processes run the shim's program (`/proc/self/exe`) and then write to that file: CVE-2019-5736.
+fn the_shims_program_cannot_be_written_through_proc(fixture: &Fixture) {
+    let pod = fixture.pod();
+    let path = format!("/proc/{}/exe", pod.shim_pid());
+    let flags = statvfs(path.as_str()).expect("its mount").flags();
+    assert!(flags.contains(FsFlags::ST_RDONLY), "{flags:?}");
+    pod.remove().expect("remove");
+}
+
+fn a_shim_out_of_descriptors_waits_for_better_times(fixture: &Fixture) {
+    let pod = fixture.pod();
+    pod.start_container(&container(&["wait"])).expect("start");
+    let limit = |soft: usize| {
+        let set = Command::new("prlimit")
+            .arg(format!("--pid={}", pod.shim_pid()))
+            .arg(format!("--nofile={soft}:"))
+            .status();
+        assert!(set.expect("prlimit is there").success());
+    };
+    // Five are open for good: the standard ones, the signals, the socket.
+    limit(5);
+    std::thread::scope(|scope| {
+        let state = scope.spawn(|| pod.state());
+        let log = fixture.dir.path().join("run/pods/uid-1/shim.log");
+        eventually("the shim tells of it", || {
+            fs::read_to_string(&log).is_ok_and(|text| text.contains("Too many open files"))
+        });
+        limit(1024);
+        let state = state.join().expect("it does not panic").expect("answered");
+        assert!(state.containers["main"].state.is_running());
+    });
+    pod.remove().expect("remove");
+}
+
+fn a_crash_loop_leaves_two_logs(fixture: &Fixture) {
+    let pod = fixture.pod();
+    for attempt in 0..4 {
+        let spec = ContainerSpec {
+            attempt,
+            ..container(&["say", "1"])
+        };
+        pod.start_container(&spec).expect("start");
+        assert_eq!(ended(&pod).0, 1);
+    }
+    let dir = fixture.dir.path().join("logs/default_test_uid-1/main");
+    let mut left: Vec<_> = fs::read_dir(dir)
+        .expect("logs")
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
+    left.sort();
+    assert_eq!(
+        left,
+        ["2.log", "3.log"],
+        "this attempt's, and that before it"
+    );
+    pod.remove().expect("remove");
+    fixture
+        .runtime
+        .remove_logs(pod.spec())
+        .expect("remove the logs");
+    let left = fs::read_dir(fixture.dir.path().join("logs"));
+    assert_eq!(left.expect("list").count(), 0);
 }
 
 fn a_container_out_of_memory_says_so(fixture: &Fixture) {
@@ -562,14 +667,14 @@ fn exec_returns_the_exit_code_and_leaves_no_zombie(fixture: &Fixture) {
 fn a_subscriber_that_does_not_read_stops_nobody_and_misses_nothing_new(fixture: &Fixture) {
     let pod = fixture.pod();
     let mut slow = pod.subscribe().expect("subscribe");
-    // Every state holds the environment: a few fill the socket. One string has at most 128 KiB.
-    let large = |name: &str| (name.to_owned(), "x".repeat(120_000));
-    let env = vec![large("A"), large("B"), large("C"), large("D")];
+    // Every state holds the command: a few fill the socket. One string has at most 128 KiB.
+    let large = "x".repeat(120_000);
+    let argv = ["/minik", "say", "0", &large, &large, &large, &large];
     for attempt in 0..5 {
         let spec = ContainerSpec {
             attempt,
-            env: env.clone(),
-            ..container(&["say", "0"])
+            argv: argv.map(str::to_owned).to_vec(),
+            ..container(&[])
         };
         pod.start_container(&spec).expect("start");
         assert_eq!(ended(&pod).0, 0);
@@ -638,7 +743,7 @@ fn a_pod_outlives_its_creator_and_is_adopted(fixture: &Fixture) {
     creator.kill().expect("kill -9");
     creator.wait().expect("wait");
 
-    let pods = fixture.runtime.adopt().expect("adopt");
+    let pods = fixture.runtime.adopt().expect("adopt").pods;
     let [pod] = &pods[..] else {
         panic!("one Pod: {pods:?}")
     };
@@ -673,7 +778,7 @@ fn a_dead_shim_takes_its_containers_and_is_cleaned_up(fixture: &Fixture) {
         matches!(states.try_next(), Err(RuntimeError::ShimGone { .. }))
     });
 
-    assert_eq!(fixture.runtime.adopt().expect("adopt").len(), 0);
+    assert_eq!(fixture.runtime.adopt().expect("adopt").pods.len(), 0);
 }
 
 fn first_process(pod: &Pod) -> i32 {

@@ -39,7 +39,7 @@ use crate::{
     view::Position,
 };
 use files::{DnsSetup, ResolvConf};
-use sandbox::Sandbox;
+use sandbox::{Sandbox, SandboxError};
 use worker::Worker;
 
 /// What every worker uses.
@@ -150,30 +150,24 @@ impl Pods {
         let found = tokio::task::spawn_blocking(move || runtime.adopt())
             .await
             .expect("the runtime does not panic")?;
+        for error in found.left {
+            tracing::error!(%error, "the remains of a dead Pod cannot be removed");
+        }
         let mut adopted = HashMap::new();
-        for pod in found {
-            let uid = pod.uid().to_owned();
-            let own_network = pod.spec().network == runtime::Network::Own;
-            let address = if own_network {
-                context.network.adopt(pod.netns()?.as_fd()).await?
-            } else {
-                Some(context.node_ip)
-            };
-            let Some(address) = address else {
-                // An agent was killed between shim and cable: nothing runs in it yet.
-                tracing::warn!(pod = uid, "a Pod without an address is removed");
-                let _ = tokio::task::spawn_blocking(move || pod.remove()).await;
-                continue;
-            };
-            if own_network {
-                context.local_pod(address, true);
-            }
-            match Sandbox::watch(Arc::new(pod), address) {
-                Ok(sandbox) => {
+        for pod in found.pods {
+            let (uid, pod) = (pod.uid().to_owned(), Arc::new(pod));
+            match adopt_one(&context, &pod).await {
+                Ok(Some(sandbox)) => {
                     adopted.insert(uid, sandbox);
+                    continue;
                 }
+                // An agent was killed between shim and cable: nothing runs in it yet.
+                Ok(None) => tracing::warn!(pod = uid, "a Pod without an address is removed"),
+                // This process lacks something: that says nothing about the Pod, which runs on.
+                Err(SandboxError::Network(error)) => return Err(error.into()),
                 Err(error) => tracing::warn!(pod = uid, %error, "a Pod died while it was adopted"),
             }
+            let _ = tokio::task::spawn_blocking(move || pod.remove()).await;
         }
         tracing::info!(pods = adopted.len(), "adopted running Pods");
         Ok(Self {
@@ -247,13 +241,45 @@ impl Pods {
     }
 }
 
+/// Takes over one Pod; `None` when it has no address yet.
+async fn adopt_one(
+    context: &Context,
+    pod: &Arc<runtime::Pod>,
+) -> Result<Option<Sandbox>, SandboxError> {
+    if pod.spec().network == runtime::Network::Host {
+        return Sandbox::watch(Arc::clone(pod), context.node_ip).map(Some);
+    }
+    let netns = pod.netns()?;
+    let Some(address) = context.network.adopt(netns.as_fd()).await? else {
+        return Ok(None);
+    };
+    // The agent before may have been killed between the address and the last route: what is there already stays.
+    if let Err(error) = context
+        .network
+        .attach(pod.uid(), netns.as_fd(), address)
+        .await
+    {
+        tracing::error!(pod = pod.uid(), %error, "an adopted Pod may be connected in part only");
+    }
+    match Sandbox::watch(Arc::clone(pod), address) {
+        Ok(sandbox) => {
+            context.local_pod(address, true);
+            Ok(Some(sandbox))
+        }
+        Err(error) => {
+            context.network.release(address);
+            Err(error)
+        }
+    }
+}
+
 /// Running Pods could not be found again.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
-    /// The run directory or a shim.
+    /// The run directory, or this process lacks something to talk to a shim.
     #[error(transparent)]
     Runtime(#[from] runtime::RuntimeError),
-    /// A Pod's network.
+    /// The networks of Pods cannot be looked at.
     #[error(transparent)]
     Network(#[from] NetworkError),
 }

@@ -3,12 +3,16 @@
 use std::net::IpAddr;
 
 use api::core::{Container, Pod};
-use runtime::{ContainerSpec, Image, Limits, Network, PodSpec, User};
+use runtime::{Capabilities, ContainerSpec, Image, Limits, Network, PodSpec, User};
 
 use super::{env, files};
 
 /// The search path of a container whose image says nothing about it.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/";
+
+/// Processes and threads of a container. The API has no limit for them; without one, a container that only forks takes the whole
+/// node with it.
+const MAX_PROCESSES: u64 = 4096;
 
 /// What of this Pod this version cannot do, if anything. Better refused with words than run wrongly.
 pub(super) fn unsupported(pod: &Pod) -> Option<&'static str> {
@@ -26,7 +30,79 @@ pub(super) fn unsupported(pod: &Pod) -> Option<&'static str> {
     if spec.runtime_class_name.is_some() {
         return Some("runtimeClassName is not supported yet");
     }
+    if spec.host_pid || spec.host_ipc || spec.share_process_namespace == Some(true) {
+        return Some("hostPID, hostIPC and shareProcessNamespace are not supported yet");
+    }
+    let of_pod = spec.security_context.clone().unwrap_or_default();
+    if !of_pod.sysctls.is_empty() {
+        return Some("securityContext.sysctls is not supported yet");
+    }
+    let groups = of_pod.supplemental_groups.iter().chain(&of_pod.fs_group);
+    if !groups.copied().all(is_id) {
+        return Some("securityContext names a group that is not a number from 0 to 2147483647");
+    }
+    spec.containers
+        .iter()
+        .find_map(|container| unsupported_security(pod, container))
+}
+
+/// What a container asks for about its rights that it would not get. Never less protection than was asked for.
+fn unsupported_security(pod: &Pod, container: &Container) -> Option<&'static str> {
+    let of_pod = pod.spec.security_context.clone().unwrap_or_default();
+    let security = container.security_context.clone().unwrap_or_default();
+    if security.privileged == Some(true) {
+        return Some("privileged containers are not supported yet");
+    }
+    if capabilities(container).is_none() {
+        return Some("securityContext.capabilities names a capability that Linux does not have");
+    }
+    let user = security.run_as_user.or(of_pod.run_as_user);
+    let ids = user
+        .into_iter()
+        .chain(security.run_as_group.or(of_pod.run_as_group));
+    if !ids.into_iter().all(is_id) {
+        return Some("runAsUser or runAsGroup is not a number from 0 to 2147483647");
+    }
+    let non_root = security.run_as_non_root.or(of_pod.run_as_non_root) == Some(true);
+    // The images of this version name no user of their own.
+    if non_root && user.unwrap_or(0) == 0 {
+        return Some("container has runAsNonRoot and would run as root: set runAsUser");
+    }
     None
+}
+
+/// The API's bounds of user and group numbers.
+fn is_id(number: i64) -> bool {
+    i32::try_from(number).is_ok_and(|number| number >= 0)
+}
+
+/// The usual capabilities, with `add` and without `drop`; `None` when a name is unknown. `ALL` counts before single names, so
+/// `drop: [ALL], add: [NET_BIND_SERVICE]` leaves one.
+fn capabilities(container: &Container) -> Option<Capabilities> {
+    let asked = container
+        .security_context
+        .clone()
+        .unwrap_or_default()
+        .capabilities
+        .unwrap_or_default();
+    let named = |names: &[Box<str>]| {
+        let sets = names.iter().map(|name| Capabilities::named(name));
+        sets.collect::<Option<Vec<_>>>()
+    };
+    let all = Capabilities::ALL;
+    let (add, drop) = (named(&asked.add)?, named(&asked.drop)?);
+    let mut set = Capabilities::USUAL;
+    if add.contains(&all) {
+        set = all;
+    }
+    if drop.contains(&all) {
+        set = Capabilities::NONE;
+    }
+    let singles = |sets: Vec<Capabilities>| {
+        let sets = sets.into_iter().filter(move |one| *one != all);
+        sets.fold(Capabilities::NONE, Capabilities::and)
+    };
+    Some(set.and(singles(add)).without(singles(drop)))
 }
 
 /// The Pod's sandbox.
@@ -85,6 +161,7 @@ pub(super) fn container_spec(
         .to_owned(),
         user: user(pod, container),
         limits: limits(container),
+        capabilities: capabilities(container).unwrap_or(Capabilities::NONE),
         allow_privilege_escalation: security.allow_privilege_escalation.unwrap_or(true),
         read_only_root: security.read_only_root_filesystem.unwrap_or(false),
         image,
@@ -131,7 +208,7 @@ fn limits(container: &Container) -> Limits {
     Limits {
         memory_bytes: limit("memory").and_then(|amount| u64::try_from(amount.units()).ok()),
         cpu_millis: limit("cpu").and_then(|amount| u64::try_from(amount.millis()).ok()),
-        pids: None,
+        pids: Some(MAX_PROCESSES),
     }
 }
 
@@ -159,6 +236,98 @@ mod tests {
             let env = vec![("PORT".to_owned(), "80".to_owned())];
             let spec = container_spec(&Pod::default(), &container, 0, Image::BuiltIn, env);
             assert_eq!(spec.argv, wanted, "{fields}");
+        }
+    }
+
+    #[test]
+    fn what_would_be_less_protected_than_asked_for_is_refused() {
+        let cases = [
+            (json!({}), json!({}), None),
+            (json!({"hostPID": true}), json!({}), Some("hostPID")),
+            (json!({"hostIPC": true}), json!({}), Some("hostIPC")),
+            (
+                json!({"shareProcessNamespace": true}),
+                json!({}),
+                Some("shareProcessNamespace"),
+            ),
+            (
+                json!({"securityContext": {"sysctls": [{"name": "net.core.somaxconn", "value": "9"}]}}),
+                json!({}),
+                Some("sysctls"),
+            ),
+            (
+                json!({"securityContext": {"fsGroup": -1}}),
+                json!({}),
+                Some("group"),
+            ),
+            (json!({}), json!({"privileged": true}), Some("privileged")),
+            (
+                json!({}),
+                json!({"capabilities": {"drop": ["FLY"]}}),
+                Some("capabilities"),
+            ),
+            (
+                json!({}),
+                json!({"runAsUser": 1_i64 << 32}),
+                Some("runAsUser"),
+            ),
+            (
+                json!({}),
+                json!({"runAsNonRoot": true}),
+                Some("runAsNonRoot"),
+            ),
+            (
+                json!({"securityContext": {"runAsNonRoot": true}}),
+                json!({"runAsUser": 0}),
+                Some("runAsNonRoot"),
+            ),
+            (
+                json!({"securityContext": {"runAsNonRoot": true}}),
+                json!({"runAsUser": 1000}),
+                None,
+            ),
+        ];
+        for (mut spec, security, wanted) in cases {
+            spec["containers"] = json!([{"name": "c", "securityContext": security}]);
+            let text = spec.to_string();
+            let pod: Pod = serde_json::from_value(json!({"spec": spec})).expect("pod");
+            match (unsupported(&pod), wanted) {
+                (Some(reason), Some(wanted)) => {
+                    assert!(reason.contains(wanted), "{text}: {reason}")
+                }
+                (got, wanted) => assert_eq!(got, wanted, "{text}"),
+            }
+        }
+    }
+
+    #[test]
+    fn capabilities_are_added_and_dropped_by_name() {
+        let named = |name| Capabilities::named(name).expect("a name");
+        let cases = [
+            (json!({}), Capabilities::USUAL),
+            (json!({"drop": ["ALL"]}), Capabilities::NONE),
+            (
+                json!({"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}),
+                named("NET_BIND_SERVICE"),
+            ),
+            (
+                json!({"drop": ["NET_RAW"]}),
+                Capabilities::USUAL.without(named("NET_RAW")),
+            ),
+            (
+                json!({"add": ["NET_ADMIN"]}),
+                Capabilities::USUAL.and(named("NET_ADMIN")),
+            ),
+            (
+                json!({"add": ["ALL"], "drop": ["CAP_SYS_ADMIN"]}),
+                Capabilities::ALL.without(named("SYS_ADMIN")),
+            ),
+        ];
+        for (asked, wanted) in cases {
+            let container = json!({"securityContext": {"capabilities": asked}});
+            let container: Container = serde_json::from_value(container).expect("container");
+            let spec = container_spec(&Pod::default(), &container, 0, Image::BuiltIn, Vec::new());
+            assert_eq!(spec.capabilities, wanted, "{asked}");
         }
     }
 

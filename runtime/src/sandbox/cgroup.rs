@@ -7,13 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::unistd::Pid;
 
 use crate::{
     error::{Explain, RuntimeError},
+    sandbox::syscall::{kill_process, pidfd_open},
     spec::Limits,
 };
 
@@ -22,6 +20,8 @@ const CONTROLLERS: [&str; 3] = ["pids", "memory", "cpu"];
 /// The kernel lets go of an emptied group a moment after its last process ended.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(2);
+/// Descriptors taken at once to kill processes.
+const PIDFDS: usize = 64;
 const CPU_PERIOD_US: u64 = 100_000;
 
 /// One group, in every hierarchy that is used.
@@ -112,14 +112,18 @@ impl Cgroup {
                 continue;
             }
             for_each_dir(&place.dir, &mut |dir| {
-                let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-                for pid in text
-                    .lines()
-                    .filter_map(|line| line.parse().ok())
-                    .filter(|pid| *pid > 0)
-                {
-                    // One that has just ended is as good.
-                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                for some in processes(dir).chunks(PIDFDS) {
+                    // First a hold on each, then the look at who is (still) in the group: a pid that was given to another
+                    // process in between is not killed.
+                    let held: Vec<_> = some
+                        .iter()
+                        .filter_map(|pid| Some((*pid, pidfd_open(Pid::from_raw(*pid)).ok()?)))
+                        .collect();
+                    let members = processes(dir);
+                    for (_, pidfd) in held.iter().filter(|(pid, _)| members.contains(pid)) {
+                        // One that has just ended is as good.
+                        let _ = kill_process(pidfd);
+                    }
                 }
             });
         }
@@ -145,6 +149,15 @@ impl Cgroup {
         }
         Ok(())
     }
+}
+
+/// The processes of a group itself, by their pids here; the kernel shows those of other PID namespaces as 0.
+fn processes(dir: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.parse().ok())
+        .filter(|pid| *pid > 0)
+        .collect()
 }
 
 /// Which hierarchies to use, by what is mounted: v2 alone, or the v1 ones.

@@ -77,7 +77,11 @@ fn become_container(
         .map_err(|error| ("make the cgroup namespace", error.into()))?;
     own_session(stdio)?;
     rootfs::enter(spec, around)?;
-    privileges::drop_to(&spec.user, spec.allow_privilege_escalation)
+    privileges::drop_to(
+        &spec.user,
+        spec.capabilities,
+        spec.allow_privilege_escalation,
+    )
 }
 
 /// Starts a program inside a running container; its parent is the shim, whose child it must be to be reaped.
@@ -108,7 +112,11 @@ pub(crate) fn exec(
                 syscall::exit_now(0);
             }
             own_session(stdio)?;
-            privileges::drop_to(&spec.user, spec.allow_privilege_escalation)?;
+            privileges::drop_to(
+                &spec.user,
+                spec.capabilities,
+                spec.allow_privilege_escalation,
+            )?;
             last_steps(&spec.working_dir, shim)?;
             image.exec()
         }),

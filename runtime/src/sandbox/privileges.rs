@@ -5,18 +5,18 @@ use std::io;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::{Failure, syscall};
-use crate::spec::User;
+use crate::{Capabilities, spec::User};
 
-/// The capabilities of a container that asks for none in particular, by their numbers in linux/capability.h: CHOWN,
-/// DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD, AUDIT_WRITE,
-/// SETFCAP. It is the set of containerd and cri-o.
-const DEFAULT: [u32; 14] = [0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31];
 /// The highest number that any kernel of today knows is 40.
 const ALL: u32 = 63;
 
-/// Gives everything up but the default capabilities, and those too unless the user is root.
-pub(super) fn drop_to(user: &User, allow_escalation: bool) -> Result<(), Failure> {
-    for capability in (0..=ALL).filter(|capability| !DEFAULT.contains(capability)) {
+/// Gives everything up but these capabilities, and those too unless the user is root.
+pub(super) fn drop_to(
+    user: &User,
+    capabilities: Capabilities,
+    allow_escalation: bool,
+) -> Result<(), Failure> {
+    for capability in (0..=ALL).filter(|capability| !capabilities.has(*capability)) {
         match syscall::prctl(libc::PR_CAPBSET_DROP, capability.into()) {
             // Beyond the last one this kernel knows.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
@@ -24,14 +24,12 @@ pub(super) fn drop_to(user: &User, allow_escalation: bool) -> Result<(), Failure
         }
     }
     become_user(user).map_err(|error| ("become the user", error))?;
-    let set = if user.uid == 0 {
-        DEFAULT
-            .iter()
-            .fold(0, |set, capability| set | (1 << capability))
+    let kept = if user.uid == 0 {
+        capabilities
     } else {
-        0
+        Capabilities::NONE
     };
-    syscall::set_capabilities(set).map_err(|error| ("set the capabilities", error))?;
+    syscall::set_capabilities(kept).map_err(|error| ("set the capabilities", error))?;
     if !allow_escalation {
         syscall::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
             .map_err(|error| ("give up new privileges", error))?;

@@ -258,10 +258,7 @@ fn devices() -> Result<(), Failure> {
             | MsFlags::MS_RDONLY
             | MsFlags::MS_NOSUID
             | MsFlags::MS_NOEXEC;
-        step(
-            "protect a device",
-            mount(NONE, &path, NONE, flags, NONE),
-        )?;
+        step("protect a device", mount(NONE, &path, NONE, flags, NONE))?;
     }
     LINKS
         .iter()

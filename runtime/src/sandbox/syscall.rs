@@ -6,11 +6,14 @@
 )]
 
 use std::{
+    ffi::CStr,
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
 use nix::{errno::Errno, unistd::Pid};
+
+use crate::Capabilities;
 
 /// `pidfd_open(2)`.
 pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
@@ -76,6 +79,46 @@ struct CloneArgs {
     tls: u64,
 }
 
+/// A mount of one file, read-only and at no place: `open_tree(2)` and `mount_setattr(2)`, since Linux 5.12.
+pub(crate) fn read_only_mount(path: &CStr) -> io::Result<OwnedFd> {
+    /// `struct mount_attr` of linux/mount.h.
+    #[repr(C)]
+    struct MountAttributes {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        userns_fd: u64,
+    }
+    const OPEN_TREE_CLONE: libc::c_uint = 1;
+    const MOUNT_ATTR_RDONLY: u64 = 1;
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC.cast_unsigned();
+    // SAFETY: the path is a live C string; the result is a new descriptor or -1.
+    let fd = Errno::result(unsafe {
+        libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags)
+    })?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor and nobody else knows it.
+    let mount = unsafe { OwnedFd::from_raw_fd(fd) };
+    let attributes = MountAttributes {
+        set: MOUNT_ATTR_RDONLY,
+        clear: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: an empty C string, and a live structure whose size is given.
+    Errno::result(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<MountAttributes>(),
+        )
+    })?;
+    Ok(mount)
+}
+
 /// `prctl(2)` with one argument.
 pub(crate) fn prctl(option: i32, argument: u64) -> io::Result<()> {
     // SAFETY: the options used here take integers only.
@@ -119,7 +162,7 @@ pub(crate) fn own_session_keyring() -> io::Result<()> {
 }
 
 /// `capset(2)`: effective and permitted as given, nothing inheritable.
-pub(crate) fn set_capabilities(set: u64) -> io::Result<()> {
+pub(crate) fn set_capabilities(set: Capabilities) -> io::Result<()> {
     /// `struct __user_cap_header_struct` of linux/capability.h.
     #[repr(C)]
     struct Header {
@@ -146,7 +189,7 @@ pub(crate) fn set_capabilities(set: u64) -> io::Result<()> {
             inheritable: 0,
         }
     };
-    let data = [word(set), word(set >> 32)];
+    let data = [word(set.bits()), word(set.bits() >> 32)];
     // SAFETY: both pointers are to live structures of the layout that version 3 demands.
     Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })?;
     Ok(())

@@ -99,9 +99,19 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Opens the log of one attempt.
+    /// Opens the log of one attempt. That of the attempt before stays, older ones go: a crash loop does not fill the disk.
     pub(super) fn open(dir: &Path, attempt: u32) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
+        for entry in std::fs::read_dir(dir)?.flatten() {
+            let name = entry.file_name();
+            let number = name
+                .to_str()
+                .and_then(|name| name.split_once(".log")?.0.parse::<u32>().ok());
+            if number.is_some_and(|number| number.saturating_add(1) < attempt) {
+                // What cannot be removed is tried again by the next attempt.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
         Self::at(dir.join(format!("{attempt}.log")), MAX_LOG_BYTES)
     }
 

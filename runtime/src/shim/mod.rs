@@ -31,11 +31,14 @@ use nix::{
 use self::container::Container;
 use crate::{
     pod::Setup,
-    protocol::{PodState, Reply, Request, VERSION},
+    protocol::{ContainerStatus, PodState, Reply, Request, VERSION},
     sandbox::cgroup::Cgroup,
     socket::{Packets, Received, accept_from},
     spec::{ContainerSpec, ExecSpec},
 };
+
+/// When to try again to accept a connection, after a failure.
+const ACCEPT_AGAIN_MS: u16 = 200;
 
 /// Runs `minik shim DIR`. Must be called before this process has started any thread.
 pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -90,6 +93,8 @@ struct Shim {
     clients: Vec<Option<Client>>,
     changed: bool,
     ending: bool,
+    /// Whether a connection could not be accepted just now: the next try comes a little later.
+    deaf: bool,
 }
 
 impl Shim {
@@ -110,6 +115,7 @@ impl Shim {
             clients: Vec::new(),
             changed: false,
             ending: false,
+            deaf: false,
         }
     }
 
@@ -118,7 +124,7 @@ impl Shim {
             for source in self.wait()? {
                 match source {
                     Source::Signals => self.on_signal()?,
-                    Source::Listener => self.on_connection()?,
+                    Source::Listener => self.on_connection(),
                     Source::Client(index) => self.on_client(index),
                     Source::Behind(index) => self.tell_subscriber(index),
                     Source::Output(name, stream) => self.on_output(&name, stream),
@@ -134,11 +140,16 @@ impl Shim {
     }
 
     /// Waits for the next events.
-    fn wait(&self) -> io::Result<Vec<Source>> {
-        let mut sources = vec![
-            (Source::Signals, self.signals.as_fd(), PollFlags::POLLIN),
-            (Source::Listener, self.listener.as_fd(), PollFlags::POLLIN),
-        ];
+    fn wait(&mut self) -> io::Result<Vec<Source>> {
+        let timeout = if std::mem::take(&mut self.deaf) {
+            PollTimeout::from(ACCEPT_AGAIN_MS)
+        } else {
+            PollTimeout::NONE
+        };
+        let mut sources = vec![(Source::Signals, self.signals.as_fd(), PollFlags::POLLIN)];
+        if timeout == PollTimeout::NONE {
+            sources.push((Source::Listener, self.listener.as_fd(), PollFlags::POLLIN));
+        }
         for (index, client) in self.clients.iter().enumerate() {
             let Some(client) = client else { continue };
             let fd = client.packets.0.as_fd();
@@ -159,7 +170,7 @@ impl Shim {
             .iter()
             .map(|(_, fd, events)| PollFd::new(*fd, *events))
             .collect();
-        match poll(&mut polled, PollTimeout::NONE) {
+        match poll(&mut polled, timeout) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(Vec::new()),
             Err(error) => return Err(error.into()),
@@ -213,8 +224,18 @@ impl Shim {
         }
     }
 
-    fn on_connection(&mut self) -> io::Result<()> {
-        while let Some(packets) = accept_from(&self.listener)? {
+    /// A connection that cannot be accepted (no descriptor, no memory) waits: the Pod must not end for it.
+    fn on_connection(&mut self) {
+        loop {
+            let packets = match accept_from(&self.listener) {
+                Ok(Some(packets)) => packets,
+                Ok(None) => return,
+                Err(error) => {
+                    eprintln!("shim: accepting a connection: {error}");
+                    self.deaf = true;
+                    return;
+                }
+            };
             let client = Client {
                 packets,
                 subscribed: false,
@@ -226,7 +247,6 @@ impl Shim {
                 None => self.clients.push(Some(client)),
             }
         }
-        Ok(())
     }
 
     fn on_client(&mut self, index: usize) {
@@ -337,11 +357,19 @@ impl Shim {
         }
     }
 
+    /// Without the environments: nobody reads them here, and those of several containers may be too much for one message.
     fn state(&self) -> PodState {
+        let status = |container: &Container| ContainerStatus {
+            spec: ContainerSpec {
+                env: Vec::new(),
+                ..container.status.spec.clone()
+            },
+            ..container.status.clone()
+        };
         let containers = self
             .containers
             .iter()
-            .map(|(name, container)| (name.clone(), container.status.clone()));
+            .map(|(name, container)| (name.clone(), status(container)));
         PodState {
             containers: containers.collect(),
         }

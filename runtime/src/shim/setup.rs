@@ -1,9 +1,10 @@
 //! What a shim does before its loop: leave the agent's session, make the Pod's namespaces, say that it is ready.
 
 use std::{
+    ffi::CString,
     fs::{self, File},
     io::{self, Write},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::Path,
 };
 
@@ -12,8 +13,9 @@ use nix::{
     sys::{
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
+        statvfs::{FsFlags, fstatvfs},
     },
-    unistd::{dup2_stdout, sethostname, setsid},
+    unistd::{dup2_stdout, fexecve, sethostname, setsid},
 };
 
 use crate::{
@@ -35,6 +37,7 @@ pub(super) struct Prepared {
 pub(super) fn prepare(dir: &Path) -> Result<Option<Prepared>, RuntimeError> {
     // The agent may have inherited sockets that are not close-on-exec; a shim would keep their ports taken.
     syscall::close_above_stderr().explain("close descriptors in", dir.display())?;
+    use_read_only_program(dir).explain("run again from a read-only mount for", dir.display())?;
     let path = dir.join(SETUP_FILE);
     let json = fs::read(&path).explain("read", path.display())?;
     let setup: Setup = serde_json::from_slice(&json)
@@ -65,6 +68,23 @@ pub(super) fn prepare(dir: &Path) -> Result<Option<Prepared>, RuntimeError> {
         signals,
         listener,
     }))
+}
+
+/// A process of a container can run this program's file as `/proc/self/exe`, also by a script's first line, and then has it open
+/// on the node's own file system (CVE-2019-5736). So the shim runs from a mount of the one file, which nobody can write through.
+fn use_read_only_program(dir: &Path) -> io::Result<()> {
+    let program = File::open("/proc/self/exe")?;
+    if fstatvfs(&program)?.flags().contains(FsFlags::ST_RDONLY) {
+        return Ok(());
+    }
+    let name = std::env::args_os().next().unwrap_or_else(|| "minik".into());
+    let args = [name.as_bytes(), b"shim", dir.as_os_str().as_bytes()];
+    let args: Vec<CString> = args
+        .into_iter()
+        .map(CString::new)
+        .collect::<Result<_, _>>()?;
+    let mount = syscall::read_only_mount(c"/proc/self/exe")?;
+    match fexecve(&mount, &args, &[] as &[CString])? {}
 }
 
 fn namespaces(setup: &Setup) -> Result<(), RuntimeError> {

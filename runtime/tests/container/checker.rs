@@ -33,6 +33,7 @@ fn look() {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
     println!("pid={}", std::process::id());
     println!("capabilities={}", field("CapBnd:"));
+    println!("effective={}", field("CapEff:"));
     println!("no-new-privileges={}", field("NoNewPrivs:"));
     println!("groups={}", field("Groups:"));
     let processes = fs::read_dir("/proc").unwrap().flatten();
