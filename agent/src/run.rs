@@ -139,6 +139,7 @@ async fn agent(config: Config) -> Result<(), AgentError> {
     let here = Here {
         node: config.node_name.as_str().into(),
         zone: topology_zone,
+        address: Some(node_ip),
     };
     let rules = Dataplane::open(Netlink::open(Ownership::WhenPossible)?)?;
     let (reconciler, applied) = Reconciler::new(

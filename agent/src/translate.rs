@@ -9,9 +9,10 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, num::NonZeroU16};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16};
 
 use dataplane::model::{self, Family, Fate, Frontend};
+use ipnet::IpNet;
 
 use crate::objects::{EndpointSlice, Protocol, Service, ServicePort, ServiceType};
 use endpoints::{Chosen, PortEndpoints};
@@ -22,6 +23,8 @@ pub(crate) use records::records;
 pub(crate) struct Here {
     pub(crate) node: Box<str>,
     pub(crate) zone: Option<Box<str>>,
+    /// The node's own address.
+    pub(crate) address: Option<IpAddr>,
 }
 
 /// Every frontend of a Service on this node, with its fate. Empty for headless Services, ExternalName, those that another
@@ -45,6 +48,7 @@ pub(crate) fn frontends(
             service,
             port,
             &PortEndpoints::collect(port, slices, here),
+            here,
             &mut frontends,
         );
     }
@@ -55,6 +59,7 @@ fn port_frontends(
     service: &Service,
     port: &ServicePort,
     endpoints: &PortEndpoints,
+    here: &Here,
     frontends: &mut BTreeMap<Frontend, Fate>,
 ) {
     let protocol = protocol(port.protocol);
@@ -73,9 +78,15 @@ fn port_frontends(
             protocol,
             port,
         };
-        for addr in service.external_addresses() {
+        for addr in service.external_ips() {
             if let Some(chosen) = chosen.get(&Family::of(addr)) {
                 frontends.insert(at(addr), chosen.external(external, affinity));
+            }
+        }
+        for addr in service.vips() {
+            if let Some(chosen) = chosen.get(&Family::of(addr)) {
+                let fate = chosen.external(external, affinity);
+                frontends.insert(at(addr), limit(fate, service, Family::of(addr), here));
             }
         }
         // A ClusterIP listed under externalIPs as well stays a ClusterIP.
@@ -97,6 +108,33 @@ fn port_frontends(
             };
             frontends.insert(frontend, chosen.external(external, affinity));
         }
+    }
+}
+
+/// Limits a VIP's fate to the Service's source ranges.
+///
+/// A range of length 0 lifts the limit for its family. Without any range of the VIP's family nobody is let in: the
+/// ranges say who may come, and for the reference proxy a list of IPv4 ranges left IPv6 open.
+fn limit(fate: Fate, service: &Service, family: Family, here: &Here) -> Fate {
+    let Some(mut sources) = service.source_ranges() else {
+        return fate;
+    };
+    sources.retain(|net| Family::of(net.addr()) == family);
+    if sources.iter().any(|net| net.prefix_len() == 0) {
+        return fate;
+    }
+    // A VIP that is also an address of this node is the source of the node's own connections to it.
+    let node = here.address.filter(|addr| Family::of(*addr) == family);
+    if node.is_some_and(|addr| sources.iter().any(|net| net.contains(&addr))) {
+        let vips = service.vips().into_iter();
+        sources.extend(
+            vips.filter(|vip| Family::of(*vip) == family)
+                .map(IpNet::from),
+        );
+    }
+    Fate::From {
+        sources: sources.into(),
+        fate: Box::new(fate),
     }
 }
 

@@ -141,6 +141,15 @@ pub enum Fate {
         /// As for [`Fate::Balance`].
         affinity: Option<Duration>,
     },
+    /// Connections from these networks meet the inner fate; all others are dropped, whoever sends them, even where the inner
+    /// fate would refuse them (`loadBalancerSourceRanges`). Networks of the other family mean nothing. Only for a
+    /// [`Frontend::Address`]: on a NodePort the inner fate holds for everybody.
+    From {
+        /// The sources; without any of the frontend's family every connection is dropped.
+        sources: Arc<[IpNet]>,
+        /// What happens to their connections; not a `From`.
+        fate: Box<Fate>,
+    },
     /// No endpoint anywhere: refused with a TCP reset or ICMP port unreachable.
     Reject,
     /// Endpoints exist, but the traffic policy forbids them here: silently dropped.

@@ -385,13 +385,21 @@ impl Order {
             .iter()
             .partition(|(name, _)| holds_verdicts(name));
         for (set, changes) in &values {
+            // A range that goes may overlap one that comes, and then it must go first.
+            if to.sets.get(*set).is_some_and(|set| set.kind.ranges) {
+                self.elements(set, triples(changes).map(|(key, old, _)| (key, old, None)));
+                self.elements(set, triples(changes).map(|(key, _, new)| (key, None, new)));
+                continue;
+            }
             self.elements(set, triples(changes).filter(|(_, _, new)| new.is_some()));
         }
         for (set, changes) in &verdicts {
             self.elements(set, triples(changes));
         }
         for (set, changes) in &values {
-            self.elements(set, triples(changes).filter(|(_, _, new)| new.is_none()));
+            if !to.sets.get(*set).is_some_and(|set| set.kind.ranges) {
+                self.elements(set, triples(changes).filter(|(_, _, new)| new.is_none()));
+            }
         }
         for name in &difference.old_chains {
             self.push(Action::DeleteChain { name: name.clone() });

@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{Key, Meta, Object, Revision, meta::null_as_default};
@@ -74,6 +75,8 @@ pub(crate) struct ServiceSpec {
     pub(crate) external_name: Option<Box<str>>,
     pub(crate) internal_traffic_policy: Option<TrafficPolicy>,
     pub(crate) external_traffic_policy: Option<TrafficPolicy>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub(crate) load_balancer_source_ranges: Vec<Box<str>>,
     pub(crate) session_affinity: Option<Box<str>>,
     pub(crate) session_affinity_config: Option<SessionAffinityConfig>,
 }
@@ -160,21 +163,30 @@ impl Service {
         )))
     }
 
-    /// External addresses that the node answers for: `externalIPs`, and the load balancer's VIPs unless their ipMode
-    /// is `Proxy` (then the traffic must really go through the balancer).
-    pub(crate) fn external_addresses(&self) -> Vec<IpAddr> {
-        let ingress = &self.status.load_balancer.ingress;
-        let vips = ingress
-            .iter()
-            .filter(|_| self.spec.kind == ServiceType::LoadBalancer)
+    /// `spec.externalIPs`.
+    pub(crate) fn external_ips(&self) -> Vec<IpAddr> {
+        let ips = self.spec.external_ips.iter();
+        ips.filter_map(|ip| ip.parse().ok()).collect()
+    }
+
+    /// The load balancer's addresses that the node answers for: not those whose ipMode is `Proxy`, because their traffic
+    /// must really go through the balancer.
+    pub(crate) fn vips(&self) -> Vec<IpAddr> {
+        if self.spec.kind != ServiceType::LoadBalancer {
+            return Vec::new();
+        }
+        let ingress = self.status.load_balancer.ingress.iter();
+        ingress
             .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
-            .filter_map(|ingress| ingress.ip.as_ref());
-        self.spec
-            .external_ips
-            .iter()
-            .chain(vips)
-            .filter_map(|ip| ip.parse().ok())
+            .filter_map(|ingress| ingress.ip.as_ref()?.parse().ok())
             .collect()
+    }
+
+    /// `spec.loadBalancerSourceRanges`, around which the API allows white space; `None` when the field is empty.
+    pub(crate) fn source_ranges(&self) -> Option<Vec<IpNet>> {
+        let ranges = &self.spec.load_balancer_source_ranges;
+        let parsed = ranges.iter().filter_map(|range| range.trim().parse().ok());
+        (!ranges.is_empty()).then(|| parsed.collect())
     }
 }
 

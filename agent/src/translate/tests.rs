@@ -2,7 +2,7 @@
 
 mod policy;
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use dns::records::Service as Records;
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ fn here() -> Here {
     Here {
         node: "n1".into(),
         zone: Some("z1".into()),
+        address: Some("192.0.2.1".parse().expect("address")),
     }
 }
 
@@ -79,6 +80,10 @@ fn say(fate: Option<&Fate>) -> String {
         None => "nothing".to_owned(),
         Some(Fate::Reject) => "reject".to_owned(),
         Some(Fate::Drop) => "drop".to_owned(),
+        Some(Fate::From { sources, fate }) => {
+            let sources: Vec<_> = sources.iter().map(ToString::to_string).collect();
+            format!("from [{}] {}", sources.join(" "), say(Some(fate)))
+        }
         Some(Fate::Balance {
             endpoints,
             masquerade,
@@ -104,7 +109,7 @@ fn say(fate: Option<&Fate>) -> String {
 fn list(endpoints: &[model::Endpoint]) -> String {
     let words: Vec<_> = endpoints
         .iter()
-        .map(|endpoint| format!("{}:{}", endpoint.addr, endpoint.port))
+        .map(|endpoint| SocketAddr::new(endpoint.addr, endpoint.port.get()).to_string())
         .collect();
     if words.is_empty() {
         "drop".to_owned()
@@ -154,6 +159,51 @@ fn external_ips_and_vips_follow_the_external_policy_and_mode_proxy_is_left_alone
         );
     }
     assert_eq!(say(got.get(&at("198.51.100.3", 80))), "nothing");
+}
+
+#[test]
+fn source_ranges_limit_vips_only_and_in_both_families() {
+    let all = "10.244.2.2:9376 masquerade Always";
+    let all6 = "[fd00:244::2]:9376 masquerade Always";
+    let rows: &[(&[&str], String, String)] = &[
+        (&[], all.into(), all6.into()),
+        (
+            &[" 203.0.113.0/24 ", "2001:db8::/32\n"],
+            format!("from [203.0.113.0/24] {all}"),
+            format!("from [2001:db8::/32] {all6}"),
+        ),
+        (
+            &["203.0.113.0/24"],
+            format!("from [203.0.113.0/24] {all}"),
+            format!("from [] {all6}"),
+        ),
+        (
+            &["203.0.113.0/24", "::/0"],
+            format!("from [203.0.113.0/24] {all}"),
+            all6.into(),
+        ),
+        (
+            &["192.0.2.0/28"],
+            format!("from [192.0.2.0/28 198.51.100.2/32] {all}"),
+            format!("from [] {all6}"),
+        ),
+    ];
+    for (ranges, v4, v6) in rows {
+        let mut service = service(json!({
+            "type": "LoadBalancer", "externalIPs": ["198.51.100.1"], "clusterIPs": ["10.96.0.7", "fd00:96::7"],
+            "loadBalancerSourceRanges": ranges,
+        }));
+        service.status = serde_json::from_value(json!({"loadBalancer": {"ingress": [
+            {"ip": "198.51.100.2"}, {"ip": "2001:db8::2"},
+        ]}}))
+        .expect("status");
+        let slice = slice(&["10.244.2.2@n2 ready", "fd00:244::2@n2 ready"]);
+        let got = frontends(&service, &[&slice], &here());
+        assert_eq!(say(got.get(&at("198.51.100.2", 80))), *v4, "{ranges:?}");
+        assert_eq!(say(got.get(&at("2001:db8::2", 80))), *v6, "{ranges:?}");
+        assert_eq!(say(got.get(&at("198.51.100.1", 80))), all, "an externalIP");
+        assert_eq!(say(got.get(&node_port(30080))), all, "its NodePort");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{Holder, Kernel, KernelError, Snapshot, describe};
 use crate::{
     model::Family,
     plan::{Action, Operation},
-    ruleset::{Chain, Data, Name, Ruleset, Set, Statement, Table, Verdict},
+    ruleset::{Chain, Data, Key, Name, Ruleset, Set, Statement, Table, Verdict},
     wire::Chunk,
 };
 
@@ -209,12 +209,24 @@ fn change_elements(
         if set.elements.insert(*key, data.clone()).is_some() {
             return Err(libc::EEXIST);
         }
+        if set.kind.ranges && overlaps_neighbours(&set.elements, key) {
+            return Err(libc::ENOTEMPTY);
+        }
     }
     if set.elements.len() as u64 > u64::from(set.capacity) {
         Err(libc::ENFILE)
     } else {
         Ok(())
     }
+}
+
+fn overlaps_neighbours(elements: &BTreeMap<Key, Data>, key: &Key) -> bool {
+    let before = elements.range(..key).next_back();
+    let after = elements.range(key..).take(2);
+    let ranges: Vec<_> = before.into_iter().chain(after).collect();
+    ranges
+        .windows(2)
+        .any(|pair| matches!(pair[0].1, Data::Until(last) if *last >= *pair[1].0))
 }
 
 fn named_chains(table: &Table) -> BTreeSet<Name> {

@@ -293,6 +293,7 @@ const UNKNOWN_KIND: SetKind = SetKind {
     key: Vec::new(),
     holds: Holds::Keys,
     dynamic: false,
+    ranges: false,
 };
 
 fn refusal(message: &Message<'_>, batch: &Batch, operations: &[Operation]) -> Option<KernelError> {

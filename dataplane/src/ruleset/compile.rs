@@ -107,6 +107,7 @@ impl Table {
     fn add_pick_chains(&mut self, family: Family, onto: Option<&Table>) {
         let named = [
             sets::SERVICES,
+            sets::PERMITTED,
             sets::NODEPORTS,
             sets::INSIDE,
             sets::OUTSIDE,

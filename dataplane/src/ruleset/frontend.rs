@@ -4,6 +4,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use ipnet::IpNet;
+
 use super::{
     Bytes, Data, Key, KeyReader, Table, Verdict, chains,
     pick::{PickChain, Slots},
@@ -24,6 +26,8 @@ struct Places {
     local_policy: &'static str,
     inside: &'static str,
     outside: &'static str,
+    /// The chain that checks sources, the set it looks in, and the map in which it looks then.
+    restricted: Option<(&'static str, &'static str, &'static str)>,
     reject: &'static str,
     drop: &'static str,
     always: &'static str,
@@ -39,6 +43,7 @@ const ADDRESS: Places = Places {
     local_policy: chains::LOCAL_POLICY,
     inside: sets::INSIDE,
     outside: sets::OUTSIDE,
+    restricted: Some((chains::SOURCE_RANGES, sets::SOURCE_RANGES, sets::PERMITTED)),
     reject: sets::REJECT,
     drop: sets::DROP,
     always: sets::MASQUERADE_ALWAYS,
@@ -53,6 +58,7 @@ const NODE_PORT: Places = Places {
     local_policy: chains::LOCAL_POLICY_NODEPORTS,
     inside: sets::INSIDE_NODEPORTS,
     outside: sets::OUTSIDE_NODEPORTS,
+    restricted: None,
     reject: sets::REJECT_NODEPORTS,
     drop: sets::DROP_NODEPORTS,
     always: sets::MASQUERADE_ALWAYS_NODEPORTS,
@@ -84,6 +90,7 @@ impl Places {
             self.remembering,
         ]
         .into_iter()
+        .chain(self.restricted.map(|(_, _, permitted)| permitted))
     }
 }
 
@@ -197,44 +204,10 @@ pub(super) fn elements(
         frontend,
         key: frontend_key(frontend),
         onto,
+        first: Places::of(frontend).picking,
         into,
     };
-    match fate {
-        Fate::Reject => writer.mark(writer.places.reject),
-        Fate::Drop => writer.mark(writer.places.drop),
-        Fate::Balance {
-            endpoints,
-            masquerade,
-            affinity,
-        } => {
-            let Some(slots) = writer.slots(Side::Main, endpoints) else {
-                return writer.mark(writer.places.reject);
-            };
-            writer.pick(writer.places.picking, slots, *affinity);
-            writer.mark(match masquerade {
-                Masquerade::Always => writer.places.always,
-                Masquerade::NonPodSources => writer.places.non_pods,
-            });
-            writer.remember(*affinity);
-        }
-        Fate::Local {
-            outside,
-            inside,
-            affinity,
-        } => {
-            let Some(slots) = writer.slots(Side::Inside, inside) else {
-                return writer.mark(writer.places.reject);
-            };
-            writer.verdict(writer.places.picking, goto(writer.places.local_policy));
-            writer.pick(writer.places.inside, slots, *affinity);
-            match writer.slots(Side::Main, outside) {
-                Some(slots) => writer.pick(writer.places.outside, slots, *affinity),
-                None => writer.mark(writer.places.drop),
-            }
-            writer.mark(writer.places.node);
-            writer.remember(*affinity);
-        }
-    }
+    writer.fate(fate);
 }
 
 /// Collects the elements of one frontend.
@@ -243,10 +216,75 @@ struct Writer<'a> {
     frontend: &'a Frontend,
     key: Key,
     onto: Option<&'a Table>,
+    /// The map in which the packet path looks first, once the source is known to be allowed.
+    first: &'static str,
     into: &'a mut Vec<Element>,
 }
 
 impl Writer<'_> {
+    fn fate(&mut self, fate: &Fate) {
+        match fate {
+            Fate::From { sources, fate } => {
+                self.restrict(sources);
+                self.fate(fate);
+            }
+            Fate::Reject => self.mark(self.places.reject),
+            Fate::Drop => self.mark(self.places.drop),
+            Fate::Balance {
+                endpoints,
+                masquerade,
+                affinity,
+            } => {
+                let Some(slots) = self.slots(Side::Main, endpoints) else {
+                    return self.mark(self.places.reject);
+                };
+                self.pick(self.first, slots, *affinity);
+                self.mark(match masquerade {
+                    Masquerade::Always => self.places.always,
+                    Masquerade::NonPodSources => self.places.non_pods,
+                });
+                self.remember(*affinity);
+            }
+            Fate::Local {
+                outside,
+                inside,
+                affinity,
+            } => {
+                let Some(slots) = self.slots(Side::Inside, inside) else {
+                    return self.mark(self.places.reject);
+                };
+                self.verdict(self.first, goto(self.places.local_policy));
+                self.pick(self.places.inside, slots, *affinity);
+                match self.slots(Side::Main, outside) {
+                    Some(slots) => self.pick(self.places.outside, slots, *affinity),
+                    None => self.mark(self.places.drop),
+                }
+                self.mark(self.places.node);
+                self.remember(*affinity);
+            }
+        }
+    }
+
+    /// Lets in only what comes from these networks.
+    fn restrict(&mut self, sources: &[IpNet]) {
+        let Some((chain, ranges, permitted)) = self.places.restricted else {
+            return;
+        };
+        self.verdict(self.places.picking, goto(chain));
+        self.first = permitted;
+        let of_family = sources
+            .iter()
+            .filter(|net| Family::of(net.addr()) == self.frontend.family());
+        // The kernel refuses ranges of one key that overlap.
+        for net in IpNet::aggregate(&of_family.copied().collect::<Vec<_>>()) {
+            let (first, last) = (
+                self.key.address(net.network()),
+                self.key.address(net.broadcast()),
+            );
+            self.into.push((ranges, first, Data::Until(last)));
+        }
+    }
+
     fn mark(&mut self, set: &'static str) {
         self.into.push((set, self.key, Data::None));
     }
@@ -326,6 +364,15 @@ impl Table {
             .into_iter()
             .flat_map(|side| self.slots(frontend, side))
             .map(|(key, data)| (places.slots, key, data.clone()));
-        single.chain(slots).collect()
+        let ranges = places.restricted.and_then(|(_, set, _)| {
+            let from_key = self.sets.get(set)?.elements.range(key..);
+            let own =
+                from_key.take_while(move |(range, _)| range.as_slice().starts_with(key.as_slice()));
+            Some(own.map(move |(range, data)| (set, *range, data.clone())))
+        });
+        single
+            .chain(slots)
+            .chain(ranges.into_iter().flatten())
+            .collect()
     }
 }

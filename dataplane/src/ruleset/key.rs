@@ -145,6 +145,8 @@ pub enum Data {
     None,
     /// The element of a verdict map.
     Verdict(Verdict),
+    /// The last key of the range that an element of a set with ranges stands for.
+    Until(Key),
     /// The element of a map: at most address . port of IPv6.
     Value(Bytes<20>),
 }

@@ -161,6 +161,8 @@ pub struct SetKind {
     pub holds: Holds,
     /// Filled by the packet path, with a timeout per element; its elements are not part of a [`Ruleset`].
     pub dynamic: bool,
+    /// The last column is a range of addresses: an element stands for every key from its own to [`Data::Until`].
+    pub ranges: bool,
 }
 
 /// One set or map with its elements.

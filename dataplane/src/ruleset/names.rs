@@ -6,6 +6,10 @@ pub mod chains {
     pub const SERVICES: &str = "services";
     /// Source rules of translated connections.
     pub const MASQUERADE_SERVICES: &str = "masquerade-services";
+    /// Drops what does not come from where an address may be reached.
+    pub const SOURCE_RANGES: &str = "check-source-ranges";
+    /// Picks for those who may.
+    pub const PERMITTED: &str = "permitted";
     /// Picks by source where a Service with a local policy is asked.
     pub const LOCAL_POLICY: &str = "local-policy";
     /// The same for NodePorts.
@@ -35,6 +39,10 @@ pub mod sets {
     /// address . protocol . port . slot : address . port. The slots for connections from inside the cluster, where they
     /// differ, are numbered from 2^31.
     pub const SLOTS: &str = "service-slots";
+    /// address . protocol . port . source: who may reach an address whose sources are limited.
+    pub const SOURCE_RANGES: &str = "source-ranges";
+    /// address . protocol . port : goto what `service-ips` would go to, if the sources were not limited.
+    pub const PERMITTED: &str = "permitted-ips";
     /// protocol . port : goto the chain that picks an endpoint.
     pub const NODEPORTS: &str = "nodeports";
     /// protocol . port . slot : address . port.

@@ -53,6 +53,11 @@ pub(super) fn table(family: Family, networks: &Networks) -> Table {
     }
     for (name, rules) in [
         (chains::SERVICES, build.services()),
+        (chains::SOURCE_RANGES, build.source_ranges()),
+        (
+            chains::PERMITTED,
+            vec![build.rule([vmap(&TO, sets::PERMITTED)])],
+        ),
         (
             chains::LOCAL_POLICY,
             build.local_policy(networks, &TO, [sets::INSIDE, sets::OUTSIDE]),
@@ -97,11 +102,19 @@ fn empty_sets() -> BTreeMap<Name, Set> {
                 key: key.to_vec(),
                 holds,
                 dynamic,
+                ranges: name == sets::SOURCE_RANGES,
             }),
         );
     };
     declare(sets::SERVICES, &FRONTEND, Holds::Verdicts, false);
     declare(sets::SLOTS, &slot(&FRONTEND), endpoint(), false);
+    declare(
+        sets::SOURCE_RANGES,
+        &[&FRONTEND[..], &[Type::Address]].concat(),
+        Holds::Keys,
+        false,
+    );
+    declare(sets::PERMITTED, &FRONTEND, Holds::Verdicts, false);
     declare(sets::INSIDE, &FRONTEND, Holds::Verdicts, false);
     declare(sets::OUTSIDE, &FRONTEND, Holds::Verdicts, false);
     declare(sets::NODEPORTS, &NODEPORT, Holds::Verdicts, false);
@@ -296,6 +309,15 @@ impl Builder {
         vec![
             self.rule([vmap(&TO, sets::SERVICES)]),
             self.node_port_rule(vec![vmap(&TO_PORT, sets::NODEPORTS)]),
+        ]
+    }
+
+    /// A dropped packet never becomes a connection, so each one that the client sends again comes here, too.
+    fn source_ranges(&self) -> Vec<Rule> {
+        let from = [&TO[..], &[Field::SourceAddress]].concat();
+        vec![
+            self.rule([in_set(&from, sets::SOURCE_RANGES), goto(chains::PERMITTED)]),
+            self.rule([Statement::Verdict(Verdict::Drop)]),
         ]
     }
 

@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Display, Write as _};
 
+use ipnet::IpNet;
+
 use super::{
     Data, Field, Holds, KeyReader, Rule, Ruleset, Set, Statement, TABLE, Table, Type, Verdict,
 };
@@ -102,6 +104,9 @@ fn write_set(out: &mut String, family: Family, name: &str, set: &Set) -> fmt::Re
     if set.kind.dynamic {
         writeln!(out, "\t\tflags dynamic,timeout")?;
     }
+    if set.kind.ranges {
+        writeln!(out, "\t\tflags interval")?;
+    }
     let mut lines: Vec<String> = set
         .elements
         .iter()
@@ -129,14 +134,35 @@ fn columns(columns: &[Type], family: Family) -> String {
 }
 
 fn element(family: Family, set: &Set, key: &[u8], data: &Data) -> String {
+    if let Data::Until(last) = data {
+        return range(family, &set.kind.key, key, last.as_slice());
+    }
     let key = values(family, &set.kind.key, key);
     match (data, &set.kind.holds) {
-        (Data::None, _) => key,
+        (Data::None | Data::Until(_), _) => key,
         (Data::Verdict(verdict), _) => format!("{key} : {verdict}"),
         (Data::Value(value), Holds::Values(types)) => {
             format!("{key} : {}", values(family, types, value.as_slice()))
         }
         (Data::Value(value), _) => format!("{key} : {value:?}"),
+    }
+}
+
+/// A range of addresses in the last column, as a network when it is one.
+fn range(family: Family, types: &[Type], first: &[u8], last: &[u8]) -> String {
+    let (first, last) = (values(family, types, first), values(family, types, last));
+    let (Some((head, start)), Some((_, end))) = (first.rsplit_once(" . "), last.rsplit_once(" . "))
+    else {
+        return format!("{first}-{last}");
+    };
+    let covers = |prefix_len| {
+        let net = IpNet::new(start.parse().ok()?, prefix_len).ok()?;
+        (net.network().to_string() == start && net.broadcast().to_string() == end).then_some(net)
+    };
+    match (0..=128).rev().find_map(covers) {
+        _ if start == end => first,
+        Some(net) => format!("{head} . {net}"),
+        None => format!("{first}-{end}"),
     }
 }
 

@@ -297,7 +297,12 @@ impl Walk<'_> {
         let key = key
             .iter()
             .fold(Key::default(), |key, field| self.append(key, *field));
-        table.sets.get(set)?.elements.get(&key)
+        let set = table.sets.get(set)?;
+        if !set.kind.ranges {
+            return set.elements.get(&key);
+        }
+        let (_, until) = set.elements.range(..=key).next_back()?;
+        matches!(until, Data::Until(last) if key <= *last).then_some(until)
     }
 
     fn append(&self, key: Key, field: Field) -> Key {

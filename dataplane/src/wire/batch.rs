@@ -303,7 +303,12 @@ pub(super) fn set_flags(kind: &SetKind) -> u32 {
     } else {
         0
     };
-    map | dynamic
+    let ranges = if kind.ranges {
+        NFT_SET_INTERVAL | NFT_SET_CONCAT
+    } else {
+        0
+    };
+    map | dynamic | ranges
 }
 
 /// The `NFTA_SET_DATA_TYPE` and `NFTA_SET_DATA_LEN` of a declaration; a verdict has no length that the kernel reports.
@@ -327,7 +332,17 @@ fn set(out: &mut Buffer, family: Family, kind: &SetKind, capacity: u32) {
         out.u32(NFTA_SET_DATA_TYPE, data_type);
         out.u32(NFTA_SET_DATA_LEN, data_len);
     }
-    out.nest(NFTA_SET_DESC, |out| out.u32(NFTA_SET_DESC_SIZE, capacity));
+    out.nest(NFTA_SET_DESC, |out| {
+        out.u32(NFTA_SET_DESC_SIZE, capacity);
+        if kind.ranges {
+            out.nest(NFTA_SET_DESC_CONCAT, |out| {
+                for column in &kind.key {
+                    let len = column.len(family);
+                    out.nest(NFTA_LIST_ELEM, |out| out.u32(NFTA_SET_FIELD_LEN, len));
+                }
+            });
+        }
+    });
 }
 
 fn elements(out: &mut Buffer, set: &str, elements: &[(Key, Data)]) {
@@ -345,6 +360,9 @@ fn element(out: &mut Buffer, key: &Key, data: &Data) {
     });
     match data {
         Data::None => {}
+        Data::Until(last) => out.nest(NFTA_SET_ELEM_KEY_END, |out| {
+            out.bytes(NFTA_DATA_VALUE, last.as_slice())
+        }),
         Data::Verdict(which) => out.nest(NFTA_SET_ELEM_DATA, |out| verdict(out, which)),
         Data::Value(value) => out.nest(NFTA_SET_ELEM_DATA, |out| {
             out.bytes(NFTA_DATA_VALUE, value.as_slice())

@@ -14,6 +14,16 @@ use crate::{
 };
 
 impl Type {
+    /// Bytes a column has.
+    pub(super) fn len(self, family: Family) -> u32 {
+        match (self, family) {
+            (Type::Address, Family::V4) | (Type::Number, _) => 4,
+            (Type::Address, Family::V6) => 16,
+            (Type::Protocol, _) => 1,
+            (Type::Port, _) => 2,
+        }
+    }
+
     /// Bytes a column takes in registers.
     pub(super) fn register_len(self, family: Family) -> usize {
         match self {

@@ -131,6 +131,7 @@ fn parse_kind(attributes: Attributes<'_>, family: Family) -> Option<SetKind> {
             Some(columns) => Holds::Values(parse_columns(columns)?),
         },
         dynamic: flags & NFT_SET_TIMEOUT != 0,
+        ranges: flags & NFT_SET_INTERVAL != 0,
     };
     let same_key = attributes.u32(NFTA_SET_KEY_LEN) == Some(columns_len(&kind.key, family))
         && attributes.u32(NFTA_SET_KEY_TYPE) == Some(key_type(&kind, family));
@@ -170,6 +171,11 @@ fn parse_element(element: Attributes<'_>) -> Result<(Key, Data), ParseError> {
     let key = key
         .and_then(Bytes::from_slice)
         .ok_or(ParseError("NFTA_SET_ELEM_KEY"))?;
+    if let Some(last) = element.nested(NFTA_SET_ELEM_KEY_END) {
+        let last = last.find(NFTA_DATA_VALUE).and_then(Bytes::from_slice);
+        let last = last.ok_or(ParseError("NFTA_SET_ELEM_KEY_END"))?;
+        return Ok((key, Data::Until(last)));
+    }
     let Some(data) = element.nested(NFTA_SET_ELEM_DATA) else {
         return Ok((key, Data::None));
     };

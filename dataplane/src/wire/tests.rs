@@ -269,16 +269,18 @@ fn what_is_written_is_what_is_read() {
         Ok(("minik", "c", rule.fingerprint))
     );
 
-    for (holds, dynamic) in [
-        (Holds::Keys, false),
-        (Holds::Verdicts, false),
-        (Holds::Values(vec![Type::Address, Type::Port]), false),
-        (Holds::Values(vec![Type::Address]), true),
+    for (holds, dynamic, ranges) in [
+        (Holds::Keys, false, false),
+        (Holds::Keys, false, true),
+        (Holds::Verdicts, false, false),
+        (Holds::Values(vec![Type::Address, Type::Port]), false, false),
+        (Holds::Values(vec![Type::Address]), true, false),
     ] {
         let kind = SetKind {
             key: vec![Type::Address, Type::Protocol, Type::Number],
             holds,
             dynamic,
+            ranges,
         };
         let bytes = encode(Action::AddSet {
             name: "s".into(),
@@ -299,6 +301,7 @@ fn what_is_written_is_what_is_read() {
             Data::Value(Bytes::default().port(9)),
         ),
         (Key::default().port(5), Data::None),
+        (Key::default().port(6), Data::Until(Key::default().port(9))),
     ];
     let bytes = encode(Action::Elements {
         set: "s".into(),
@@ -356,7 +359,7 @@ proptest! {
         let mut bytes = [
             encode(Action::AddChain { name: "c".into(), base: Some(Base { kind: ChainType::Nat, hook: Hook::Input, priority: 0 }) }),
             encode(Action::AddRule { chain: "c".into(), rule: Rule::new(Family::V6, vec![Statement::Reset]) }),
-            encode(Action::AddSet { name: "s".into(), kind: SetKind { key: vec![Type::Port], holds: Holds::Verdicts, dynamic: false }, capacity: 1 }),
+            encode(Action::AddSet { name: "s".into(), kind: SetKind { key: vec![Type::Port], holds: Holds::Verdicts, dynamic: false, ranges: false }, capacity: 1 }),
             encode(Action::Elements { set: "s".into(), delete: Vec::new(), add: vec![(frontend_key(), goto)] }),
         ].concat();
         for (at, byte) in spoils {

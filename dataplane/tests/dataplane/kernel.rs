@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::common::random::{after, change, desired};
-use crate::common::{Netns, address, balance, local, need, node_port, open, run, with_affinity};
+use crate::common::{
+    Netns, address, balance, from, local, need, node_port, open, run, with_affinity,
+};
 use dataplane::{
     Dataplane, DataplaneError, Verified,
     kernel::{Kernel, KernelError, Netlink, Ownership},
@@ -62,8 +64,27 @@ fn zoo() -> Desired {
                 with_affinity(local(&[], &["10.244.0.2:8080", "10.244.1.2:8080"]), 60),
             ),
             (
+                address("198.51.100.8", Protocol::Tcp, 80),
+                from(
+                    &[
+                        "192.0.2.0/24",
+                        "198.51.100.0/25",
+                        "198.51.100.128/25",
+                        "203.0.113.7/32",
+                    ],
+                    balance(&["10.244.0.2:8080"]),
+                ),
+            ),
+            (
+                address("198.51.100.9", Protocol::Tcp, 80),
+                from(&["2001:db8::/32"], balance(&["10.244.0.2:8080"])),
+            ),
+            (
                 address("2001:db8::7", Protocol::Tcp, 80),
-                local(&["[fd00:244::2]:80"], &["[fd00:244::2]:80"]),
+                from(
+                    &["2001:db8:7::/48", "2001:db8:9::9/128"],
+                    local(&["[fd00:244::2]:80"], &["[fd00:244::2]:80"]),
+                ),
             ),
             (
                 node_port(Family::V4, 30082),

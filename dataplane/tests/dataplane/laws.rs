@@ -192,6 +192,14 @@ fn check(
     landing: Landing,
 ) -> Result<(), TestCaseError> {
     let (endpoints, when_none, masqueraded) = match fate {
+        Fate::From { sources, fate } => {
+            let node_port = node_addresses().contains(&packet.destination.ip());
+            let source = packet.source.ip();
+            if node_port || sources.iter().any(|net| net.contains(&source)) {
+                return check(desired, fate, packet, client, landing);
+            }
+            (&[][..], Landing::Dropped, false)
+        }
         Fate::Reject => (&[][..], Landing::Rejected, false),
         Fate::Drop => (&[][..], Landing::Dropped, false),
         Fate::Balance {

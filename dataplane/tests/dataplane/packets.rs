@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::common::{
-    Netns, address, balance, local, need, node_port, open, with_affinity, with_masquerade,
+    Netns, address, balance, from, local, need, node_port, open, with_affinity, with_masquerade,
 };
 use dataplane::{
     Dataplane,
@@ -448,6 +448,77 @@ fn without_a(mut ask: impl FnMut() -> Met) -> Met {
             Met::Server(name, _) if name == "a" => {}
             other => return other,
         }
+    }
+}
+
+#[test]
+fn who_is_not_among_the_sources_is_dropped_whatever_the_fate() {
+    let net = Net::new();
+    let (vip, vip6) = ("198.51.100.7", "2001:db8:7::7");
+    net.client.commands(&format!(
+        "ip route add {vip}/32 via 192.0.2.1
+         ip -6 route add {vip6}/128 via 2001:db8::1"
+    ));
+    let (clients, pods) = (
+        ["192.0.2.0/24", "2001:db8::/64"],
+        ["10.244.0.3/32", "fd00:244::3/128"],
+    );
+    let always = |endpoints| with_masquerade(balance(endpoints), Masquerade::Always);
+    let at = |port| {
+        [
+            address(vip, Protocol::Tcp, port),
+            address(vip6, Protocol::Tcp, port),
+        ]
+    };
+    let [for_clients, for_clients6] = at(80);
+    let [for_pods, for_pods6] = at(81);
+    let [refusing, refusing6] = at(82);
+    let [other_family, other_family6] = at(83);
+    let mut dataplane = net.dataplane(&desired([
+        (for_clients, from(&clients, local(&ALL[..1], &ALL))),
+        (for_clients6, from(&clients, local(&ALL6[..1], &ALL6))),
+        (for_pods, from(&pods, always(&ALL))),
+        (for_pods6, from(&pods, always(&ALL6))),
+        (refusing, from(&clients, Fate::Reject)),
+        (refusing6, from(&clients, Fate::Reject)),
+        (other_family, from(&clients[1..], always(&ALL))),
+        (other_family6, from(&clients[..1], always(&ALL6))),
+    ]));
+    let served = |met: Met| matches!(met, Met::Server(..));
+    for addr in ["198.51.100.7", "[2001:db8:7::7]"] {
+        let ask = |netns: &Netns, port: u16| tcp(netns, &format!("{addr}:{port}"));
+        assert!(served(ask(&net.client, 80)));
+        assert_eq!(ask(&net.pods[0], 80), Met::Silence, "{addr}: Pods, too");
+        assert_eq!(ask(&net.client, 81), Met::Silence);
+        assert_eq!(ask(&net.node, 81), Met::Silence);
+        assert_eq!(ask(&net.pods[0], 81), Met::Silence);
+        assert!(served(ask(&net.pods[1], 81)));
+        assert_eq!(ask(&net.client, 82), Met::Refused);
+        assert_eq!(ask(&net.pods[0], 82), Met::Silence);
+        assert_eq!(
+            ask(&net.client, 83),
+            Met::Silence,
+            "{addr}: only the other family"
+        );
+    }
+    // A wider network in place of two that it covers, one added, and then none at all.
+    let wider = ["10.244.0.0/29", "10.244.0.64/26"];
+    for (sources, seen) in [
+        (&wider[..], true),
+        (&wider[1..], false),
+        (&["0.0.0.0/0"], true),
+    ] {
+        let fate = Some(from(sources, always(&ALL)));
+        let change = Change {
+            frontends: [(for_pods, fate)].into(),
+            ..Change::default()
+        };
+        dataplane.update(&change).expect("update");
+        assert_eq!(
+            served(tcp(&net.pods[0], "198.51.100.7:81")),
+            seen,
+            "{sources:?}"
+        );
     }
 }
 

@@ -141,6 +141,17 @@ pub(crate) fn local(outside: &[&str], inside: &[&str]) -> Fate {
     }
 }
 
+/// The same fate for these sources only.
+pub(crate) fn from(sources: &[&str], fate: Fate) -> Fate {
+    Fate::From {
+        sources: sources
+            .iter()
+            .map(|net| net.parse().expect("a network"))
+            .collect(),
+        fate: Box::new(fate),
+    }
+}
+
 pub(crate) fn with_affinity(fate: Fate, secs: u64) -> Fate {
     match fate {
         Fate::Local {

@@ -9,7 +9,7 @@ use proptest::{
     sample::select,
 };
 
-use super::port;
+use super::{from, port};
 
 fn addr(v4: [u8; 4], v6: u16, family: Family) -> IpAddr {
     match family {
@@ -77,8 +77,27 @@ fn fate() -> impl Strategy<Value = Fate> {
             affinity,
         },
     );
-    prop_oneof![6 => balance, 3 => local, 1 => Just(Fate::Reject), 1 => Just(Fate::Drop)]
+    let plain =
+        prop_oneof![6 => balance, 3 => local, 1 => Just(Fate::Reject), 1 => Just(Fate::Drop)];
+    let sources = btree_set(select(SOURCES.to_vec()), 0..4);
+    (plain, proptest::option::weighted(0.2, sources)).prop_map(|(fate, sources)| match sources {
+        Some(sources) => from(&sources.into_iter().collect::<Vec<_>>(), fate),
+        None => fate,
+    })
 }
+
+/// Networks that overlap, of both families, with and without the clients that packets are traced for.
+const SOURCES: [&str; 9] = [
+    "192.0.2.0/24",
+    "192.0.2.0/28",
+    "192.0.2.8/31",
+    "192.0.2.1/32",
+    "0.0.0.0/0",
+    "10.244.0.0/16",
+    "2001:db8::/32",
+    "2001:db8::9/128",
+    "fd00::/16",
+];
 
 pub(crate) fn desired() -> impl Strategy<Value = Desired> {
     let pods = btree_set(
