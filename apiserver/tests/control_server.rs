@@ -258,12 +258,38 @@ async fn a_node_touches_its_own_objects_only() {
             .0,
         400
     );
+    // Whoever waits for a revision is answered when the node has it, or when the time is up.
+    let late = admin
+        .get("/minik/v1/applied?atLeast=8&timeoutSeconds=0")
+        .await;
+    assert_eq!(
+        (late.0, &late.1["nodes"]["n1"]["revision"]),
+        (200, &json!("7"))
+    );
+    let waits = tokio::spawn({
+        let admin = admin.clone();
+        async move {
+            admin
+                .get("/minik/v1/applied?atLeast=8&timeoutSeconds=20")
+                .await
+        }
+    });
+    let report = json!({"revision": "8"});
+    assert_eq!(node.put("/minik/v1/nodes/n1/applied", report).await.0, 204);
+    let reached = waits.await.unwrap();
+    assert_eq!(
+        (reached.0, &reached.1["nodes"]["n1"]["revision"]),
+        (200, &json!("8"))
+    );
+    let badly = admin.get("/minik/v1/applied?atLeast=x").await;
+    assert_eq!(badly.0, 400);
+
     assert_eq!(node.get("/minik/v1/config").await.0, 200);
     assert_eq!(node.get("/minik/v1/applied").await.0, 200);
     let (code, applied) = admin.get("/minik/v1/applied").await;
     assert_eq!(
         (code, &applied["nodes"]["n1"]["revision"]),
-        (200, &json!("7"))
+        (200, &json!("8"))
     );
 
     let lending = node

@@ -4,6 +4,12 @@
 
 mod common;
 
+use std::time::Duration;
+
+use apiserver::{
+    registry::{Bookmarks, WatchItem, WatchQuery, WatchStart, kinds},
+    store::Revision,
+};
 use common::{Api, CONFIG_MAPS, PODS, config_map, pod};
 use serde_json::json;
 
@@ -123,6 +129,48 @@ async fn w6_bookmarks_come_when_asked_for_and_before_the_end() {
         "W12: the server ends the watch"
     );
     assert!(without.next().await.is_none());
+}
+
+fn revision(object: &serde_json::Value) -> Revision {
+    let text = object["metadata"]["resourceVersion"].as_str().unwrap();
+    Revision(text.parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_node_that_is_waited_for_tells_at_once_how_far_it_is() {
+    let api = Api::new().await;
+    let hourly = Duration::from_secs(3600);
+    let start = revision(&api.made(CONFIG_MAPS, config_map("a")).await);
+    let watch = async |bookmarks| {
+        let query = WatchQuery {
+            start: WatchStart::After(start),
+            bookmarks,
+            ..WatchQuery::default()
+        };
+        api.registry
+            .watch(&kinds::PODS, None, &query)
+            .await
+            .unwrap()
+    };
+    let mut node = watch(Bookmarks::AwaitedOrEvery(hourly)).await;
+    let mut other = watch(Bookmarks::Every(hourly)).await;
+    for name in ["b", "c"] {
+        let made = revision(&api.made(CONFIG_MAPS, config_map(name)).await);
+        // One from the future is as good as the newest.
+        api.registry.await_applied(Revision(made.0 + 1000));
+        match node.next().await.unwrap().unwrap() {
+            WatchItem::Bookmark {
+                revision,
+                initial_end: false,
+            } => assert_eq!(revision, made),
+            item => panic!("{item:?}"),
+        }
+    }
+    api.made(PODS, pod("p")).await;
+    for watch in [&mut node, &mut other] {
+        let item = watch.next().await.unwrap().unwrap();
+        assert!(matches!(item, WatchItem::Change(_)), "{item:?}");
+    }
 }
 
 #[tokio::test]

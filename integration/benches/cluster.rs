@@ -21,6 +21,8 @@ use nix::{
 };
 use serde_json::{Value, json};
 
+/// How many Pods are deleted, one after the other.
+const PODS: usize = 20;
 /// How many Services are created, one after the other.
 const SERVICES: usize = 100;
 
@@ -58,6 +60,7 @@ fn main() {
     ] {
         report.row(what, start_up(&lab, unit).as_secs_f64(), "s", goal);
     }
+    deletion(&lab, &mut report);
     propagation(&lab, &mut report);
     idle(&lab, &mut report);
     report.print();
@@ -131,6 +134,35 @@ fn propagation(lab: &Lab, report: &mut Report) {
         "ms",
         "100",
     );
+}
+
+/// DELETE of a Pod behind a Service until its object is gone: drained on every node, told to stop, ended.
+fn deletion(lab: &Lab, report: &mut Report) {
+    let names: Vec<String> = (0..PODS).map(|number| format!("short-{number}")).collect();
+    let pods: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), "MyApp", "node2"))
+        .collect();
+    lab.echo_pods(&pods);
+    let proxy = Proxy::start(lab);
+    let mut latencies: Vec<f64> = names
+        .iter()
+        .map(|name| {
+            let path = format!("/api/v1/namespaces/default/pods/{name}");
+            let started = Instant::now();
+            proxy.send("DELETE", &path, "");
+            eventually("the Pod is gone", DEADLINE, || {
+                match proxy.send("GET", &path, "").0 {
+                    404 => Ok(()),
+                    code => Err(format!("HTTP {code}")),
+                }
+            });
+            started.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    latencies.sort_by(f64::total_cmp);
+    report.row("Pod delete -> gone, p50", latencies[PODS / 2], "ms", "100");
+    report.row("Pod delete -> gone, slowest", latencies[PODS - 1], "ms", "");
 }
 
 /// Tries a new connection every millisecond: one that was dropped would only be sent again after a second.
@@ -279,10 +311,14 @@ impl Proxy {
     }
 
     fn post(&self, path: &str, body: &Value) -> Value {
+        self.send("POST", path, &body.to_string()).1
+    }
+
+    /// Sends a request; returns the status and the JSON body.
+    fn send(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let mut stream = TcpStream::connect(&self.addr).expect("connect to kubectl proxy");
-        let body = body.to_string();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
             body.len()
         );
         stream
@@ -290,12 +326,21 @@ impl Proxy {
             .expect("send the request");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("read the answer");
+        let code = answer
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .expect("a status");
         let json = &answer[answer.find("\r\n\r\n").expect("a header")..];
         let (from, to) = (
             json.find('{').expect("JSON"),
             json.rfind('}').expect("JSON"),
         );
-        serde_json::from_str(&json[from..=to]).unwrap_or_else(|error| panic!("{error}: {answer}"))
+        let json = serde_json::from_str(&json[from..=to]);
+        (
+            code,
+            json.unwrap_or_else(|error| panic!("{error}: {answer}")),
+        )
     }
 }
 

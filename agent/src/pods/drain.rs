@@ -1,34 +1,16 @@
 //! Before a Pod is told to stop, nobody may send new connections to it any more.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use api::{core::Pod, meta::Time};
-use jiff::Timestamp;
-use serde::Deserialize;
-use tokio::time::{Instant, sleep, timeout_at};
+use api::core::Pod;
+use serde::de::IgnoredAny;
+use tokio::time::{Instant, timeout_at};
 
 use super::Context;
 use crate::{objects::Revision, reconcile::lock};
 
 /// How long a Pod's end may be held up by this. A node that is cut off must not keep Pods alive.
 const LIMIT: Duration = Duration::from_secs(2);
-/// How often the other nodes' progress is asked for.
-const POLL: Duration = Duration::from_millis(50);
-
-/// A node that reported nothing for so long is not connected: nobody waits for it.
-const CONNECTED: Duration = Duration::from_secs(30);
-
-#[derive(Deserialize)]
-struct Progress {
-    nodes: BTreeMap<String, NodeProgress>,
-}
-
-#[derive(Deserialize)]
-struct NodeProgress {
-    revision: String,
-    at: Time,
-}
-
 /// Waits until the Pod is ready in no EndpointSlice and every node has applied that, at most [`LIMIT`].
 pub(super) async fn wait(context: &Context, pod: &Pod) {
     let started = Instant::now();
@@ -62,28 +44,13 @@ async fn here(context: &Context, pod: &Pod) -> Revision {
     }
 }
 
-/// Waits for the other nodes, as far as the server tells.
+/// Waits for the other nodes: the server makes them tell at once how far they are, and answers when they are there.
 async fn everywhere(context: &Context, revision: Revision) {
-    loop {
-        match context.client.get::<Progress>("/minik/v1/applied").await {
-            Ok(progress) => {
-                let oldest = Timestamp::now() - CONNECTED;
-                let behind = progress
-                    .nodes
-                    .values()
-                    .filter(|node| node.at.timestamp() >= oldest)
-                    .any(|node| {
-                        Revision::parse(&node.revision).is_none_or(|applied| applied < revision)
-                    });
-                if !behind {
-                    return;
-                }
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the other nodes' progress is not known");
-                return;
-            }
-        }
-        sleep(POLL).await;
+    let path = format!(
+        "/minik/v1/applied?atLeast={revision}&timeoutSeconds={}",
+        LIMIT.as_secs()
+    );
+    if let Err(error) = context.client.get::<IgnoredAny>(&path).await {
+        tracing::debug!(%error, "the other nodes' progress is not known");
     }
 }

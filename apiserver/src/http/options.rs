@@ -8,16 +8,17 @@ use serde_json::Value;
 use super::{Call, query::Query};
 use crate::{
     registry::{
-        ApiError, Causes, DeleteOptions, Freshness, ListQuery, Propagation, Selection, WatchQuery,
-        WatchStart, WriteOptions,
+        ApiError, Bookmarks, Causes, DeleteOptions, Freshness, ListQuery, Propagation, Selection,
+        WatchQuery, WatchStart, WriteOptions,
     },
     store::Revision,
 };
 
 /// How often a watch tells how far it has come: about every minute, as upstream.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
-/// For agents, which report the revision they have applied: they need to know soon that nothing came in between.
-const NODE_BOOKMARK_INTERVAL: Duration = Duration::from_secs(1);
+/// For agents, which report the revision they have applied: often enough that none of them counts as cut off. Who waits
+/// for a revision does not wait for this: see [`Bookmarks::AwaitedOrEvery`].
+const NODE_BOOKMARK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How unknown and duplicate fields are treated (V1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,10 +171,12 @@ pub(super) fn watch(call: &Call) -> Result<WatchQuery, ApiError> {
             causes.forbidden("resourceVersionMatch", detail);
         }));
     };
-    let interval = if call.user.in_group("system:nodes") {
-        NODE_BOOKMARK_INTERVAL
-    } else {
-        BOOKMARK_INTERVAL
+    let bookmarks = match query.flag("allowWatchBookmarks") {
+        false => Bookmarks::Never,
+        true if call.user.in_group("system:nodes") => {
+            Bookmarks::AwaitedOrEvery(NODE_BOOKMARK_INTERVAL)
+        }
+        true => Bookmarks::Every(BOOKMARK_INTERVAL),
     };
     let secs = query
         .number("timeoutSeconds")?
@@ -183,7 +186,7 @@ pub(super) fn watch(call: &Call) -> Result<WatchQuery, ApiError> {
     Ok(WatchQuery {
         selection: selection(query)?,
         start,
-        bookmarks: query.flag("allowWatchBookmarks").then_some(interval),
+        bookmarks,
         timeout: Duration::from_secs(secs),
     })
 }

@@ -9,7 +9,7 @@ use std::{ops::RangeInclusive, sync::Arc};
 
 use ipnet::IpNet;
 
-use crate::store::Backend;
+use crate::store::{Backend, Revision};
 
 pub mod allocate;
 pub mod causes;
@@ -30,8 +30,8 @@ pub use error::ApiError;
 pub use kind::Kind;
 pub use object::Object;
 pub use options::{
-    DeleteOptions, Deleted, Freshness, List, ListQuery, Part, Propagation, Selection, WatchQuery,
-    WatchStart, WriteOptions,
+    Bookmarks, DeleteOptions, Deleted, Freshness, List, ListQuery, Part, Propagation, Selection,
+    WatchQuery, WatchStart, WriteOptions,
 };
 pub use watch::{Change, ChangeKind, WatchItem, WatchStream};
 
@@ -61,6 +61,8 @@ pub struct Registry {
     backend: Arc<dyn Backend>,
     context: Arc<Context>,
     memos: Arc<watch::Memos>,
+    /// The newest revision that somebody waits for nodes to have applied.
+    awaited: tokio::sync::watch::Sender<Revision>,
 }
 
 impl Registry {
@@ -71,6 +73,7 @@ impl Registry {
             backend,
             context: Arc::new(context),
             memos: Arc::default(),
+            awaited: tokio::sync::watch::Sender::default(),
         }
     }
 
@@ -78,6 +81,19 @@ impl Registry {
     #[must_use]
     pub fn backend(&self) -> &Arc<dyn Backend> {
         &self.backend
+    }
+
+    /// Somebody waits for nodes to have applied this revision: their watches tell how far they have come as soon as they
+    /// have come so far, instead of with the next bookmark.
+    ///
+    /// A revision that does not exist yet counts as the newest.
+    pub fn await_applied(&self, revision: Revision) {
+        let revision = revision.min(self.backend.current());
+        self.awaited.send_if_modified(|awaited| {
+            let newer = revision > *awaited;
+            *awaited = revision.max(*awaited);
+            newer
+        });
     }
 
     /// The configuration the rules depend on.

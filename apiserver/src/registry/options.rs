@@ -82,6 +82,28 @@ pub enum WatchStart {
     Initial(Revision),
 }
 
+/// When a watch without events tells how far it has come (W6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bookmarks {
+    /// The watcher did not ask for any.
+    #[default]
+    Never,
+    /// As often as this.
+    Every(Duration),
+    /// As often as this, and at once when somebody waits for nodes to come as far ([`super::Registry::await_applied`]).
+    AwaitedOrEvery(Duration),
+}
+
+impl Bookmarks {
+    /// The longest time between two of them.
+    pub(super) fn interval(self) -> Option<Duration> {
+        match self {
+            Self::Never => None,
+            Self::Every(interval) | Self::AwaitedOrEvery(interval) => Some(interval),
+        }
+    }
+}
+
 /// A watch request.
 #[derive(Clone, Debug)]
 pub struct WatchQuery {
@@ -89,8 +111,8 @@ pub struct WatchQuery {
     pub selection: Selection,
     /// From where.
     pub start: WatchStart,
-    /// Whether, and how often, to tell how far the stream has come when nothing else does.
-    pub bookmarks: Option<Duration>,
+    /// When to tell how far the stream has come, if nothing else does.
+    pub bookmarks: Bookmarks,
     /// When the stream ends by itself.
     pub timeout: Duration,
 }
@@ -100,7 +122,7 @@ impl Default for WatchQuery {
         Self {
             selection: Selection::default(),
             start: WatchStart::default(),
-            bookmarks: None,
+            bookmarks: Bookmarks::default(),
             timeout: Duration::MAX,
         }
     }

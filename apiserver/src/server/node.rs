@@ -6,12 +6,9 @@
 //! | `POST join` | who has a token | a client certificate for a node, and the cluster's configuration |
 //! | `GET config` | nodes, administrators | the cluster's configuration |
 //! | `PUT nodes/NAME/applied` | that node | the revision up to which it has applied all changes |
-//! | `GET applied` | administrators, nodes | the newest revision, and each node's |
+//! | `GET applied` | administrators, nodes | the newest revision, and each node's; with `?atLeast=R` not before every connected node has applied `R`, or `timeoutSeconds` (2) are over |
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use api::{
     core::{Node, Secret},
@@ -20,7 +17,7 @@ use api::{
 };
 use axum::{
     Extension, Json, Router,
-    extract::{Path, State as Shared},
+    extract::{Path, Query, State as Shared},
     response::{IntoResponse as _, Response},
     routing::{get, post, put},
 };
@@ -28,6 +25,7 @@ use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::{sync::watch, time::timeout};
 
 use super::Config;
 use crate::{
@@ -42,10 +40,18 @@ use crate::{
         ApiError, Registry,
         kinds::{NODES, SECRETS},
     },
+    store::Revision,
 };
 
 /// Where tokens are accepted.
 pub(super) const JOIN_PATH: &str = "/minik/v1/join";
+
+/// How long `GET applied?atLeast=` waits, unless told otherwise, and at most.
+const AWAIT_APPLIED: Duration = Duration::from_secs(2);
+const AWAIT_APPLIED_MAX: Duration = Duration::from_secs(20);
+/// A node that reported nothing for so long is not connected: nobody waits for it. Heartbeats move the revision every few
+/// seconds, and with them the reports of a connected node.
+const CONNECTED: Duration = Duration::from_secs(30);
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -53,7 +59,7 @@ pub(super) struct State {
     registry: Registry,
     pki: Arc<Pki>,
     config: Arc<Config>,
-    applied: Arc<Mutex<BTreeMap<String, Applied>>>,
+    applied: Arc<watch::Sender<BTreeMap<String, Applied>>>,
 }
 
 /// How far a node has come.
@@ -69,7 +75,7 @@ impl State {
             registry,
             pki,
             config,
-            applied: Arc::default(),
+            applied: Arc::new(watch::Sender::default()),
         }
     }
 
@@ -237,17 +243,53 @@ async fn set_applied(
         return status_of(&ApiError::BadRequest(wanted.into()));
     };
     let at = Time::now();
-    let mut applied = state.applied.lock().unwrap_or_else(PoisonError::into_inner);
-    applied.insert(node, Applied { revision, at });
+    let report = Applied { revision, at };
+    state
+        .applied
+        .send_modify(|nodes| _ = nodes.insert(node, report));
     StatusCode::NO_CONTENT.into_response()
 }
 
-async fn get_applied(Shared(state): Shared<State>, Extension(user): Extension<User>) -> Response {
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AppliedQuery {
+    at_least: Option<u64>,
+    timeout_seconds: Option<u64>,
+}
+
+async fn get_applied(
+    Shared(state): Shared<State>,
+    Extension(user): Extension<User>,
+    Query(query): Query<AppliedQuery>,
+) -> Response {
     // A node asks before it stops a Pod: nobody may send new connections there any more.
     if !user.is_master() && user.node().is_none() {
         return forbidden(&user, "get path \"/minik/v1/applied\"");
     }
+    let mut reports = state.applied.subscribe();
+    if let Some(revision) = query.at_least {
+        state.registry.await_applied(Revision(revision));
+        let limit = query
+            .timeout_seconds
+            .map_or(AWAIT_APPLIED, Duration::from_secs);
+        let everywhere = reports.wait_for(|nodes| have_applied(nodes, revision));
+        // Too late is no error: the answer says who is behind.
+        let _ = timeout(limit.min(AWAIT_APPLIED_MAX), everywhere).await;
+    }
     let current = state.registry.backend().current();
-    let applied = state.applied.lock().unwrap_or_else(PoisonError::into_inner);
-    Json(json!({"revision": current.0.to_string(), "nodes": *applied})).into_response()
+    let nodes = reports.borrow();
+    Json(json!({"revision": current.0.to_string(), "nodes": *nodes})).into_response()
+}
+
+/// Whether every connected node has applied a revision.
+fn have_applied(nodes: &BTreeMap<String, Applied>, revision: u64) -> bool {
+    let oldest = Timestamp::now() - CONNECTED;
+    nodes
+        .values()
+        .filter(|node| node.at.timestamp() >= oldest)
+        .all(|node| {
+            node.revision
+                .parse()
+                .is_ok_and(|applied: u64| applied >= revision)
+        })
 }

@@ -6,10 +6,11 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
-    ApiError, Kind, ListQuery, Object, Registry, Selection, WatchQuery, WatchStart, read::key_range,
+    ApiError, Bookmarks, Kind, ListQuery, Object, Registry, Selection, WatchQuery, WatchStart,
+    read::key_range,
 };
 use crate::store::{self, Revision, Watch};
 
@@ -76,7 +77,8 @@ pub struct WatchStream {
     cursor: Box<dyn Watch>,
     pending: VecDeque<Arc<store::Event>>,
     delivered: Revision,
-    bookmarks: Option<Duration>,
+    bookmarks: Bookmarks,
+    awaited: watch::Receiver<Revision>,
     next_bookmark: Instant,
     deadline: Instant,
     ended: bool,
@@ -117,7 +119,8 @@ impl Registry {
             pending: VecDeque::new(),
             delivered: after,
             bookmarks: query.bookmarks,
-            next_bookmark: now + query.bookmarks.unwrap_or(FOREVER),
+            awaited: self.awaited.subscribe(),
+            next_bookmark: now + query.bookmarks.interval().unwrap_or(FOREVER),
             deadline: now + query.timeout.min(FOREVER),
             ended: false,
         })
@@ -135,6 +138,18 @@ impl Registry {
         };
         let list = self.list(kind, namespace, &query).await?;
         Ok((list.objects, list.revision))
+    }
+}
+
+/// Returns when somebody waits for more than was delivered.
+async fn is_awaited(awaited: &mut watch::Receiver<Revision>, delivered: Revision) {
+    if awaited
+        .wait_for(|awaited| *awaited > delivered)
+        .await
+        .is_err()
+    {
+        // Nobody is left who could wait.
+        std::future::pending::<()>().await;
     }
 }
 
@@ -156,6 +171,7 @@ impl WatchStream {
                 initial_end,
             }));
         }
+        let on_demand = matches!(self.bookmarks, Bookmarks::AwaitedOrEvery(_));
         while !self.ended {
             if let Some(event) = self.pending.pop_front() {
                 if let Some(change) = self.change(event) {
@@ -173,6 +189,11 @@ impl WatchStream {
                         return Some(Err(error.into()));
                     }
                 },
+                () = is_awaited(&mut self.awaited, self.delivered), if on_demand => {
+                    if let Some(bookmark) = self.bookmark() {
+                        return Some(Ok(bookmark));
+                    }
+                }
                 () = tokio::time::sleep_until(self.next_bookmark.min(self.deadline)) => {
                     self.ended = Instant::now() >= self.deadline;
                     if let Some(bookmark) = self.bookmark() {
@@ -187,7 +208,7 @@ impl WatchStream {
     /// A bookmark, if they are wanted and there is something new to tell. Also at the end of the stream, so that the
     /// client resumes from as far as possible.
     fn bookmark(&mut self) -> Option<WatchItem> {
-        let interval = self.bookmarks?;
+        let interval = self.bookmarks.interval()?;
         self.next_bookmark = Instant::now() + interval;
         let revision = self.cursor.progress();
         if revision <= self.delivered {
