@@ -62,8 +62,13 @@ fn report(size: u32) {
         }
         dataplane.replace(&desired).expect("replace");
         drop(dataplane);
-        let mut successor = open();
-        restarts.push(timed(|| _ = successor.replace(&desired).expect("replace")));
+        let mut successor = None;
+        restarts.push(timed(|| {
+            let dataplane = successor.insert(open());
+            let applied = dataplane.replace(&desired).expect("replace");
+            assert_eq!(applied.transactions, 0, "a restart changes nothing");
+        }));
+        let mut successor = successor.expect("just opened");
         successor.remove().expect("remove");
     }
     let columns = [

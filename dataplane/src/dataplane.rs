@@ -97,7 +97,11 @@ impl<K: Kernel> Dataplane<K> {
     /// After an error the kernel holds an unknown part of it; [`Dataplane::verify`] or the next call brings the rest.
     pub fn replace(&mut self, desired: &Desired) -> Result<Applied, DataplaneError> {
         let start = Instant::now();
-        if self.generation.is_none() || !self.started {
+        // Between `open` and now others may have changed what was read; later the commit itself tells.
+        if !self.started && !self.is_unchanged()? {
+            self.generation = None;
+        }
+        if self.generation.is_none() {
             let snapshot = self.read()?;
             self.generation = Some(snapshot.generation);
             self.ruleset = snapshot.ruleset;
@@ -144,12 +148,7 @@ impl<K: Kernel> Dataplane<K> {
         if !self.started {
             return Ok(Verified::Intact);
         }
-        let generation = self.kernel.generation()?;
-        if self.generation == Some(generation) {
-            return Ok(Verified::Intact);
-        }
-        if self.generation.is_some() && self.nobody_else_could()? {
-            self.generation = Some(generation);
+        if self.is_unchanged()? {
             return Ok(Verified::Intact);
         }
         let applied = self.repair()?;
@@ -186,6 +185,19 @@ impl<K: Kernel> Dataplane<K> {
     /// The kernel, for tests to look at and to spoil.
     pub fn kernel_mut(&mut self) -> &mut K {
         &mut self.kernel
+    }
+
+    /// Whether the kernel holds what it held when we last looked.
+    fn is_unchanged(&mut self) -> Result<bool, KernelError> {
+        let generation = self.kernel.generation()?;
+        if self.generation == Some(generation) {
+            return Ok(true);
+        }
+        let is_ours = self.generation.is_some() && self.nobody_else_could()?;
+        if is_ours {
+            self.generation = Some(generation);
+        }
+        Ok(is_ours)
     }
 
     /// Whether our tables exist and nobody else is able to change them, so that a moved generation concerns other tables.

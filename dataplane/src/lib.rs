@@ -14,11 +14,12 @@
 //! The number of rules is constant; Services are elements of maps. The first packet of a connection to a Service meets
 //!
 //! ```text
-//! ip daddr . meta l4proto . th dport vmap @service-ips              # 10.96.0.2 . tcp . 80 : goto lb-3
-//! dnat ip to ip daddr . … . numgen random mod 3 map @service-slots  # 10.96.0.2 . tcp . 80 . 1 : 10.244.1.7 . 9376
+//! ip daddr . meta l4proto . th dport vmap @service-ips              # 10.96.0.2 . tcp . 80 : goto lb-3-5
+//! dnat ip to ip daddr . … . numgen random mod 3 map @service-slots-5  # 10.96.0.2 . tcp . 80 . 1 : 10.244.1.7 . 9376
 //! ```
 //!
-//! with one chain `lb-N` per endpoint count N that occurs. So another endpoint is one more element and a different goto, and
+//! with one chain `lb-N-MAP` per endpoint count N that occurs in a map; the Services' slots are spread over sixteen maps,
+//! because reading a map back costs the square of its size. So another endpoint is one more element and a different goto, and
 //! an endpoint in place of another is one element. No packet is marked: postrouting decides on the source address by what
 //! the client sent to (`ct original`). Only new connections are looked up, rejected or dropped; the others go on.
 

@@ -81,7 +81,9 @@ pub(super) fn touches_affinity(difference: &Difference, ruleset: &Ruleset) -> bo
         let gave_up = changes(sets::AFFINITY_SERVICES)
             .chain(changes(sets::AFFINITY_NODEPORTS))
             .any(left);
-        let lost = changes(sets::SLOTS)
+        let lost = sets::SLOTS
+            .into_iter()
+            .flat_map(changes)
             .chain(changes(sets::NODEPORT_SLOTS))
             .any(left);
         gave_up || lost && ruleset.table(*family).is_some_and(has_affinity)

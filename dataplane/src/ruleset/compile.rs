@@ -142,7 +142,7 @@ impl Table {
     /// A capacity stays while it holds the old elements and the new ones together, as a transaction needs; else all grow.
     fn choose_capacities(&mut self, onto: Option<&Table>) {
         for (name, set) in self.sets.iter_mut().filter(|(_, set)| !set.kind.dynamic) {
-            set.capacity = capacity_for(set.elements.len());
+            set.capacity = capacity_for(set.elements.len()).max(set.capacity);
             let Some(old) = onto.and_then(|table| table.sets.get(name)) else {
                 continue;
             };

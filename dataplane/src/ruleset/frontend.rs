@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::{
     Bytes, Data, Key, KeyReader, Table, Verdict, chains,
-    pick::{PickChain, Slots},
+    pick::{PickChain, SlotMap, Slots},
     sets,
 };
 use crate::model::{Endpoint, Family, Fate, Frontend, Masquerade};
@@ -20,8 +20,6 @@ pub(super) type Element = (&'static str, Key, Data);
 struct Places {
     /// Its key, and the chain that picks an endpoint.
     picking: &'static str,
-    /// Its key with a slot, and an endpoint.
-    slots: &'static str,
     /// The chain that decides by source, and where it looks then.
     local_policy: &'static str,
     inside: &'static str,
@@ -39,7 +37,6 @@ struct Places {
 
 const ADDRESS: Places = Places {
     picking: sets::SERVICES,
-    slots: sets::SLOTS,
     local_policy: chains::LOCAL_POLICY,
     inside: sets::INSIDE,
     outside: sets::OUTSIDE,
@@ -54,7 +51,6 @@ const ADDRESS: Places = Places {
 
 const NODE_PORT: Places = Places {
     picking: sets::NODEPORTS,
-    slots: sets::NODEPORT_SLOTS,
     local_policy: chains::LOCAL_POLICY_NODEPORTS,
     inside: sets::INSIDE_NODEPORTS,
     outside: sets::OUTSIDE_NODEPORTS,
@@ -91,6 +87,15 @@ impl Places {
         ]
         .into_iter()
         .chain(self.restricted.map(|(_, _, permitted)| permitted))
+    }
+}
+
+/// The map that holds a frontend's endpoints, by its key and a slot.
+fn slot_map(frontend: &Frontend) -> SlotMap {
+    if is_node_port(frontend) {
+        SlotMap::NodePorts
+    } else {
+        SlotMap::of_service(&frontend_key(frontend))
     }
 }
 
@@ -305,17 +310,13 @@ impl Writer<'_> {
             .map(|table| table.endpoints(self.frontend, side))
             .unwrap_or_default();
         let slots = assign_slots(&current, usable.collect());
+        let map = slot_map(self.frontend);
         for (slot, endpoint) in (side.first_slot()..).zip(&slots) {
             let key = self.key.number(slot);
-            self.into
-                .push((self.places.slots, key, slot_value(endpoint)));
+            self.into.push((map.set(), key, slot_value(endpoint)));
         }
         let count = u32::try_from(slots.len()).expect("a Service has fewer than 2^31 endpoints");
-        (count > 0).then_some(Slots {
-            node_port: is_node_port(self.frontend),
-            side,
-            count,
-        })
+        (count > 0).then_some(Slots { map, side, count })
     }
 
     fn pick(&mut self, map: &'static str, slots: Slots, affinity: Option<Duration>) {
@@ -347,7 +348,7 @@ impl Table {
     }
 
     fn slots(&self, frontend: &Frontend, side: Side) -> impl Iterator<Item = (Key, &Data)> {
-        let (set, key) = (Places::of(frontend).slots, frontend_key(frontend));
+        let (set, key) = (slot_map(frontend).set(), frontend_key(frontend));
         (side.first_slot()..).map_while(move |slot| {
             let key = key.number(slot);
             Some((key, self.get(set, &key)?))
@@ -360,10 +361,11 @@ impl Table {
         let single = places
             .by_key()
             .filter_map(|set| Some((set, key, self.get(set, &key)?.clone())));
+        let set = slot_map(frontend).set();
         let slots = Side::ALL
             .into_iter()
             .flat_map(|side| self.slots(frontend, side))
-            .map(|(key, data)| (places.slots, key, data.clone()));
+            .map(move |(key, data)| (set, key, data.clone()));
         let ranges = places.restricted.and_then(|(_, set, _)| {
             let from_key = self.sets.get(set)?.elements.range(key..);
             let own =

@@ -194,18 +194,18 @@ impl Set {
 }
 
 /// Capacity of a set that holds little, so that it rarely outgrows it: a full set means rebuilding the table.
-const MIN_CAPACITY: u32 = 1 << 14;
+const MIN_CAPACITY: u32 = 3 << 12;
+/// The same for one of the many maps that share the Services' slots.
+const MIN_SHARD_CAPACITY: u32 = 3 << 10;
 /// Capacity of a set which the packet path fills.
 const DYNAMIC_CAPACITY: u32 = 1 << 16;
 
-/// The smallest good capacity for `count` elements: twice as much again, a power of two.
+/// The smallest good capacity for `count` elements: half as many more at least, and three quarters of a power of two, for
+/// which the kernel takes a hash table of just that power of two (`nft_hash_buckets`); a dump walks all of it for each
+/// message.
 fn capacity_for(count: usize) -> u32 {
-    let count = u32::try_from(count).unwrap_or(u32::MAX / 4);
-    count
-        .saturating_mul(2)
-        .checked_next_power_of_two()
-        .unwrap_or(u32::MAX)
-        .max(MIN_CAPACITY)
+    let count = u32::try_from(count).unwrap_or(u32::MAX).min(1 << 29);
+    count.max(2).next_power_of_two() / 2 * 3
 }
 
 impl Ruleset {

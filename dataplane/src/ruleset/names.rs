@@ -37,8 +37,27 @@ pub mod sets {
     /// address . protocol . port : goto the chain that picks an endpoint.
     pub const SERVICES: &str = "service-ips";
     /// address . protocol . port . slot : address . port. The slots for connections from inside the cluster, where they
-    /// differ, are numbered from 2^31.
-    pub const SLOTS: &str = "service-slots";
+    /// differ, are numbered from 2^31. Which of the maps is decided by the hash of address . protocol . port: a dump's cost
+    /// grows with the square of a map's size, because the kernel begins each message by walking from the first element
+    /// (`nft_hash_walk`).
+    pub const SLOTS: [&str; 16] = [
+        "service-slots-0",
+        "service-slots-1",
+        "service-slots-2",
+        "service-slots-3",
+        "service-slots-4",
+        "service-slots-5",
+        "service-slots-6",
+        "service-slots-7",
+        "service-slots-8",
+        "service-slots-9",
+        "service-slots-10",
+        "service-slots-11",
+        "service-slots-12",
+        "service-slots-13",
+        "service-slots-14",
+        "service-slots-15",
+    ];
     /// address . protocol . port . source: who may reach an address whose sources are limited.
     pub const SOURCE_RANGES: &str = "source-ranges";
     /// address . protocol . port : goto what `service-ips` would go to, if the sources were not limited.

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
+use super::MIN_SHARD_CAPACITY;
 use super::{
     Base, Chain, ChainType, Field, Holds, Hook, Name, Rule, Set, SetKind, Statement, Table, Type,
     Verdict, chains, sets,
@@ -96,18 +97,21 @@ fn empty_sets() -> BTreeMap<Name, Set> {
     let client = [&[Type::Address][..], &FRONTEND].concat();
     let mut all = BTreeMap::new();
     let mut declare = |name: &str, key: &[Type], holds: Holds, dynamic: bool| {
-        all.insert(
-            name.into(),
-            Set::new(SetKind {
-                key: key.to_vec(),
-                holds,
-                dynamic,
-                ranges: name == sets::SOURCE_RANGES,
-            }),
-        );
+        let mut set = Set::new(SetKind {
+            key: key.to_vec(),
+            holds,
+            dynamic,
+            ranges: name == sets::SOURCE_RANGES,
+        });
+        if sets::SLOTS.contains(&name) {
+            set.capacity = MIN_SHARD_CAPACITY;
+        }
+        all.insert(name.into(), set);
     };
     declare(sets::SERVICES, &FRONTEND, Holds::Verdicts, false);
-    declare(sets::SLOTS, &slot(&FRONTEND), endpoint(), false);
+    for name in sets::SLOTS {
+        declare(name, &slot(&FRONTEND), endpoint(), false);
+    }
     declare(
         sets::SOURCE_RANGES,
         &[&FRONTEND[..], &[Type::Address]].concat(),

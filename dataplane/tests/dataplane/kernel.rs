@@ -11,6 +11,7 @@ use dataplane::{
     kernel::{Kernel, KernelError, Netlink, Ownership},
     model::{Change, Desired, Family, Fate, Protocol},
     plan::{Action, Operation},
+    ruleset::sets,
 };
 use proptest::{
     collection::vec,
@@ -215,13 +216,14 @@ fn an_owned_table_survives_a_foreign_flush_and_a_second_process_is_refused() {
 
 #[test]
 fn foreign_damage_is_repaired_and_foreign_tables_are_left_alone() {
+    let slots = sets::SLOTS.map(|map| format!("flush map ip minik {map}"));
     let damages = [
         "nft flush ruleset",
         "nft delete table ip minik",
         "nft delete table ip6 minik",
         "nft flush chain ip minik services",
         "nft add rule ip minik services drop",
-        "nft flush map ip minik service-slots",
+        &format!("nft {}", slots.join(" ; ")),
         "nft flush set ip minik masquerade-non-pods-ips",
         "nft add chain ip minik stranger",
         "nft add set ip minik stranger { type mark ; }",
