@@ -153,3 +153,85 @@ async fn what_others_write_into_a_slice_is_set_right() {
     })
     .await;
 }
+
+fn condition<'a>(object: &'a Value, name: &str) -> &'a Value {
+    let conditions = object["status"]["conditions"].as_array();
+    let mut conditions = conditions.into_iter().flatten();
+    conditions
+        .find(|condition| condition["type"] == name)
+        .unwrap_or(&Value::Null)
+}
+
+fn pod(name: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]},
+    })
+}
+
+#[tokio::test]
+async fn a_pod_waits_for_a_node_and_says_so_until_it_has_one() {
+    let (api, _running) = cluster().await;
+    api.made(PODS, pod("p")).await;
+    let path = format!("{PODS}/p");
+    let waiting = eventually(&api, &path, "PodScheduled", |pod| {
+        condition(pod, "PodScheduled")["status"] == "False"
+    })
+    .await;
+    assert_eq!(
+        condition(&waiting, "PodScheduled")["reason"],
+        "Unschedulable"
+    );
+    ready_node(&api, "n1").await;
+    let bound = eventually(&api, &path, "a node", |pod| pod["spec"]["nodeName"] == "n1").await;
+    // In the very version that first has the node, nothing is left of what was said before.
+    let conditions = bound["status"]["conditions"].as_array().unwrap();
+    assert_eq!(conditions.len(), 1, "{conditions:?}");
+    assert_eq!(condition(&bound, "PodScheduled")["status"], "True");
+    assert_eq!(bound["metadata"]["generation"], 1);
+    let events = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dp";
+    let told = |list: &Value, reason: &str| {
+        let items = list["items"].as_array().into_iter().flatten();
+        items
+            .filter(|event| event["reason"] == reason)
+            .map(|event| event["message"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let list = eventually(&api, events, "an event", |list| {
+        !told(list, "Scheduled").is_empty()
+    })
+    .await;
+    assert_eq!(
+        told(&list, "Scheduled"),
+        ["Successfully assigned default/p to n1"]
+    );
+    let failed = told(&list, "FailedScheduling");
+    assert_eq!(failed[0], "no nodes available to schedule pods");
+}
+
+#[tokio::test]
+async fn a_gated_pod_is_not_scheduled_before_its_gates_are_gone() {
+    let (api, _running) = cluster().await;
+    ready_node(&api, "n1").await;
+    let mut gated = pod("p");
+    gated["spec"]["schedulingGates"] = json!([{"name": "g"}]);
+    let made = api.made(PODS, gated).await;
+    assert_eq!(
+        condition(&made, "PodScheduled")["reason"],
+        "SchedulingGated"
+    );
+    let binding = json!({"target": {"kind": "Node", "name": "n1"}});
+    let (code, status) = api.post(&format!("{PODS}/p/binding"), binding).await;
+    assert_eq!(code, 409, "{status}");
+    let path = format!("{PODS}/p");
+    let moved = json!({"spec": {"nodeName": "n1"}});
+    assert_eq!(api.merge(&path, moved).await.0, 422);
+    let (code, _) = api
+        .merge(&path, json!({"spec": {"schedulingGates": null}}))
+        .await;
+    assert_eq!(code, 200);
+    eventually(&api, &path, "a node", |pod| {
+        pod["spec"]["nodeName"] == "n1" && condition(pod, "PodScheduled")["status"] == "True"
+    })
+    .await;
+}

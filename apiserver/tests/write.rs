@@ -184,8 +184,9 @@ async fn m9_generation_counts_changes_of_the_spec_only() {
         .merge(&path, json!({"metadata": {"labels": {"x": "y"}}}))
         .await;
     assert_eq!(labelled["metadata"]["generation"], 1);
-    let (_, bound) = api.merge(&path, json!({"spec": {"nodeName": "n"}})).await;
-    assert_eq!(bound["metadata"]["generation"], 2);
+    let limit = json!({"spec": {"activeDeadlineSeconds": 9}});
+    let (_, limited) = api.merge(&path, limit).await;
+    assert_eq!(limited["metadata"]["generation"], 2);
     let status = json!({"status": {"phase": "Running"}});
     let (_, running) = api.merge(&format!("{path}/status"), status).await;
     assert_eq!(running["metadata"]["generation"], 2);

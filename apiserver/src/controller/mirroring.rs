@@ -4,12 +4,13 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use api::{
-    core::{EndpointAddress, EndpointSubset, Endpoints, Event, EventSource, ObjectReference},
+    core::{EndpointAddress, EndpointSubset, Endpoints, Event, ObjectReference},
     discovery::{Endpoint, EndpointConditions, EndpointPort},
-    meta::{ObjectMeta, OwnerReference, StringMap, Time},
+    meta::{OwnerReference, StringMap},
 };
 
 use super::{
+    event::{self, Level},
     pods::Family,
     slices::{self, Annotations, MANAGED_BY, TRIGGER_TIME, Wanted},
     subsets::repack,
@@ -81,7 +82,7 @@ impl LeftOut {
         events
             .into_iter()
             .filter(|(count, _, _)| *count > 0)
-            .map(|(_, reason, message)| event(endpoints, reason, message))
+            .map(|(_, reason, message)| told(endpoints, reason, message))
     }
 }
 
@@ -174,7 +175,7 @@ fn ports(subset: &EndpointSubset) -> Vec<EndpointPort> {
     ports.collect()
 }
 
-fn event(endpoints: &Endpoints, reason: &str, message: String) -> Event {
+fn told(endpoints: &Endpoints, reason: &str, message: String) -> Event {
     let metadata = &endpoints.metadata;
     let involved = ObjectReference {
         kind: "Endpoints".into(),
@@ -184,35 +185,5 @@ fn event(endpoints: &Endpoints, reason: &str, message: String) -> Event {
         uid: metadata.uid.clone(),
         ..ObjectReference::default()
     };
-    new_event(involved, CONTROLLER, reason, message)
-}
-
-/// A Warning about an object.
-pub(super) fn new_event(
-    about: ObjectReference,
-    component: &str,
-    reason: &str,
-    message: String,
-) -> Event {
-    let suffix = api::names::random_suffix(10, &mut rand::rng());
-    Event {
-        metadata: ObjectMeta {
-            name: format!("{}.{suffix}", about.name).into(),
-            namespace: about.namespace.clone(),
-            ..ObjectMeta::default()
-        },
-        involved_object: about,
-        reason: reason.into(),
-        message: message.into(),
-        source: EventSource {
-            component: component.into(),
-            ..EventSource::default()
-        },
-        first_timestamp: Some(Time::now()),
-        last_timestamp: Some(Time::now()),
-        count: 1,
-        r#type: "Warning".into(),
-        reporting_component: component.into(),
-        ..Event::default()
-    }
+    event::new(involved, CONTROLLER, Level::Warning, reason, message)
 }

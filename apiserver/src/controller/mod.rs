@@ -10,6 +10,7 @@
 mod bootstrap;
 mod endpoint_slice;
 mod endpoints;
+mod event;
 mod hints;
 mod join_token;
 mod mirroring;

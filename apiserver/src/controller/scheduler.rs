@@ -1,15 +1,15 @@
 //! Gives Pods a node: ready, schedulable, tolerated, matching the nodeSelector; and of those the emptiest.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use api::{
     core::{Node, ObjectReference, Pod, PodCondition, Taint, Toleration},
-    meta::Time,
+    meta::{Resource as _, Time},
 };
 use serde_json::json;
 
 use super::{
-    mirroring::new_event,
+    event::{self, Level},
     world::{Key, World, key_of, selects, waits_for_a_node},
     write::Action,
 };
@@ -20,46 +20,75 @@ use crate::registry::{
 
 const COMPONENT: &str = "default-scheduler";
 
-/// Why a node is not for a Pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Why a node is not for a Pod, in upstream's words.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Unfit {
     NotReady,
     Unschedulable,
+    Taint(Box<str>, Box<str>),
     Selector,
-    Taint,
 }
 
-impl Unfit {
-    fn text(self) -> &'static str {
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotReady => "not ready",
-            Self::Unschedulable => "unschedulable",
-            Self::Selector => "without the labels of the Pod's nodeSelector",
-            Self::Taint => "with a taint that the Pod does not tolerate",
+            Self::NotReady => f.write_str("node(s) were not ready"),
+            Self::Unschedulable => f.write_str("node(s) were unschedulable"),
+            Self::Taint(key, value) => {
+                write!(f, "node(s) had untolerated taint {{{key}: {value}}}")
+            }
+            Self::Selector => f.write_str("node(s) didn't match Pod's node affinity/selector"),
         }
     }
 }
 
 /// The writes for all Pods that wait. Those placed earlier in a round count for those placed later.
 pub(super) fn plan(world: &World, waiting: impl IntoIterator<Item = Key>) -> Vec<Action> {
+    let pods = waiting.into_iter().filter_map(|key| {
+        let pod = world.pods.get(&key)?;
+        waits_for_a_node(pod).then_some((key, pod))
+    });
+    let mut pods = pods.peekable();
+    // Counting every Pod is work: only when there is one to place.
+    if pods.peek().is_none() {
+        return Vec::new();
+    }
     let mut load = Load::of(world);
     let mut actions = Vec::new();
-    for key in waiting {
-        let Some(pod) = world.pods.get(&key).filter(|pod| waits_for_a_node(pod)) else {
-            continue;
-        };
+    for (key, pod) in pods {
         match choose(world, pod, &load) {
             Ok(node) => {
                 load.add(node, pod);
-                actions.push(Action::Bind {
-                    pod: key,
-                    node: node.into(),
-                });
+                actions.push(bind(key, pod, node));
             }
             Err(message) => actions.extend(refuse(pod, &message)),
         }
     }
     actions
+}
+
+fn bind(key: Key, pod: &Pod, node: &str) -> Action {
+    let message = format!("Successfully assigned {}/{} to {node}", key.0, key.1);
+    let event = event::new(
+        reference(pod),
+        COMPONENT,
+        Level::Normal,
+        "Scheduled",
+        message,
+    );
+    Action::Bind {
+        pod: key,
+        uid: pod.metadata.uid.clone(),
+        node: node.into(),
+        event: Box::new(event.to_value()),
+    }
+}
+
+fn reference(pod: &Pod) -> ObjectReference {
+    ObjectReference {
+        api_version: "v1".into(),
+        ..super::pods::reference(pod)
+    }
 }
 
 /// How many Pods each node has, and how many of each sort.
@@ -124,15 +153,16 @@ fn choose<'a>(world: &'a World, pod: &Pod, load: &Load) -> Result<&'a str, Strin
     fit.into_iter()
         .min_by_key(|node| (load.on(node, pod), *node))
         .ok_or_else(|| {
-            let reasons: Vec<_> = unfit
-                .iter()
-                .map(|(reason, count)| format!("{count} {}", reason.text()))
-                .collect();
             let count: usize = unfit.values().sum();
-            match count {
-                0 => "there is no node: `minik agent --join` adds one".to_owned(),
-                _ => format!("0/{count} nodes are available: {}", reasons.join(", ")),
+            if count == 0 {
+                return "no nodes available to schedule pods".to_owned();
             }
+            let mut reasons: Vec<_> = unfit
+                .iter()
+                .map(|(reason, count)| format!("{count} {reason}"))
+                .collect();
+            reasons.sort_unstable();
+            format!("0/{count} nodes are available: {}.", reasons.join(", "))
         })
 }
 
@@ -145,20 +175,24 @@ fn check(node: &Node, pod: &Pod) -> Option<Unfit> {
     if !ready || node.metadata.deletion_timestamp.is_some() {
         return Some(Unfit::NotReady);
     }
-    if node.spec.unschedulable {
+    let tolerated = |taint: &Taint| {
+        let mut tolerations = pod.spec.tolerations.iter();
+        tolerations.any(|toleration| tolerates(toleration, taint))
+    };
+    let cordon = Taint {
+        key: "node.kubernetes.io/unschedulable".into(),
+        effect: "NoSchedule".into(),
+        ..Taint::default()
+    };
+    if node.spec.unschedulable && !tolerated(&cordon) {
         return Some(Unfit::Unschedulable);
     }
-    if !selects(&pod.spec.node_selector, &node.metadata.labels) {
-        return Some(Unfit::Selector);
-    }
     let hard = |taint: &&Taint| matches!(&*taint.effect, "NoSchedule" | "NoExecute");
-    let tolerated = |taint: &Taint| {
-        pod.spec
-            .tolerations
-            .iter()
-            .any(|toleration| tolerates(toleration, taint))
-    };
-    (!node.spec.taints.iter().filter(hard).all(tolerated)).then_some(Unfit::Taint)
+    let mut taints = node.spec.taints.iter().filter(hard);
+    if let Some(taint) = taints.find(|taint| !tolerated(taint)) {
+        return Some(Unfit::Taint(taint.key.clone(), taint.value.clone()));
+    }
+    (!selects(&pod.spec.node_selector, &node.metadata.labels)).then_some(Unfit::Selector)
 }
 
 /// Source: k8s.io/api/core/v1 Toleration.ToleratesTaint.
@@ -190,16 +224,16 @@ fn refuse(pod: &Pod, message: &str) -> Vec<Action> {
         "metadata": { "resourceVersion": pod.metadata.resource_version },
         "status": { "conditions": conditions },
     });
-    let about = ObjectReference {
-        api_version: "v1".into(),
-        ..super::pods::reference(pod)
-    };
+    let event = event::new(
+        reference(pod),
+        COMPONENT,
+        Level::Warning,
+        "FailedScheduling",
+        message.to_owned(),
+    );
     vec![
         Action::Merge(&PODS, key_of(pod), Part::Status, Box::new(patch)),
-        Action::create(
-            &EVENTS,
-            &new_event(about, COMPONENT, "FailedScheduling", message.to_owned()),
-        ),
+        Action::create(&EVENTS, &event),
     ]
 }
 
@@ -306,6 +340,100 @@ mod tests {
     }
 
     #[test]
+    fn what_a_pod_is_told_when_no_node_is_for_it() {
+        let tainted = |name: &str, key: &str| {
+            let mut node = node(name, true);
+            node.spec.taints.push(Taint {
+                key: key.into(),
+                effect: "NoExecute".into(),
+                value: "v".into(),
+                ..Taint::default()
+            });
+            node
+        };
+        let cordoned = |name: &str| {
+            let mut node = node(name, true);
+            node.spec.unschedulable = true;
+            node
+        };
+        let mut picky = pod("a", "x");
+        picky.spec.node_selector.insert("disk".into(), "ssd".into());
+        let rows: [(Vec<Node>, &str); 3] = [
+            (vec![], "no nodes available to schedule pods"),
+            (
+                vec![cordoned("n1"), cordoned("n2"), node("n3", true)],
+                "0/3 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 2 node(s) were unschedulable.",
+            ),
+            (
+                vec![tainted("n1", "k")],
+                "0/1 nodes are available: 1 node(s) had untolerated taint {k: v}.",
+            ),
+        ];
+        for (nodes, wanted) in rows {
+            let world = world(nodes, std::slice::from_ref(&picky));
+            let got = choose(&world, &picky, &Load::of(&world));
+            assert_eq!(got, Err(wanted.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_toleration_lifts_a_taint_and_a_cordon() {
+        let toleration = |key: &str, operator: &str, value: &str, effect: &str| Toleration {
+            key: key.into(),
+            operator: operator.into(),
+            value: value.into(),
+            effect: effect.into(),
+            ..Toleration::default()
+        };
+        let taint = Taint {
+            key: "k".into(),
+            value: "v".into(),
+            effect: "NoSchedule".into(),
+            ..Taint::default()
+        };
+        for (toleration, wanted) in [
+            (toleration("k", "Equal", "v", "NoSchedule"), true),
+            (toleration("k", "", "v", ""), true),
+            (toleration("k", "Equal", "w", "NoSchedule"), false),
+            (toleration("k", "Exists", "", "NoExecute"), false),
+            (toleration("k", "Exists", "", ""), true),
+            (toleration("l", "Exists", "", ""), false),
+            (toleration("", "Exists", "", ""), true),
+            (toleration("", "Equal", "v", ""), false),
+        ] {
+            assert_eq!(tolerates(&toleration, &taint), wanted, "{toleration:?}");
+        }
+        let mut cordoned = node("n1", true);
+        cordoned.spec.unschedulable = true;
+        let mut tolerant = pod("a", "x");
+        tolerant.spec.tolerations = vec![toleration(
+            "node.kubernetes.io/unschedulable",
+            "Exists",
+            "",
+            "",
+        )];
+        let world = world(vec![cordoned], &[tolerant]);
+        assert_eq!(placed(&world, &["a"]), ["n1"]);
+    }
+
+    #[test]
+    fn a_placed_pod_is_told_so() {
+        let world = world(vec![node("n1", true)], &[pod("a", "x")]);
+        let actions = plan(&world, [(Box::from("default"), Box::from("a"))]);
+        let [Action::Bind { event, .. }] = &actions[..] else {
+            panic!("{actions:?}")
+        };
+        assert_eq!(
+            (&event["type"], &event["reason"], &event["message"]),
+            (
+                &json!("Normal"),
+                &json!("Scheduled"),
+                &json!("Successfully assigned default/a to n1")
+            )
+        );
+    }
+
+    #[test]
     fn a_pod_without_a_node_says_why_once() {
         let mut world = world(vec![node("n1", false)], &[pod("a", "x")]);
         let key = (Box::from("default"), Box::from("a"));
@@ -315,7 +443,7 @@ mod tests {
         };
         assert_eq!(
             patch["status"]["conditions"][0]["message"],
-            "0/1 nodes are available: 1 not ready"
+            "0/1 nodes are available: 1 node(s) were not ready."
         );
         assert_eq!(event["reason"], "FailedScheduling");
         let mut told = pod("a", "x");

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::world::{Kept, Key, World, key_of};
 use crate::registry::{
-    ApiError, DeleteOptions, Kind, Object, Part, Registry, WriteOptions,
+    ApiError, Binding, DeleteOptions, Kind, Object, Part, Registry, WriteOptions,
     kinds::{
         CONFIG_MAPS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, NAMESPACES, NODES, PODS, SECRETS,
         SERVICE_ACCOUNTS, SERVICES,
@@ -25,12 +25,16 @@ pub(super) enum Action {
     Delete(&'static Kind, Key, Box<str>),
     /// Empties `spec.finalizers` of a Namespace.
     Finalize(Box<str>),
-    /// Gives a Pod its node.
+    /// Gives the Pod of this uid its node, and tells so.
     Bind {
         /// The Pod.
         pod: Key,
+        /// Its uid.
+        uid: Box<str>,
         /// The node.
         node: Box<str>,
+        /// What is told once it is done.
+        event: Box<Value>,
     },
 }
 
@@ -123,31 +127,26 @@ pub(super) async fn execute(registry: &Registry, action: Action) -> Result<Done,
         }
         Action::Bind {
             pod: (namespace, name),
+            uid,
             node,
+            event,
         } => {
-            let bound = registry
-                .modify(
-                    &PODS,
-                    Some(&namespace),
-                    &name,
-                    Part::Main,
-                    &options,
-                    |pod| {
-                        // Somebody else may have been faster; a Pod is bound once.
-                        if pod["spec"]["nodeName"]
-                            .as_str()
-                            .unwrap_or_default()
-                            .is_empty()
-                        {
-                            pod["spec"]["nodeName"] = Value::from(&*node);
-                        }
-                        Ok(())
-                    },
-                )
-                .await;
-            match bound {
-                Err(error) if error.is_not_found() => Ok(Done::Nothing),
-                other => other.map(|object| Done::Put(&PODS, object)),
+            let binding = Binding {
+                node: node.into(),
+                uid: Some(uid.into()),
+                ..Binding::default()
+            };
+            match registry.bind(&namespace, &name, &binding, &options).await {
+                // Somebody else was faster, or the Pod is another one by now.
+                Err(error) if error.is_conflict() || error.is_not_found() => Ok(Done::Nothing),
+                Err(error) => Err(error),
+                Ok(object) => {
+                    let told = registry.create(&EVENTS, Some(&namespace), *event, &options);
+                    if let Err(error) = told.await {
+                        tracing::warn!(%error, namespace = %namespace, pod = %name, "an event cannot be written");
+                    }
+                    Ok(Done::Put(&PODS, object))
+                }
             }
         }
     }

@@ -13,7 +13,7 @@ use super::{
     route::Target,
     schema, stream, success,
 };
-use crate::registry::{ApiError, Kind, Object, Part, Selection, kinds::PODS};
+use crate::registry::{ApiError, Binding, Kind, Part, Selection};
 
 /// The verb of a request (U7), if the target serves it.
 pub(super) fn verb(call: &Call, target: &Target) -> Result<&'static str, ApiError> {
@@ -267,45 +267,12 @@ async fn delete_collection(call: &mut Call, target: &Target) -> Result<Response,
 async fn bind(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
     let write = options::write(&call.query)?;
     let body = body::decode(call, ("", "v1", "Binding")).await?.value;
-    let node = body["target"]["name"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
-    if node.is_empty() {
-        return Err(ApiError::BadRequest(
-            "target.name: the node to bind to is required".into(),
-        ));
-    }
     let name = target.object_name();
+    let binding = Binding::from_value(&body, name)?;
+    let namespace = target.scope().unwrap_or_default();
     let registry = &call.state.registry;
-    let now = crate::registry::meta::timestamp(jiff::Timestamp::now());
-    let bound: Object = registry
-        .modify(&PODS, target.scope(), name, Part::Binding, &write, |pod| {
-            let before = pod["spec"]["nodeName"].as_str().unwrap_or_default();
-            if !before.is_empty() {
-                return Err(ApiError::Conflict {
-                    kind: &PODS,
-                    name: name.to_owned(),
-                    detail: format!("pod {name} is already assigned to node \"{before}\""),
-                });
-            }
-            pod["spec"]["nodeName"] = node.clone().into();
-            scheduled(pod, &now);
-            Ok(())
-        })
-        .await?;
-    tracing::debug!(pod = name, node, revision = bound.revision().0, "bound");
+    registry.bind(namespace, name, &binding, &write).await?;
     let mut status = success(&json!({}));
     status["code"] = json!(201);
     Ok(json_value(StatusCode::CREATED, &status))
-}
-
-fn scheduled(pod: &mut Value, now: &str) {
-    let mut conditions = pod["status"]["conditions"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
-    conditions.retain(|condition| condition["type"] != "PodScheduled");
-    conditions.push(json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": now}));
-    pod["status"]["conditions"] = conditions.into();
 }

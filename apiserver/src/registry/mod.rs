@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use crate::store::{Backend, Revision};
 
 pub mod allocate;
+pub mod binding;
 pub mod causes;
 mod delete;
 pub mod error;
@@ -25,6 +26,7 @@ pub mod table;
 pub mod watch;
 mod write;
 
+pub use binding::Binding;
 pub use causes::{Cause, CauseReason, Causes};
 pub use error::ApiError;
 pub use kind::Kind;

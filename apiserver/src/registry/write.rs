@@ -238,6 +238,13 @@ impl Registry {
         if part == Part::Main {
             (kind.rules.prepare_update)(&self.context, old, new);
         }
+        if part == Part::Binding {
+            // What only a binding may change is not for the kind's own rules, and a Pod that was put on a node is still
+            // what its author wrote.
+            let mut causes = Causes::default();
+            meta::validate(kind, new, Some(old), &mut causes);
+            return causes.into_result(kind, name);
+        }
         if new != old {
             self.validate(kind, new, Some(old))?;
             meta::bump_generation(kind, old, new);

@@ -8,7 +8,7 @@ use api::{
 };
 
 use super::{Items, Key, Trigger, World, key_of, waits_for_a_node};
-use crate::controller::pods::ZONE;
+use crate::controller::{node_is_ready as is_ready, pods::ZONE};
 
 /// One kind's place in the world.
 pub(in crate::controller) trait Kept: Resource {
@@ -119,11 +119,22 @@ fn node(world: &mut World, before: Option<&Node>, after: Option<&Node>) {
             world.dirty.service(key, Trigger::default());
         }
     }
-    let waiting: Vec<Key> = world
-        .pods
-        .all()
-        .filter(|pod| waits_for_a_node(pod))
-        .map(|pod| key_of(&**pod))
-        .collect();
-    world.dirty.unscheduled.extend(waiting);
+    // What the scheduler looks at; a heartbeat is not among it.
+    let place = |node: Option<&Node>| {
+        node.map(|node| {
+            (
+                is_ready(node),
+                node.spec.unschedulable,
+                node.spec.taints.clone(),
+                node.metadata.labels.clone(),
+                node.metadata.deletion_timestamp,
+            )
+        })
+    };
+    if place(before) != place(after) {
+        world
+            .dirty
+            .unscheduled
+            .extend(world.waiting.iter().cloned());
+    }
 }

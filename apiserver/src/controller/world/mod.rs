@@ -112,6 +112,8 @@ pub(in crate::controller) struct World {
     pub(in crate::controller) dirty: Dirty,
     pods_by_label: HashMap<LabelOfNamespace, BTreeSet<Box<str>>>,
     slices_by_service: HashMap<Key, BTreeSet<Box<str>>>,
+    /// The Pods that wait for a node.
+    waiting: BTreeSet<Key>,
 }
 
 impl World {
@@ -202,6 +204,11 @@ impl World {
         for (name, value) in &metadata.labels {
             let place = (metadata.namespace.clone(), name.clone(), value.clone());
             index(&mut self.pods_by_label, place, &metadata.name, present);
+        }
+        if present && waits_for_a_node(pod) {
+            self.waiting.insert(key_of(pod));
+        } else {
+            self.waiting.remove(&key_of(pod));
         }
     }
 

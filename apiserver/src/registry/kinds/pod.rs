@@ -1,5 +1,6 @@
 //! Pod (core/v1).
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{items, pod_cells, text_at};
@@ -7,6 +8,7 @@ use crate::registry::{
     Context,
     causes::Causes,
     kind::{ALL_VERBS, Kind, Rules, STATUS, Subresource},
+    meta,
     table::{AGE, Column, NAME, Table},
 };
 
@@ -53,6 +55,9 @@ pub static PODS: Kind = Kind {
         default: fill,
         prepare_create: |pod| {
             pod["status"] = json!({"phase": "Pending", "qosClass": qos_class(&pod["spec"])});
+            if !items(&pod["spec"]["schedulingGates"]).is_empty() {
+                pod["status"]["conditions"] = json!([gated(Timestamp::now())]);
+            }
         },
         validate,
         grace,
@@ -73,6 +78,17 @@ pub static PODS: Kind = Kind {
         cells: pod_cells::fill,
     },
 };
+
+/// Why nothing schedules the Pod.
+fn gated(now: Timestamp) -> Value {
+    json!({
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "SchedulingGated",
+        "message": "Scheduling is blocked due to non-empty scheduling gates",
+        "lastTransitionTime": meta::timestamp(now),
+    })
+}
 
 fn spec(pod: &Value, field: &str) -> String {
     text_at(pod, &["spec", field]).to_owned()
@@ -323,10 +339,6 @@ fn unchanged(old: &Value, new: &Value, causes: &mut Causes) {
         "tolerations",
     ] {
         copy(&mut allowed, old, field);
-    }
-    // Bound once, by whoever schedules: from nothing to a node.
-    if text_at(old, &["nodeName"]).is_empty() {
-        copy(&mut allowed, old, "nodeName");
     }
     if !items(&old["schedulingGates"]).is_empty() {
         copy(&mut allowed, old, "schedulingGates");
