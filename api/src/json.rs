@@ -5,20 +5,25 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Reads a document; the second part names each key that came twice, such as `spec.containers[0].name`. The last one counts.
+/// So many bytes of names are enough to say what is wrong. Without an end, a small document of one long key with many
+/// duplicates below it would be named in gigabytes.
+const NAMED_BYTES: usize = 16 * 1024;
+
+/// Reads a document; the second part names keys that came twice, such as `spec.containers[0].name`: each of them, or the first
+/// ones when there are very many. The last one counts.
 ///
 /// # Errors
 /// When the bytes are not exactly one JSON document.
 pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let mut duplicates = Vec::new();
+    let mut duplicates = Duplicates::default();
     let document = Reader {
         path: Path::Root,
         duplicates: &mut duplicates,
     }
     .deserialize(&mut deserializer)?;
     deserializer.end()?;
-    Ok((document, duplicates))
+    Ok((document, duplicates.names))
 }
 
 /// Where the reader is: a chain on the stack, so that no path is built until one is needed.
@@ -43,9 +48,26 @@ impl fmt::Display for Path<'_> {
     }
 }
 
+/// The keys that came twice, as far as they are named.
+#[derive(Default)]
+pub(crate) struct Duplicates {
+    pub(crate) names: Vec<String>,
+    bytes: usize,
+}
+
+impl Duplicates {
+    pub(crate) fn add(&mut self, path: Path<'_>) {
+        if self.bytes < NAMED_BYTES {
+            let name = path.to_string();
+            self.bytes += name.len();
+            self.names.push(name);
+        }
+    }
+}
+
 struct Reader<'a> {
     path: Path<'a>,
-    duplicates: &'a mut Vec<String>,
+    duplicates: &'a mut Duplicates,
 }
 
 impl<'de> DeserializeSeed<'de> for Reader<'_> {
@@ -112,7 +134,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
         while let Some(key) = fields.next_key::<String>()? {
             let path = Path::Field(&self.path, &key);
             if map.contains_key(&key) {
-                self.duplicates.push(path.to_string());
+                self.duplicates.add(path);
             }
             let value = fields.next_value_seed(Reader {
                 path,
@@ -141,6 +163,18 @@ mod tests {
             json!({"a": {"k": null}, "b": {"c": 2}, "l": [{"x": 1}, {"x": 2}]})
         );
         assert_eq!(duplicates, ["b.c", "l[1].x", "a", "a.k"]);
+    }
+
+    #[test]
+    fn naming_duplicates_takes_no_more_room_than_a_reader_can_use() {
+        let long = "k".repeat(10_000);
+        let text = format!("{{\"{long}\":{{{}\"a\":2}}}}", "\"a\":1,".repeat(10_000));
+        let (value, duplicates) = parse(text.as_bytes()).unwrap();
+        assert_eq!(value[&long]["a"], 2);
+        assert_eq!(
+            duplicates.iter().map(String::len).sum::<usize>(),
+            2 * 10_002
+        );
     }
 
     #[test]
