@@ -422,3 +422,54 @@ async fn concurrent_services_never_share_an_address_or_port() {
         100
     );
 }
+
+#[tokio::test]
+async fn the_write_that_lets_a_service_go_releases_what_the_service_held_and_nothing_else() {
+    let api = Api::new().await;
+    let with_port = |name: &str, port: u16, ip: &str| {
+        let mut body = of_type(name, "NodePort");
+        body["spec"]["clusterIP"] = ip.into();
+        body["spec"]["ports"][0]["nodePort"] = port.into();
+        body
+    };
+    let mut held = with_port("held", 30010, "10.96.0.40");
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    api.made(SERVICES, held).await;
+    api.made(SERVICES, with_port("other", 30011, "10.96.0.41"))
+        .await;
+    let path = format!("{SERVICES}/held");
+    assert_eq!(api.delete(&path).await.0, 200);
+    // One write takes the finalizer away and names the port of another Service.
+    let last = json!({
+        "metadata": {"finalizers": null},
+        "spec": {"ports": [{"port": 80, "nodePort": 30011}]},
+    });
+    let (code, answer) = api.merge(&path, last).await;
+    assert_eq!(code, 200, "{answer}");
+    assert_eq!(api.get(&path).await.0, 404);
+    assert!(!port_is_taken(&api, &json!(30010)).await);
+    assert!(!ip_is_taken(&api, &json!("10.96.0.40")).await);
+    assert!(port_is_taken(&api, &json!(30011)).await);
+    assert!(ip_is_taken(&api, &json!("10.96.0.41")).await);
+}
+
+#[tokio::test]
+async fn node_ports_that_are_no_port_numbers_are_refused() {
+    let api = Api::new().await;
+    for port in [70_000, -1, 65_536 + 30_000] {
+        let mut body = of_type("a", "NodePort");
+        body["spec"]["ports"][0]["nodePort"] = port.into();
+        let (code, status) = api.post(SERVICES, body).await;
+        assert_eq!(code, 422, "{port}: {status}");
+        let (field, message) = cause(&status);
+        assert_eq!(field, "spec.ports[0].nodePort");
+        assert!(message.ends_with("is 30000-32767"), "{message}");
+        let mut body = of_type("a", "LoadBalancer");
+        body["spec"]["externalTrafficPolicy"] = "Local".into();
+        body["spec"]["healthCheckNodePort"] = port.into();
+        let (code, status) = api.post(SERVICES, body).await;
+        assert_eq!(code, 500, "{port}: {status}");
+        let message = status["message"].as_str().unwrap();
+        assert!(message.contains("HealthCheck NodePort"), "{message}");
+    }
+}

@@ -103,14 +103,14 @@ pub(super) async fn plan(
 }
 
 /// The writes that go with the removal of an object: what it held is free, and a Service's Endpoints go with it.
-pub(super) fn release_all(kind: &'static Kind, last: &Value) -> Vec<Write> {
+pub(super) fn release_all(kind: &'static Kind, stored: &Value) -> Vec<Write> {
     if *kind != SERVICES {
         return Vec::new();
     }
-    let holdings = Holdings::of(last);
+    let holdings = Holdings::of(stored);
     let mut keys: Vec<String> = holdings.ips.iter().map(|ip| ip_key(*ip)).collect();
     keys.extend(holdings.ports.iter().map(|port| port_key(*port)));
-    let (namespace, name) = (meta::text(last, "namespace"), meta::text(last, "name"));
+    let (namespace, name) = (meta::text(stored, "namespace"), meta::text(stored, "name"));
     keys.push(super::kinds::ENDPOINTS.key(Some(namespace), name));
     keys.iter().map(|key| release(key)).collect()
 }
@@ -200,32 +200,48 @@ impl Allocator<'_> {
             let detail = format!("failed to allocate IP {ip}: {problem}");
             causes.invalid("spec.clusterIPs", value, &detail);
         }
+        self.check_numbers(&new["spec"], &mut causes)?;
         for port in asked.ports.difference(&self.before.ports) {
-            let range = &self.registry.context.node_ports;
-            let detail = if !range.contains(port) {
-                format!(
-                    "provided port is not in the valid range. The range of valid ports is {}-{}",
-                    range.start(),
-                    range.end()
-                )
+            let detail = if !self.registry.context.node_ports.contains(port) {
+                self.out_of_range()
             } else if self.is_taken(&port_key(*port)).await? {
                 "provided port is already allocated".to_owned()
             } else {
                 continue;
             };
-            // Upstream answers a taken health-check port with 500: its clients retry only on Invalid.
             match port_index(new, *port) {
                 Some(index) => {
                     causes.invalid(format!("spec.ports[{index}].nodePort"), *port, &detail);
                 }
-                None => {
-                    return Err(ApiError::Exhausted(format!(
-                        "failed to allocate requested HealthCheck NodePort {port}: {detail}"
-                    )));
-                }
+                None => return Err(bad_health_check_port((*port).into(), &detail)),
             }
         }
         causes.into_result(&SERVICES, meta::text(new, "name"))
+    }
+
+    /// Refuses what is no port number at all, and so is none of the [`Holdings`].
+    fn check_numbers(&self, spec: &Value, causes: &mut Causes) -> Result<(), ApiError> {
+        let beyond = |value: &Value| value.as_i64().filter(|&port| u16::try_from(port).is_err());
+        let ports = spec["ports"].as_array().into_iter().flatten();
+        for (index, port) in ports.enumerate() {
+            if let Some(number) = beyond(&port["nodePort"]) {
+                let field = format!("spec.ports[{index}].nodePort");
+                causes.invalid(field, number, &self.out_of_range());
+            }
+        }
+        match beyond(&spec["healthCheckNodePort"]) {
+            Some(number) => Err(bad_health_check_port(number, &self.out_of_range())),
+            None => Ok(()),
+        }
+    }
+
+    fn out_of_range(&self) -> String {
+        let range = &self.registry.context.node_ports;
+        format!(
+            "provided port is not in the valid range. The range of valid ports is {}-{}",
+            range.start(),
+            range.end()
+        )
     }
 
     /// One address for each family that has none yet.
@@ -328,6 +344,13 @@ impl Allocator<'_> {
             "failed to allocate a nodePort: range is full".into(),
         ))
     }
+}
+
+/// Upstream answers a taken health-check port with 500: its clients retry only on Invalid.
+fn bad_health_check_port(port: i64, detail: &str) -> ApiError {
+    ApiError::Exhausted(format!(
+        "failed to allocate requested HealthCheck NodePort {port}: {detail}"
+    ))
 }
 
 fn port_index(service: &Value, port: u16) -> Option<usize> {

@@ -94,7 +94,8 @@ impl Registry {
         })
     }
 
-    /// Removes the object with all it holds, in one transaction. `None` when somebody else wrote first.
+    /// Removes the object with all it holds, in one transaction; `last` is what the DELETED event and the answer show.
+    /// `None` when somebody else wrote first.
     pub(super) async fn remove_record(
         &self,
         kind: &'static Kind,
@@ -111,7 +112,8 @@ impl Registry {
             expect: Expect::Modified(record.modified),
             operation: Operation::Delete,
         }];
-        writes.extend(allocate::release_all(kind, last));
+        // What the stored version holds, whatever the last writer made of it: that may even name what others hold.
+        writes.extend(allocate::release_all(kind, &parse(record)));
         Ok(
             match self.backend.commit(writes, kind.rules.durability).await? {
                 Outcome::Committed { revision, .. } => Some(Object::new(kind, json, revision)),
