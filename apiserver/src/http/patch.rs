@@ -1,5 +1,6 @@
 //! Patches (P1-P3).
 
+use json_patch::PatchOperation;
 use serde_json::Value;
 
 use super::{Call, body, schema};
@@ -9,6 +10,9 @@ use crate::registry::{ApiError, Kind};
 pub(super) const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
 /// More operations than this are refused, as upstream.
 const MAX_OPERATIONS: usize = 10_000;
+
+/// Copies may add up to this many bytes, as upstream: each may double what is there.
+const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
 
 /// A patch, parsed.
 pub(super) enum Patch {
@@ -48,16 +52,49 @@ impl Patch {
     /// Changes `target`.
     pub(super) fn apply(&self, kind: &'static Kind, target: &mut Value) -> Result<(), ApiError> {
         match self {
-            Self::Json(patch) => json_patch::patch(target, patch).map_err(|error| {
-                ApiError::Unprocessable(format!(
-                    "the server rejected our request due to an error in our request: {error}"
-                ))
-            }),
+            Self::Json(patch) => json_operations(target, patch),
             Self::Merge(patch) => {
                 json_patch::merge(target, patch);
                 Ok(())
             }
             Self::Strategic(patch) => schema::strategic_merge(kind, target, patch),
+        }
+    }
+}
+
+/// One operation after the other, with an eye on what the copies add up to.
+fn json_operations(target: &mut Value, patch: &json_patch::Patch) -> Result<(), ApiError> {
+    let mut copied_bytes = 0;
+    for (index, operation) in patch.0.iter().enumerate() {
+        if let PatchOperation::Copy(copy) = operation {
+            copied_bytes += copy.from.resolve(target).map_or(0, size_bytes);
+            if copied_bytes > MAX_COPIED_BYTES {
+                return Err(ApiError::TooLarge {
+                    limit_bytes: MAX_COPIED_BYTES,
+                });
+            }
+        }
+        json_patch::patch(target, std::slice::from_ref(operation)).map_err(|error| {
+            ApiError::Unprocessable(format!(
+                "the server rejected our request due to an error in our request: operation [{index}] at \"{}\": {}",
+                error.path, error.kind
+            ))
+        })?;
+    }
+    Ok(())
+}
+
+/// How long a value is as JSON, nearly.
+fn size_bytes(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 5,
+        Value::String(text) => text.len() + 2,
+        Value::Array(list) => 2 + list.iter().map(|item| size_bytes(item) + 1).sum::<usize>(),
+        Value::Object(map) => {
+            let fields = map.iter();
+            2 + fields
+                .map(|(name, field)| name.len() + size_bytes(field) + 4)
+                .sum::<usize>()
         }
     }
 }

@@ -60,8 +60,8 @@ impl View {
         warnings: &[String],
     ) -> Response {
         let mut response = json_bytes(code, self.object(object, true));
-        for warning in warnings {
-            if let Ok(text) = header::HeaderValue::from_str(&warning_text(warning)) {
+        for text in warning_texts(warnings) {
+            if let Ok(text) = header::HeaderValue::from_str(&text) {
                 response.headers_mut().append(header::WARNING, text);
             }
         }
@@ -195,13 +195,31 @@ fn metadata(object: &Object, version: &str) -> String {
     format!(r#"{{"kind":"PartialObjectMetadata","apiVersion":"{version}","metadata":{metadata}}}"#)
 }
 
+/// As many warnings as clients read: they refuse an answer with headers beyond their limit, and V3 sets ours at 4 KiB.
+fn warning_texts(warnings: &[String]) -> Vec<String> {
+    const LIMIT_BYTES: usize = 4096;
+    let mut texts = Vec::new();
+    let mut size_bytes = 0;
+    for (index, warning) in warnings.iter().enumerate() {
+        let text = warning_text(warning);
+        size_bytes += text.len();
+        if size_bytes > LIMIT_BYTES - 64 {
+            let more = warnings.len() - index;
+            texts.push(warning_text(&format!("and {more} more warnings")));
+            break;
+        }
+        texts.push(text);
+    }
+    texts
+}
+
 /// `299 - "text"`, without control characters, quotes and backslashes escaped (V3).
 fn warning_text(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len() + 8);
     for c in text
         .chars()
         .filter(|c| !c.is_control() && c.is_ascii())
-        .take(4000)
+        .take(1000)
     {
         if matches!(c, '"' | '\\') {
             escaped.push('\\');

@@ -1,0 +1,75 @@
+//! Bodies that are small and would cost much: each is refused, or costs little.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod common;
+
+use axum::body::Body;
+use common::{Api, CONFIG_MAPS, config_map};
+use http::Request;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn copies_of_a_json_patch_do_not_grow_without_end() {
+    let api = Api::new().await;
+    api.made(CONFIG_MAPS, config_map("a")).await;
+    let add = json!({"op": "add", "path": "/data/x", "value": "x".repeat(1000)});
+    let double = |index| json!({"op": "copy", "from": "/data", "path": format!("/data/{index}")});
+    let patch: Value = std::iter::once(add).chain((0..14).map(double)).collect();
+    let path = format!("{CONFIG_MAPS}/a");
+    let media_type = "application/json-patch+json";
+    let (code, status) = api.call_as("PATCH", &path, media_type, patch).await;
+    assert_eq!(code, 413, "{}", status["message"]);
+    let few: Value = (0..3)
+        .map(|index| json!({"op": "copy", "from": "/data/key", "path": format!("/data/{index}")}))
+        .collect();
+    let (code, changed) = api.call_as("PATCH", &path, media_type, few).await;
+    assert_eq!(code, 200, "{changed}");
+    assert_eq!(changed["data"]["2"], "value");
+}
+
+#[tokio::test]
+async fn an_operation_that_fails_is_named() {
+    let api = Api::new().await;
+    api.made(CONFIG_MAPS, config_map("a")).await;
+    let patch = json!([
+        {"op": "test", "path": "/data/key", "value": "value"},
+        {"op": "remove", "path": "/data/none"},
+    ]);
+    let path = format!("{CONFIG_MAPS}/a");
+    let (code, status) = api
+        .call_as("PATCH", &path, "application/json-patch+json", patch)
+        .await;
+    assert_eq!(code, 422);
+    let message = status["message"].as_str().unwrap();
+    assert!(
+        message.contains("operation [1] at \"/data/none\""),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn v3_warnings_fit_into_headers_that_clients_accept() {
+    let api = Api::new().await;
+    let mut body = config_map("a");
+    for index in 0..3000 {
+        body[format!("unknown{index}")] = 1.into();
+    }
+    let request = Request::post(CONFIG_MAPS)
+        .header("content-type", "application/json")
+        .body(Body::from(body.to_string()))
+        .unwrap();
+    let response = api.send(request).await;
+    assert_eq!(response.status(), 201);
+    let warnings: Vec<&str> = response
+        .headers()
+        .get_all("warning")
+        .iter()
+        .map(|warning| warning.to_str().unwrap())
+        .collect();
+    let size_bytes: usize = warnings.iter().map(|warning| warning.len()).sum();
+    assert!(size_bytes <= 4096, "{size_bytes}");
+    assert_eq!(warnings[0], r#"299 - "unknown field \"unknown0\"""#);
+    let more = format!("and {} more warnings", 3000 - (warnings.len() - 1));
+    assert!(warnings.last().unwrap().contains(&more), "{warnings:?}");
+}
