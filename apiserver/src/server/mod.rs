@@ -8,7 +8,14 @@ mod connection;
 mod listen;
 mod node;
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper_util::server::graceful::GracefulShutdown;
 use rustls::{
@@ -140,7 +147,13 @@ impl Server {
             SocketAddr::new(config.advertised(), address.port())
         );
         let kubeconfig = pki.write_kubeconfig(&config.data_dir, &url)?;
-        let store = EmbeddedStore::open(&config.data_dir.join("store"))?;
+        let store = config.data_dir.join("store");
+        // Its files hold Secrets, and the engine makes them with whatever umask there is.
+        private_dir(&store).map_err(|source| ServerError::DataDir {
+            path: store.clone(),
+            source,
+        })?;
+        let store = EmbeddedStore::open(&store)?;
         let registry = Registry::new(Arc::new(store.clone()), config.context());
         Ok(Self {
             config: Arc::new(config),
@@ -251,6 +264,12 @@ impl Server {
             }
         }
     }
+}
+
+/// Makes a directory that only its owner can enter, or makes it so.
+fn private_dir(path: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
 }
 
 /// Not ready any more once the server stops (Q3).
