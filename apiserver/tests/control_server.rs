@@ -10,7 +10,7 @@ use apiserver::{
     registry::{WriteOptions, kinds::SECRETS},
     server::{Config, Server, ServerError},
 };
-use control::{Client, Running, config, csr};
+use control::{Client, Running, config, csr, eventually};
 use serde_json::{Value, json};
 
 /// A token's Secret; `secret` is the part only its owner knows.
@@ -188,6 +188,14 @@ async fn a_node_touches_its_own_objects_only() {
     assert_eq!(node.post(leases, named("n1")).await.0, 201);
     assert_eq!(node.post("/api/v1/nodes", named("n2")).await.0, 403);
     assert_eq!(node.post(leases, named("n2")).await.0, 403);
+    // However the path is spelled.
+    for path in [
+        "/api/v1/node%73",
+        "/api/v1/nodes/",
+        &leases.replace("leases", "lease%73"),
+    ] {
+        assert_eq!(node.post(path, named("n2")).await.0, 403, "{path}");
+    }
     let admin = server.admin();
     assert_eq!(admin.post("/api/v1/nodes", named("n2")).await.0, 201);
     let labels = json!({"metadata": {"labels": {"a": "b"}}});
@@ -301,6 +309,57 @@ async fn a_node_touches_its_own_objects_only() {
         .with_header("impersonate-user", "jane".into());
     assert_eq!(lowered.get("/api/v1/nodes").await.0, 403);
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_does_not_choose_its_pod_range() {
+    let server = Running::start().await;
+    add_token(&server, "good00", "2099-01-01T00:00:00Z").await;
+    let node = joined(&server, "n1").await;
+    let range = json!({"podCIDR": "10.244.0.0/16", "podCIDRs": ["10.244.0.0/16"]});
+    let greedy = json!({"metadata": {"name": "n1"}, "spec": range});
+    let (code, status) = node.post("/api/v1/nodes", greedy.clone()).await;
+    assert_eq!(code, 403);
+    let message = status["message"].as_str().unwrap();
+    assert!(message.contains("spec.podCIDR"), "{message}");
+    let modest = json!({"metadata": {"name": "n1"}});
+    assert_eq!(node.post("/api/v1/nodes", modest).await.0, 201);
+    let own = "/api/v1/nodes/n1";
+    assert_eq!(node.put(own, greedy.clone()).await.0, 403);
+    assert_eq!(node.patch(own, greedy).await.0, 403);
+    // What the server gave may be said again.
+    let mut stored = eventually("the Pod range of n1", async || {
+        let (_, stored) = server.admin().get(own).await;
+        (!stored["spec"]["podCIDR"].is_null()).then_some(stored)
+    })
+    .await;
+    stored["metadata"]["resourceVersion"] = json!("");
+    stored["metadata"]["labels"] = json!({"a": "b"});
+    let (code, status) = node.put(own, stored).await;
+    assert_eq!(code, 200, "{status}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn only_the_owner_reads_keys_and_the_store() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    std::fs::create_dir(&store).unwrap();
+    std::fs::set_permissions(&store, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let server = Running::with(dir, |_| {}).await;
+    let dir = server.stop().await;
+    assert_eq!(mode(&store), 0o700, "Secrets are in there");
+    assert_eq!(mode(&dir.path().join("tls")), 0o700);
+    for file in [
+        "tls/ca.key",
+        "tls/server.key",
+        "tls/admin.key",
+        "admin.kubeconfig",
+    ] {
+        assert_eq!(mode(&dir.path().join(file)), 0o600, "{file}");
+    }
 }
 
 #[tokio::test]

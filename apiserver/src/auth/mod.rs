@@ -2,7 +2,7 @@
 //!
 //! Reading order: this page (callers, questions, answers), [`certificate`] and [`token`] (who it is),
 //! [`impersonation`] (who they want to be), [`policy`] (what they may do), [`node_restriction`] (what a node may
-//! create).
+//! write).
 
 use async_trait::async_trait;
 

@@ -1,70 +1,65 @@
-//! What a node may create: its own Node and its own Lease. The name of a new object stands in the body, where the
-//! [`policy`](super::policy) does not look.
+//! What a node may say in the objects it writes: the names of its own Node and Lease, and no Pod range. Both stand in
+//! the body, where the [`policy`](super::policy) does not look.
 
-use axum::body::{Body, Bytes, to_bytes};
-use http::{Method, Request};
-use serde::Deserialize;
+use serde_json::Value;
 
 use super::User;
-use crate::registry::ApiError;
+use crate::registry::{
+    ApiError, Kind,
+    kinds::{LEASES, NODES},
+    meta,
+};
 
-/// More than any Node or Lease needs.
-const LIMIT_BYTES: usize = 1 << 20;
-
-#[derive(Deserialize)]
-struct Named {
-    metadata: Metadata,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    name: String,
-}
-
-/// The request, with its body looked at when it has to be.
+/// Refuses what a node may not create: another node's Node or Lease, and a Pod range of its own choice, which would
+/// draw the traffic of other nodes' Pods.
 ///
 /// # Errors
-/// [`ApiError::Forbidden`] when a node creates an object of another node; [`ApiError::TooLarge`].
-pub async fn check(user: &User, request: Request<Body>) -> Result<Request<Body>, ApiError> {
+/// [`ApiError::Forbidden`].
+pub fn check_create(user: &User, kind: &'static Kind, object: &Value) -> Result<(), ApiError> {
     let Some(node) = user.node() else {
-        return Ok(request);
+        return Ok(());
     };
-    let Some(resource) = restricted(request.method(), request.uri().path()) else {
-        return Ok(request);
-    };
-    let (parts, body) = request.into_parts();
-    let body = to_bytes(body, LIMIT_BYTES)
-        .await
-        .map_err(|_| ApiError::TooLarge {
-            limit_bytes: LIMIT_BYTES,
-        })?;
-    if name(&body).as_deref() != Some(node) {
-        return Err(ApiError::Forbidden {
-            message: format!(
-                "{resource} is forbidden: User \"{}\" cannot create resource \"{resource}\": node {node} may create \
-                 its own object only, named in a JSON body",
-                user.name
-            ),
-            resource: resource.to_owned(),
-            group: String::new(),
-            name: name(&body).unwrap_or_default(),
-        });
+    if (*kind == NODES || *kind == LEASES) && meta::text(object, "name") != node {
+        let why = format!("node {node} may create its own object only, by its name");
+        return Err(refused(user, "create", kind, object, &why));
     }
-    Ok(Request::from_parts(parts, Body::from(body)))
+    check_change(user, kind, &Value::Null, object)
 }
 
-fn restricted(method: &Method, path: &str) -> Option<&'static str> {
-    if method != Method::POST {
-        return None;
+/// Refuses what a node may not change of its Node: the Pod range, which the server gives out.
+///
+/// # Errors
+/// [`ApiError::Forbidden`].
+pub fn check_change(
+    user: &User,
+    kind: &'static Kind,
+    old: &Value,
+    new: &Value,
+) -> Result<(), ApiError> {
+    if user.node().is_none() || *kind != NODES {
+        return Ok(());
     }
-    match path.trim_matches('/').rsplit('/').next()? {
-        "nodes" => Some("nodes"),
-        "leases" => Some("leases"),
-        _ => None,
+    for field in ["podCIDR", "podCIDRs"] {
+        if old["spec"][field] != new["spec"][field] {
+            let why = format!("spec.{field} is given out by the server: leave it as it is");
+            return Err(refused(user, "update", kind, new, &why));
+        }
     }
+    Ok(())
 }
 
-fn name(body: &Bytes) -> Option<String> {
-    let named: Named = serde_json::from_slice(body).ok()?;
-    Some(named.metadata.name)
+fn refused(user: &User, verb: &str, kind: &'static Kind, object: &Value, why: &str) -> ApiError {
+    let name = meta::text(object, "name");
+    ApiError::Forbidden {
+        message: format!(
+            "{} \"{name}\" is forbidden: User \"{}\" cannot {verb} resource \"{}\" in API group \"{}\": {why}",
+            kind.resource(),
+            user.name,
+            kind.plural,
+            kind.group,
+        ),
+        resource: kind.plural.to_owned(),
+        group: kind.group.to_owned(),
+        name: name.to_owned(),
+    }
 }

@@ -16,8 +16,8 @@ const OPEN_PATHS: &[&str] = &["/livez", "/readyz", "/healthz", "/version"];
 enum Which {
     /// All of them.
     Any,
-    /// The object that has the node's name. What a node creates is looked at in
-    /// [`super::node_restriction`], since the name stands in the body.
+    /// The object that has the node's name. What a node creates is looked at in [`super::node_restriction`], since
+    /// the name stands in the body.
     Own,
     /// Pods bound to the node; lists and watches must say so in their field selector.
     OwnPods,

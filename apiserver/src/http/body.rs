@@ -1,6 +1,6 @@
 //! Request bodies: JSON, YAML, protobuf (N1-N3, N9).
 
-use std::sync::PoisonError;
+use std::{sync::PoisonError, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -12,6 +12,8 @@ use crate::registry::ApiError;
 
 /// The largest body read, as upstream.
 const LIMIT_BYTES: usize = 3 * 1024 * 1024;
+/// How long a client may take to send a body.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The media types of bodies.
 pub(super) const ACCEPTED: &str =
     "application/json, application/yaml, application/vnd.kubernetes.protobuf";
@@ -28,23 +30,39 @@ pub(super) struct Document {
 pub(super) async fn read(call: &mut Call) -> Result<Bytes, ApiError> {
     let unread = call.body.get_mut().unwrap_or_else(PoisonError::into_inner);
     let body = std::mem::replace(unread, Body::empty());
-    let too_large = ApiError::TooLarge {
-        limit_bytes: LIMIT_BYTES,
-    };
     let announced = call.header(header::CONTENT_LENGTH).parse::<usize>();
     if announced.is_ok_and(|length| length > LIMIT_BYTES) {
-        return Err(too_large);
+        return Err(ApiError::TooLarge {
+            limit_bytes: LIMIT_BYTES,
+        });
     }
-    axum::body::to_bytes(body, LIMIT_BYTES)
-        .await
-        .map_err(|error| {
-            let source = std::error::Error::source(&error);
-            if source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>()) {
-                too_large
-            } else {
-                ApiError::BadRequest(format!("reading the request body: {error}"))
-            }
-        })
+    collect(body, LIMIT_BYTES, PATIENCE).await
+}
+
+/// Reads a body of at most so many bytes, and waits no longer than that for all of it.
+///
+/// # Errors
+/// [`ApiError::TooLarge`], [`ApiError::BadRequest`].
+pub(crate) async fn collect(
+    body: Body,
+    limit_bytes: usize,
+    patience: Duration,
+) -> Result<Bytes, ApiError> {
+    let reading = tokio::time::timeout(patience, axum::body::to_bytes(body, limit_bytes));
+    let Ok(read) = reading.await else {
+        return Err(ApiError::BadRequest(format!(
+            "the request body did not arrive within {} s: send it again",
+            patience.as_secs()
+        )));
+    };
+    read.map_err(|error| {
+        let source = std::error::Error::source(&error);
+        if source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>()) {
+            ApiError::TooLarge { limit_bytes }
+        } else {
+            ApiError::BadRequest(format!("reading the request body: {error}"))
+        }
+    })
 }
 
 /// The media type of the body without parameters, lower case. A missing one counts as JSON.
@@ -102,4 +120,20 @@ fn yaml(bytes: &[u8]) -> Result<Document, ApiError> {
         value,
         duplicates: Vec::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{StreamExt as _, stream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_never_ends_is_given_up() {
+        let started = stream::iter([Ok::<_, std::io::Error>("{")]);
+        let body = Body::from_stream(started.chain(stream::pending()));
+        let error = collect(body, 100, Duration::from_millis(10)).await;
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("did not arrive"), "{error}");
+    }
 }

@@ -13,7 +13,10 @@ use super::{
     route::Target,
     schema, stream, success,
 };
-use crate::registry::{ApiError, Binding, Kind, Part, Selection};
+use crate::{
+    auth::node_restriction,
+    registry::{ApiError, Binding, Kind, Part, Selection, kinds::NODES},
+};
 
 /// The verb of a request (U7), if the target serves it.
 pub(super) fn verb(call: &Call, target: &Target) -> Result<&'static str, ApiError> {
@@ -155,6 +158,7 @@ async fn create(call: &mut Call, target: &Target) -> Result<Response, ApiError> 
     let view = View::of(call)?;
     let write = options::write(&call.query)?;
     let (value, warnings) = object_body(call, target.kind).await?;
+    node_restriction::check_create(&call.user, target.kind, &value)?;
     let registry = &call.state.registry;
     let object = registry
         .create(target.kind, target.scope(), value, &write)
@@ -166,6 +170,7 @@ async fn update(call: &mut Call, target: &Target) -> Result<Response, ApiError> 
     let view = View::of(call)?;
     let write = options::write(&call.query)?;
     let (value, warnings) = object_body(call, target.kind).await?;
+    restrict_node(call, target, &value).await?;
     let (object, created) = call
         .state
         .registry
@@ -186,12 +191,24 @@ async fn update(call: &mut Call, target: &Target) -> Result<Response, ApiError> 
     Ok(view.respond(code, &object, &warnings))
 }
 
+/// What a node replaces its Node with is compared with what is there. Somebody may write in between, but a Pod range
+/// that is set does not change any more.
+async fn restrict_node(call: &Call, target: &Target, new: &Value) -> Result<(), ApiError> {
+    if call.user.node().is_none() || *target.kind != NODES || target.part() != Part::Main {
+        return Ok(());
+    }
+    let registry = &call.state.registry;
+    let old = registry.get(&NODES, None, target.object_name()).await?;
+    node_restriction::check_change(&call.user, &NODES, &old.value(), new)
+}
+
 async fn patch(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
     let view = View::of(call)?;
     let write = options::write(&call.query)?;
     let validation = options::field_validation(&call.query)?;
     let (patch, duplicates) = Patch::read(call).await?;
     let kind = target.kind;
+    let user = &call.user;
     let mut warnings = Vec::new();
     let object = call
         .state
@@ -203,7 +220,11 @@ async fn patch(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
             target.part(),
             &write,
             |value| {
+                let old = user.node().map(|_| value.clone());
                 patch.apply(kind, value)?;
+                if let Some(old) = old {
+                    node_restriction::check_change(user, kind, &old, value)?;
+                }
                 warnings = schema::settle(
                     kind,
                     value,

@@ -11,20 +11,27 @@ use hyper_util::{
     server::{conn::auto, graceful::Watcher},
 };
 use rustls::ServerConfig;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::Notify,
+};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::node::JOIN_PATH;
 use crate::{
-    auth::{User, certificate, impersonation, node_restriction},
+    auth::{User, certificate, impersonation},
     http as rest,
     registry::ApiError,
 };
 
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a connection may stay without its first request. Later ones have hyper's own limits: 30 s for the head of a
+/// request, and pings on HTTP/2.
+const FIRST_REQUEST: Duration = Duration::from_secs(30);
 /// Streams per HTTP/2 connection: an agent or client with more watches than this would stall silently.
 const MAX_STREAMS: u32 = 2000;
 
@@ -35,6 +42,7 @@ pub(super) struct Gate {
     router: Router,
     stop: CancellationToken,
     builder: Arc<auto::Builder<TokioExecutor>>,
+    first_request: Duration,
 }
 
 impl Gate {
@@ -52,6 +60,7 @@ impl Gate {
             router,
             stop,
             builder: Arc::new(builder),
+            first_request: FIRST_REQUEST,
         }
     }
 
@@ -67,14 +76,38 @@ impl Gate {
             Err(_) => return tracing::debug!("TLS handshake took too long"),
         };
         let caller = caller(&stream);
+        self.requests(stream, caller, watcher).await;
+    }
+
+    /// Answers the requests that come over a stream, or gives it up when none comes: whoever is silent after the
+    /// handshake would otherwise keep a descriptor for ever.
+    async fn requests<S>(self, stream: S, caller: Option<User>, watcher: Watcher)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let builder = self.builder.clone();
+        let first_request = self.first_request;
+        let asked = Arc::new(Notify::new());
+        let asking = asked.clone();
         let service = service_fn(move |request: Request<Incoming>| {
+            asking.notify_one();
             let (gate, caller) = (self.clone(), caller.clone());
             async move { Ok::<_, Infallible>(gate.answer(caller, request.map(Body::new)).await) }
         });
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        if let Err(error) = watcher.watch(connection.into_owned()).await {
-            tracing::debug!(error, "connection");
+        let silence = async {
+            let first = tokio::time::timeout(first_request, asked.notified()).await;
+            if first.is_ok() {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            result = watcher.watch(connection.into_owned()) => {
+                if let Err(error) = result {
+                    tracing::debug!(error, "connection");
+                }
+            }
+            () = silence => tracing::debug!("a connection without a request was closed"),
         }
     }
 
@@ -83,7 +116,7 @@ impl Gate {
             .uri()
             .query()
             .is_some_and(|query| query.contains("watch="));
-        let request = match admit(caller, request).await {
+        let request = match admit(caller, request) {
             Ok(request) => request,
             Err(error) => return rest::status_of(&error),
         };
@@ -106,7 +139,7 @@ fn caller(stream: &TlsStream<TcpStream>) -> Option<User> {
 }
 
 /// The request with its caller, if credentials and headers are acceptable.
-async fn admit(caller: Option<User>, request: Request<Body>) -> Result<Request<Body>, ApiError> {
+fn admit(caller: Option<User>, mut request: Request<Body>) -> Result<Request<Body>, ApiError> {
     let has_token = request.headers().contains_key(header::AUTHORIZATION);
     let caller = match caller {
         Some(caller) => caller,
@@ -117,7 +150,6 @@ async fn admit(caller: Option<User>, request: Request<Body>) -> Result<Request<B
         None => User::anonymous(),
     };
     let user = impersonation::effective(&caller, request.headers())?;
-    let mut request = node_restriction::check(&user, request).await?;
     request.extensions_mut().insert(user);
     Ok(request)
 }
@@ -128,4 +160,67 @@ fn until(response: Response, stop: CancellationToken) -> Response {
         let frames = body.into_data_stream();
         Body::from_stream(frames.take_until(stop.cancelled_owned()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use hyper_util::server::graceful::GracefulShutdown;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::pki::{Pki, ServerNames};
+
+    fn gate(first_request: Duration) -> Gate {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::open(dir.path(), &ServerNames::default()).unwrap();
+        let router = Router::new().route("/livez", get(async || "ok"));
+        let tls = super::super::tls(&pki).unwrap();
+        Gate {
+            first_request,
+            ..Gate::new(tls, router, CancellationToken::new())
+        }
+    }
+
+    /// Whether a connection over which this is sent is closed by the server within ten seconds.
+    async fn is_given_up(sent: &[u8]) -> bool {
+        let (mut client, server) = tokio::io::duplex(1 << 16);
+        client.write_all(sent).await.unwrap();
+        let graceful = GracefulShutdown::new();
+        let gate = gate(Duration::from_millis(20));
+        tokio::spawn(gate.requests(server, None, graceful.watcher()));
+        let mut received = Vec::new();
+        let end = client.read_to_end(&mut received);
+        let end = tokio::time::timeout(Duration::from_secs(10), end).await;
+        end.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_connection_without_a_request_is_given_up() {
+        assert!(is_given_up(b"").await, "nothing");
+        assert!(is_given_up(b"PRI * HTTP/2.0\r\n").await, "half a preface");
+        assert!(is_given_up(b"GET /livez HT").await, "half a request");
+    }
+
+    #[tokio::test]
+    async fn a_connection_with_a_request_stays_open_for_the_next_one() {
+        let (mut client, server) = tokio::io::duplex(1 << 16);
+        let graceful = GracefulShutdown::new();
+        let gate = gate(Duration::from_millis(20));
+        let mut serving = tokio::spawn(gate.requests(server, None, graceful.watcher()));
+        for _ in 0..2 {
+            client
+                .write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+                .await
+                .unwrap();
+            let mut answer = [0; 15];
+            client.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 200 OK");
+            // Longer than a silent connection lives.
+            let ended = tokio::time::timeout(Duration::from_millis(100), &mut serving).await;
+            assert!(ended.is_err(), "the connection was closed");
+            let mut rest = [0; 4096];
+            let _ = client.read(&mut rest).await.unwrap();
+        }
+    }
 }

@@ -17,6 +17,7 @@ use api::{
 };
 use axum::{
     Extension, Json, Router,
+    body::Body,
     extract::{Path, Query, State as Shared},
     response::{IntoResponse as _, Response},
     routing::{get, post, put},
@@ -34,7 +35,10 @@ use crate::{
         token::{self, Presented, TokenError},
     },
     controller::node_is_ready,
-    http::status_of,
+    http::{
+        body::{PATIENCE, collect},
+        status_of,
+    },
     pki::{Pki, PkiError},
     registry::{
         ApiError, Registry,
@@ -43,6 +47,8 @@ use crate::{
     store::Revision,
 };
 
+/// More than any body here needs: a signing request is about 1 KiB.
+const LIMIT_BYTES: usize = 64 * 1024;
 /// Where tokens are accepted.
 pub(super) const JOIN_PATH: &str = "/minik/v1/join";
 
@@ -154,12 +160,8 @@ struct JoinRequest {
     csr: String,
 }
 
-async fn join(
-    Shared(state): Shared<State>,
-    headers: HeaderMap,
-    body: axum::body::Bytes,
-) -> Response {
-    match admit(&state, &headers, &body).await {
+async fn join(Shared(state): Shared<State>, headers: HeaderMap, body: Body) -> Response {
+    match admit(&state, &headers, body).await {
         Ok(answer) => Json(answer).into_response(),
         Err(error) => {
             tracing::warn!(%error, "a node was not let in");
@@ -168,7 +170,7 @@ async fn join(
     }
 }
 
-async fn admit(state: &State, headers: &HeaderMap, body: &[u8]) -> Result<Value, JoinError> {
+async fn admit(state: &State, headers: &HeaderMap, body: Body) -> Result<Value, JoinError> {
     let header = headers.get(header::AUTHORIZATION);
     let header = header
         .and_then(|value| value.to_str().ok())
@@ -176,8 +178,9 @@ async fn admit(state: &State, headers: &HeaderMap, body: &[u8]) -> Result<Value,
     let presented = Presented::parse(header)?;
     let stored = stored_token(&state.registry, &presented).await?;
     presented.verify(stored.as_ref(), Timestamp::now())?;
-    // Only now is anything of the request looked at.
-    let request: JoinRequest = serde_json::from_slice(body)
+    // Only now is anything of the request read: strangers cannot make us keep it.
+    let body = collect(body, LIMIT_BYTES, PATIENCE).await?;
+    let request: JoinRequest = serde_json::from_slice(&body)
         .map_err(|error| ApiError::BadRequest(format!("the body is no join request: {error}")))?;
     names::dns1123_subdomain(&request.node).map_err(|reason| JoinError::Name {
         name: request.node.clone(),
@@ -229,11 +232,15 @@ async fn set_applied(
     Shared(state): Shared<State>,
     Extension(user): Extension<User>,
     Path(node): Path<String>,
-    body: axum::body::Bytes,
+    body: Body,
 ) -> Response {
     if user.node() != Some(&node) && !user.is_master() {
         return forbidden(&user, &format!("report what node {node} has applied"));
     }
+    let body = match collect(body, LIMIT_BYTES, PATIENCE).await {
+        Ok(body) => body,
+        Err(error) => return status_of(&error),
+    };
     let request = serde_json::from_slice::<AppliedRequest>(&body).ok();
     let Some(revision) = request
         .map(|r| r.revision)

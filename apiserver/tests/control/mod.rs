@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use apiserver::{
     registry::Registry,
@@ -20,6 +20,21 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{net::TcpStream, sync::oneshot, task::JoinHandle};
 use tokio_rustls::TlsConnector;
+
+/// Asks until there is an answer; panics after twenty seconds without one.
+pub(crate) async fn eventually<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let patience = Duration::from_secs(20);
+    let answer = tokio::time::timeout(patience, asking).await;
+    answer.unwrap_or_else(|_| panic!("{what}: not within {patience:?}"))
+}
 
 /// A configuration on a free port of loopback, with an address other hosts could use.
 pub(crate) fn config(dir: &Path) -> Config {
