@@ -3,7 +3,10 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
 };
 
 use agent::join::{JoinError, join};
@@ -15,7 +18,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -64,8 +71,27 @@ impl Seen {
     }
 }
 
+/// What a server does besides answering.
+#[derive(Default)]
+struct Manners {
+    /// How many connections it closes at once, as one does that is just being stopped.
+    broken: AtomicUsize,
+    /// Whose client certificates it accepts; without one it asks for none.
+    clients_of: Option<Arc<Authority>>,
+}
+
 /// A server with a certificate of `own`, which offers `shown` as its CA.
 async fn serve(own: Arc<Authority>, shown: Arc<Authority>) -> (SocketAddr, Seen) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    serve_on(listener, own, shown, Arc::default())
+}
+
+fn serve_on(
+    listener: TcpListener,
+    own: Arc<Authority>,
+    shown: Arc<Authority>,
+    manners: Arc<Manners>,
+) -> (SocketAddr, Seen) {
     let key = KeyPair::generate().expect("key");
     let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("params");
     let certificate = params.signed_by(&key, &own.issuer).expect("certificate");
@@ -74,17 +100,20 @@ async fn serve(own: Arc<Authority>, shown: Arc<Authority>) -> (SocketAddr, Seen)
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("versions")
-        .with_no_client_auth()
+        .with_client_cert_verifier(client_verifier(&manners))
         .with_single_cert(vec![certificate.der().clone()], key)
         .expect("certificate");
     config.alpn_protocols = vec![b"h2".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("address");
     let seen = Seen::default();
     let log = seen.clone();
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
+            let closes = |left: usize| left.checked_sub(1);
+            if manners.broken.fetch_update(SeqCst, SeqCst, closes).is_ok() {
+                continue;
+            }
             let (acceptor, shown, log) = (acceptor.clone(), Arc::clone(&shown), log.clone());
             tokio::spawn(async move {
                 let Ok(tls) = acceptor.accept(tcp).await else {
@@ -99,6 +128,19 @@ async fn serve(own: Arc<Authority>, shown: Arc<Authority>) -> (SocketAddr, Seen)
         }
     });
     (address, seen)
+}
+
+fn client_verifier(manners: &Manners) -> Arc<dyn ClientCertVerifier> {
+    let Some(authority) = &manners.clients_of else {
+        return WebPkiClientVerifier::no_client_auth();
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.certificate.clone()).expect("a root");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .allow_unauthenticated()
+        .build()
+        .expect("a verifier")
 }
 
 async fn answer(
@@ -208,6 +250,71 @@ async fn a_node_joins_with_its_token_once_and_comes_back_with_its_certificate() 
         .expect("joined again without a token");
     assert_eq!(seen.paths()[2..], ["/minik/v1/config"]);
     assert_eq!(seen.secrets().len(), 1);
+}
+
+#[tokio::test]
+async fn a_handshake_that_breaks_off_does_not_use_the_token() {
+    let authority = Arc::new(Authority::new());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let (own, manners) = (Arc::clone(&authority), Arc::new(Manners::default()));
+    let (address, seen) = serve_on(listener, own, Arc::clone(&authority), Arc::clone(&manners));
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (server, token) = (format!("https://{address}"), authority.token());
+    let joined = join(&server, Some(&token), "n1", dir.path()).await;
+    joined.expect("joined");
+    manners.broken.store(1, SeqCst);
+    let error = join(&server, Some(&token), "n1", dir.path())
+        .await
+        .expect_err("the connection broke");
+    assert!(error.is_retryable(), "{error}");
+    let joined = join(&server, Some(&token), "n1", dir.path()).await;
+    joined.expect("back with the certificate");
+    assert_eq!(seen.paths()[2..], ["/minik/v1/config"]);
+}
+
+#[tokio::test]
+async fn a_certificate_that_the_server_does_not_accept_is_replaced_with_the_token() {
+    let (authority, other) = (Arc::new(Authority::new()), Arc::new(Authority::new()));
+    let dir = tempfile::tempdir().expect("tempdir");
+    let token = authority.token();
+    let (address, _) = serve(Arc::clone(&authority), Arc::clone(&authority)).await;
+    let server = format!("https://{address}");
+    let joined = join(&server, Some(&token), "n1", dir.path()).await;
+    joined.expect("joined");
+
+    // The same certificate, to a server that takes those of another authority only: as if it had run out.
+    let manners = Manners {
+        clients_of: Some(other),
+        ..Manners::default()
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let (address, seen) = serve_on(
+        listener,
+        Arc::clone(&authority),
+        authority,
+        Arc::new(manners),
+    );
+    let server = format!("https://{address}");
+    std::fs::write(dir.path().join("server"), &server).expect("write");
+    let error = join(&server, None, "n1", dir.path()).await;
+    assert!(error.is_err(), "without a token there is no way in");
+    let joined = join(&server, Some(&token), "n1", dir.path()).await;
+    joined.expect("joined anew");
+    assert_eq!(seen.paths(), ["/minik/v1/ca", "/minik/v1/join"]);
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_the_certificates_is_replaced_with_the_token() {
+    let authority = Arc::new(Authority::new());
+    let (address, _) = serve(Arc::clone(&authority), Arc::clone(&authority)).await;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (server, token) = (format!("https://{address}"), authority.token());
+    let joined = join(&server, Some(&token), "n1", dir.path()).await;
+    joined.expect("joined");
+    let key = KeyPair::generate().expect("key").serialize_pem();
+    std::fs::write(dir.path().join("node.key"), key).expect("write");
+    let joined = join(&server, Some(&token), "n1", dir.path()).await;
+    joined.expect("joined anew");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use http::{Method, StatusCode};
+use rustls::AlertDescription;
 use serde::Deserialize;
 
 /// A failed request, or a client that cannot be made.
@@ -186,6 +187,19 @@ impl ClientError {
         self.has_code(StatusCode::UNAUTHORIZED)
     }
 
+    /// One side's certificate was not accepted. With TLS 1.3 a client learns that only with the first answer, as an alert on a
+    /// connection that seemed to stand.
+    #[must_use]
+    pub fn is_certificate_refused(&self) -> bool {
+        let first: &(dyn std::error::Error + 'static) = match self {
+            Self::Tls { source, .. } => source,
+            Self::Broken { source, .. } => source,
+            _ => return false,
+        };
+        let mut causes = std::iter::successors(Some(first), |error| error.source());
+        causes.any(is_about_certificates)
+    }
+
     /// The same request may work later: no connection, or an overloaded server.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
@@ -199,5 +213,35 @@ impl ClientError {
             }
             _ => false,
         }
+    }
+}
+
+/// The alerts by which a side refuses the other's certificate (RFC 8446 section 6.2).
+const REFUSALS: [AlertDescription; 8] = [
+    AlertDescription::BadCertificate,
+    AlertDescription::UnsupportedCertificate,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::UnknownCA,
+    AlertDescription::AccessDenied,
+    AlertDescription::DecryptError,
+];
+
+fn is_about_certificates(error: &(dyn std::error::Error + 'static)) -> bool {
+    let Some(error) = error.downcast_ref::<io::Error>() else {
+        return false;
+    };
+    let refusals = REFUSALS.map(rustls::Error::AlertReceived);
+    match error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+    {
+        Some(rustls::Error::InvalidCertificate(_)) => true,
+        Some(error) => refusals.contains(error),
+        // The HTTP/2 library keeps no more than the text of what ended its connection.
+        None => refusals
+            .iter()
+            .any(|refusal| refusal.to_string() == error.to_string()),
     }
 }

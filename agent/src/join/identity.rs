@@ -71,10 +71,18 @@ impl StoredIdentity {
             .mode(0o700)
             .create(data_dir)
             .map_err(FileError::new("creating", data_dir))?;
+        // From here until the end there is none: parts of two must not be taken for one.
+        let certificate = data_dir.join("node.crt");
+        match fs::remove_file(&certificate) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(FileError::new("removing", &certificate)(error));
+            }
+            _ => {}
+        }
         write(&data_dir.join("server"), &self.server, 0o644)?;
         write(&data_dir.join("ca.crt"), &self.ca_pem, 0o644)?;
         write(&data_dir.join("node.key"), &self.key_pem, 0o600)?;
-        write(&data_dir.join("node.crt"), &self.certificate_pem, 0o644)
+        write(&certificate, &self.certificate_pem, 0o644)
     }
 
     pub(super) fn client_config(&self) -> ClientConfig {

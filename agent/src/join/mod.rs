@@ -105,7 +105,15 @@ pub async fn join(
 ) -> Result<(Client, ClusterConfig), JoinError> {
     let stored = StoredIdentity::load(data_dir)?.filter(|stored| stored.server == server);
     if let Some(stored) = stored {
-        let client = Client::new(stored.client_config())?;
+        let client = match Client::new(stored.client_config()) {
+            Ok(client) => client,
+            // Key and certificate do not belong together: a join was cut off between their files.
+            Err(error) if token.is_some() => {
+                tracing::warn!(%error, "the stored node certificate cannot be used; joining anew");
+                return join_anew(server, token, node, data_dir).await;
+            }
+            Err(error) => return Err(error.into()),
+        };
         match client.get::<ClusterConfig>("/minik/v1/config").await {
             Ok(cluster) => return Ok((client, cluster)),
             // The cluster was made anew, or the certificate ran out: the token, if there is one, decides.
@@ -118,17 +126,23 @@ pub async fn join(
             Err(error) => return Err(error.into()),
         }
     }
-    join_with_token(
-        server,
-        &Token::parse(token.ok_or(JoinError::NoToken)?)?,
-        node,
-        data_dir,
-    )
-    .await
+    join_anew(server, token, node, data_dir).await
 }
 
+async fn join_anew(
+    server: &str,
+    token: Option<&str>,
+    node: &str,
+    data_dir: &Path,
+) -> Result<(Client, ClusterConfig), JoinError> {
+    let token = Token::parse(token.ok_or(JoinError::NoToken)?)?;
+    join_with_token(server, &token, node, data_dir).await
+}
+
+/// Whether one of the two sides does not accept the other's certificate. A handshake that broke off says nothing: a server
+/// that is being restarted does that, and a token that was good once would then be refused for good.
 fn is_identity_refused(error: &ClientError) -> bool {
-    matches!(error, ClientError::Tls { .. }) || error.is_unauthorized() || error.is_forbidden()
+    error.is_certificate_refused() || error.is_unauthorized() || error.is_forbidden()
 }
 
 async fn join_with_token(
