@@ -1,12 +1,15 @@
 //! The nodes of the cluster: this one's Pod range, and the routes to the others'.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use api::core::Node;
 use ipnet::IpNet;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
-use crate::{pods, reflector::Delta};
+use crate::{backoff::Backoff, pods, reflector::Delta};
+
+/// How often routes are written anew although no node changed.
+const ROUTES_EVERY: Duration = Duration::from_secs(30);
 
 /// The other nodes and their Pod ranges.
 pub(crate) struct Neighbours {
@@ -86,20 +89,28 @@ impl Neighbours {
         mut nodes: mpsc::Receiver<Vec<Delta<Node>>>,
     ) {
         let mut set = None;
+        let mut backoff = Backoff::new(Duration::from_millis(500), ROUTES_EVERY);
         loop {
             let wanted = self.routes();
+            let mut look_again = ROUTES_EVERY;
             if set.as_ref() != Some(&wanted) {
                 match context.network().set_routes(&wanted).await {
-                    Ok(()) => set = Some(wanted),
+                    Ok(()) => {
+                        backoff.reset();
+                        set = Some(wanted);
+                    }
                     Err(error) => {
-                        tracing::error!(%error, "routes to other nodes are not as they should be")
+                        look_again = backoff.fail();
+                        tracing::error!(%error, "routes to other nodes are not as they should be");
                     }
                 }
             }
-            let Some(deltas) = nodes.recv().await else {
-                return;
-            };
-            self.apply(deltas);
+            match timeout(look_again, nodes.recv()).await {
+                Ok(Some(deltas)) => self.apply(deltas),
+                Ok(None) => return,
+                // A route goes with its link, and a node's segment may have come meanwhile: they are written anew.
+                Err(_) => set = None,
+            }
         }
     }
 }

@@ -131,6 +131,29 @@ fn pods_reach_each_other_and_a_restart_finds_everything_as_it_was() {
     });
 }
 
+#[test]
+fn a_pod_made_anew_is_connected_while_its_old_namespace_still_stands() {
+    in_private_namespace(async {
+        let network = open().await;
+        let (dead, new, other) = (pod_namespace(), pod_namespace(), pod_namespace());
+        attach(&network, "uid-1", &dead).await;
+        let address = attach(&network, "uid-1", &new).await;
+        let other_ip = attach(&network, "uid-2", &other).await;
+        send_between(&new, address, &other, other_ip);
+    });
+}
+
+#[test]
+fn the_node_does_not_believe_a_pods_router_advertisements() {
+    in_private_namespace(async {
+        let _network = open().await;
+        assert_eq!(
+            sh("cat /proc/sys/net/ipv6/conf/minik0/accept_ra").trim(),
+            "0"
+        );
+    });
+}
+
 fn send_between(from: &OwnedFd, from_ip: IpAddr, to: &OwnedFd, to_ip: IpAddr) {
     let receiver = inside(to, || UdpSocket::bind((to_ip, 7000)).expect("bind"));
     receiver

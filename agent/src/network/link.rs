@@ -129,6 +129,14 @@ pub(super) async fn veth(handle: &Handle, cable: &Cable<'_>) -> Result<(), Netwo
     tolerate_existing(made).map_err(NetworkError::link("creating", cable.name))
 }
 
+/// `ip link del LINK`, and with it a cable's other end. One that has just gone by itself is as good.
+pub(super) async fn delete(handle: &Handle, index: u32, link: &str) -> Result<(), NetworkError> {
+    match handle.link().del(index).execute().await {
+        Err(error) if is_absent(&error) => Ok(()),
+        other => other.map_err(NetworkError::link("deleting", link)),
+    }
+}
+
 /// `bridge link set dev LINK hairpin on`: the bridge may send a frame back by the port it came from.
 pub(super) async fn hairpin(handle: &Handle, link: &str) -> Result<(), NetworkError> {
     let port = LinkBridgePort::new(require(handle, link).await?).hairpin(true);

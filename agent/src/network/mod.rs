@@ -141,6 +141,10 @@ impl Network {
         let name = veth_name(pod_uid);
         let inside = link::connect_in(namespace)?;
         if link::index(&inside, POD_LINK).await?.is_none() {
+            // A link of that name leads into the namespace of the Pod's dead shim, which the kernel has not removed yet.
+            if let Some(old) = link::index(&self.handle, &name).await? {
+                link::delete(&self.handle, old, &name).await?;
+            }
             let cable = Cable {
                 name: &name,
                 bridge: self.bridge,

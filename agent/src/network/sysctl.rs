@@ -17,6 +17,11 @@ pub(super) fn set_up(bridge: &str) -> Result<(), NetworkError> {
             tracing::warn!(%error, "ICMP redirects stay on");
         }
     }
+    // A Pod may send router advertisements, and a node that believes them sends its traffic through the Pod (CVE-2020-10749).
+    let path = format!("net/ipv6/conf/{bridge}/accept_ra");
+    if Path::new("/proc/sys").join(&path).exists() {
+        set(&path, "0")?;
+    }
     Ok(())
 }
 

@@ -102,6 +102,11 @@ fn namespaces(setup: &Setup) -> Result<(), RuntimeError> {
         // As containerd and cri-o have it: a container need not be root to listen on port 80.
         let path = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
         fs::write(path, "0").explain("write", path)?;
+        // For links to come: a Pod must not believe the router advertisements of its neighbours (CVE-2020-10749).
+        let path = "/proc/sys/net/ipv6/conf/default/accept_ra";
+        if Path::new(path).exists() {
+            fs::write(path, "0").explain("write", path)?;
+        }
     }
     Ok(())
 }
