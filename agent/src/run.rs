@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -46,6 +46,9 @@ const DNS_PORT: u16 = 53;
 const DNS_TTL_SECS: u32 = 5;
 /// Failed reports of the applied revision are repeated at most this late.
 const REPORT_AGAIN: Duration = Duration::from_secs(2);
+/// An unchanged applied revision is reported again so often: a node that says nothing for half a minute counts as cut off,
+/// and a server that was restarted has forgotten what it was told.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// Why the agent stops or does not start.
 #[derive(Debug, thiserror::Error)]
@@ -308,14 +311,18 @@ impl Rules for Dataplane<Netlink> {
     }
 }
 
-/// Tells the server how far this node's rules and names have come, as often as it changes.
+/// Tells the server how far this node's rules and names have come: when it changes, and now and then.
 async fn report_applied(
     client: Client,
     node: String,
     mut applied: watch::Receiver<Option<Position>>,
 ) {
     let path = format!("/minik/v1/nodes/{}/applied", crate::client::encode(&node));
-    while applied.changed().await.is_ok() {
+    loop {
+        // An interval that has passed brings the same news again.
+        if let Ok(Err(_)) = timeout(REPORT_EVERY, applied.changed()).await {
+            return;
+        }
         let Some(position) = *applied.borrow_and_update() else {
             continue;
         };

@@ -113,7 +113,7 @@ impl Runtime {
             .explain("create", dir.display())?;
         let setup = Setup {
             pod: spec.clone(),
-            log_dir: self.log_dir(spec),
+            log_dir: self.log_dir(&spec.namespace, &spec.name, &spec.uid),
             cgroup: self.cgroup(&spec.uid),
             built_in: self.config.built_in.clone(),
         };
@@ -181,8 +181,8 @@ impl Runtime {
     ///
     /// # Errors
     /// When they cannot be removed.
-    pub fn remove_logs(&self, spec: &PodSpec) -> Result<(), RuntimeError> {
-        remove_dir(&self.log_dir(spec))
+    pub fn remove_logs(&self, namespace: &str, name: &str, uid: &str) -> Result<(), RuntimeError> {
+        remove_dir(&self.log_dir(namespace, name, uid))
     }
 
     /// Every Pod whose shim lives, for a program that is not the agent: nothing is changed.
@@ -253,10 +253,10 @@ impl Runtime {
         self.config.run_dir.join("pods").join(uid)
     }
 
-    fn log_dir(&self, spec: &PodSpec) -> PathBuf {
+    fn log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
         self.config
             .log_dir
-            .join(format!("{}_{}_{}", spec.namespace, spec.name, spec.uid))
+            .join(format!("{namespace}_{name}_{uid}"))
     }
 
     fn cgroup(&self, uid: &str) -> String {

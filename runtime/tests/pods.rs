@@ -507,10 +507,8 @@ fn a_crash_loop_leaves_two_logs(fixture: &Fixture) {
         "this attempt's, and that before it"
     );
     pod.remove().expect("remove");
-    fixture
-        .runtime
-        .remove_logs(pod.spec())
-        .expect("remove the logs");
+    let removed = fixture.runtime.remove_logs("default", "test", "uid-1");
+    removed.expect("remove the logs");
     let left = fs::read_dir(fixture.dir.path().join("logs"));
     assert_eq!(left.expect("list").count(), 0);
 }

@@ -24,13 +24,18 @@ use std::{
     net::IpAddr,
     os::fd::AsFd,
     sync::Arc,
+    time::Duration,
 };
 
 use api::core::Pod;
 use runtime::Runtime;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
 
 use crate::{
+    backoff::Backoff,
     client::Client,
     network::{Network, NetworkError},
     objects::{Key, Object},
@@ -103,6 +108,23 @@ impl Context {
 
     pub(crate) fn network(&self) -> &Network {
         &self.network
+    }
+
+    /// Whether the node knows every Service, which it does once its rules hold them all: a container is told of those that
+    /// exist when it starts, and never again.
+    fn knows_services(&self) -> bool {
+        self.applied.borrow().is_some()
+    }
+
+    /// Removes the logs of a Pod whose object is gone: nobody can ask for them any more.
+    async fn remove_logs(&self, namespace: &str, name: &str, uid: &str) {
+        let runtime = self.runtime.clone();
+        let [namespace, name, uid] = [namespace, name, uid].map(str::to_owned);
+        let removed =
+            tokio::task::spawn_blocking(move || runtime.remove_logs(&namespace, &name, &uid));
+        if let Ok(Err(error)) = removed.await {
+            tracing::warn!(%error, "the logs of a deleted Pod stay");
+        }
     }
 
     /// Tells the rules that a Pod with this address came or went.
@@ -285,11 +307,17 @@ pub enum AdoptError {
 }
 
 /// SIGTERM, the default grace period, SIGKILL: its object is gone, so nothing is reported.
-async fn end_unknown(context: Arc<Context>, sandbox: Sandbox) {
+async fn end_unknown(context: Arc<Context>, mut sandbox: Sandbox) {
     let address = sandbox.address;
-    if let Err(error) = worker::end(sandbox).await {
-        tracing::warn!(%error, "an unknown Pod was not ended cleanly");
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+    while let Err(error) = worker::end(&mut sandbox).await {
+        tracing::error!(pod = sandbox.spec().uid, %error, "an unknown Pod cannot be ended; trying again");
+        sleep(backoff.fail()).await;
     }
+    let spec = sandbox.spec();
+    context
+        .remove_logs(&spec.namespace, &spec.name, &spec.uid)
+        .await;
     if address != context.node_ip {
         context.local_pod(address, false);
         context.network.release(address);

@@ -109,11 +109,15 @@ impl Sandbox {
         Ok(blocking(move || pod.signal(&container, signal)).await?)
     }
 
-    /// Ends everything. Links go with the namespace; nobody waits for them.
-    pub(super) async fn remove(self) -> Result<(), SandboxError> {
-        drop(self.changes);
-        let pod = self.pod;
+    /// Ends everything; may be called again after an error. Links go with the namespace; nobody waits for them.
+    pub(super) async fn remove(&self) -> Result<(), SandboxError> {
+        let pod = Arc::clone(&self.pod);
         Ok(blocking(move || pod.remove()).await?)
+    }
+
+    /// What the Pod was made from.
+    pub(super) fn spec(&self) -> &PodSpec {
+        self.pod.spec()
     }
 }
 

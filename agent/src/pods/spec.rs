@@ -139,7 +139,7 @@ pub(super) fn container_spec(
     attempt: u32,
     image: Image,
     environment: Vec<(String, String)>,
-) -> ContainerSpec {
+) -> Result<ContainerSpec, env::EnvError> {
     let security = container.security_context.clone().unwrap_or_default();
     let mut env = vec![
         ("PATH".to_owned(), PATH.to_owned()),
@@ -147,8 +147,8 @@ pub(super) fn container_spec(
     ];
     env.retain(|(name, _)| environment.iter().all(|(other, _)| other != name));
     env.extend(environment);
-    let argv = argv(container, &image, &env);
-    ContainerSpec {
+    let argv = argv(container, &image, &env)?;
+    Ok(ContainerSpec {
         name: container.name.to_string(),
         attempt,
         argv,
@@ -165,28 +165,38 @@ pub(super) fn container_spec(
         allow_privilege_escalation: security.allow_privilege_escalation.unwrap_or(true),
         read_only_root: security.read_only_root_filesystem.unwrap_or(false),
         image,
-    }
+    })
 }
 
 /// `command` takes the place of the image's entry point; `args` follow either.
-fn argv(container: &Container, image: &Image, env: &[(String, String)]) -> Vec<String> {
+fn argv(
+    container: &Container,
+    image: &Image,
+    env: &[(String, String)],
+) -> Result<Vec<String>, env::EnvError> {
     let get = |name: &str| {
         env.iter()
             .find(|(other, _)| other == name)
             .map(|(_, value)| &**value)
     };
-    let expanded = |words: &[Box<str>]| {
-        words
-            .iter()
-            .map(|word| env::expand(word, get))
-            .collect::<Vec<_>>()
+    let mut left = env::MAX_TOTAL_BYTES;
+    let mut expanded = |what: &str, words: &[Box<str>]| {
+        let mut out = Vec::with_capacity(words.len());
+        for word in words {
+            let word = env::expand(word, get).ok_or_else(|| env::EnvError::TooLong {
+                what: format!("a word of {what}"),
+            })?;
+            left = left.checked_sub(word.len()).ok_or(env::EnvError::TooMuch)?;
+            out.push(word);
+        }
+        Ok(out)
     };
-    let mut argv = expanded(&container.command);
+    let mut argv = expanded("command", &container.command)?;
     if argv.is_empty() {
         argv = image.entrypoint();
     }
-    argv.extend(expanded(&container.args));
-    argv
+    argv.extend(expanded("args", &container.args)?);
+    Ok(argv)
 }
 
 fn user(pod: &Pod, container: &Container) -> User {
@@ -234,7 +244,8 @@ mod tests {
         for (fields, wanted) in cases {
             let container: Container = serde_json::from_value(fields.clone()).expect("container");
             let env = vec![("PORT".to_owned(), "80".to_owned())];
-            let spec = container_spec(&Pod::default(), &container, 0, Image::BuiltIn, env);
+            let spec = container_spec(&Pod::default(), &container, 0, Image::BuiltIn, env)
+                .expect("it fits");
             assert_eq!(spec.argv, wanted, "{fields}");
         }
     }
@@ -301,6 +312,18 @@ mod tests {
     }
 
     #[test]
+    fn a_command_that_grows_without_end_is_refused() {
+        let env = vec![("BIG".to_owned(), "x".repeat(100 << 10))];
+        for words in [json!(["$(BIG)$(BIG)"]), json!(vec!["$(BIG)"; 64])] {
+            let container: Container =
+                serde_json::from_value(json!({"args": words})).expect("container");
+            let spec = container_spec(&Pod::default(), &container, 0, Image::BuiltIn, env.clone());
+            let error = spec.expect_err("too much").to_string();
+            assert!(error.contains("no program can be given that"), "{error}");
+        }
+    }
+
+    #[test]
     fn capabilities_are_added_and_dropped_by_name() {
         let named = |name| Capabilities::named(name).expect("a name");
         let cases = [
@@ -326,7 +349,8 @@ mod tests {
         for (asked, wanted) in cases {
             let container = json!({"securityContext": {"capabilities": asked}});
             let container: Container = serde_json::from_value(container).expect("container");
-            let spec = container_spec(&Pod::default(), &container, 0, Image::BuiltIn, Vec::new());
+            let spec = container_spec(&Pod::default(), &container, 0, Image::BuiltIn, Vec::new())
+                .expect("it fits");
             assert_eq!(spec.capabilities, wanted, "{asked}");
         }
     }
@@ -340,7 +364,8 @@ mod tests {
         let container: Container =
             serde_json::from_value(json!({"securityContext": {"runAsUser": 2000}, "resources": {"limits": {"memory": "64Mi", "cpu": "500m"}}}))
                 .expect("container");
-        let spec = container_spec(&pod, &container, 0, Image::BuiltIn, Vec::new());
+        let spec =
+            container_spec(&pod, &container, 0, Image::BuiltIn, Vec::new()).expect("it fits");
         assert_eq!(
             (spec.user.uid, spec.user.gid, spec.user.groups),
             (2000, 1000, vec![7])

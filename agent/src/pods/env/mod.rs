@@ -27,7 +27,20 @@ pub(super) enum EnvError {
     Field { variable: String, path: String },
     #[error("variable {variable}: resourceFieldRef is not supported")]
     Resource { variable: String },
+    #[error(
+        "{what} is longer than {MAX_STRING_BYTES} bytes after $(VAR) expansion: no program can be given that"
+    )]
+    TooLong { what: String },
+    #[error(
+        "the environment and the command have more than {MAX_TOTAL_BYTES} bytes together: no program can be given that"
+    )]
+    TooMuch,
 }
+
+/// What execve(2) takes in one string, its name and final zero included (`MAX_ARG_STRLEN`).
+const MAX_STRING_BYTES: usize = 128 << 10;
+/// What all strings may have together. The kernel takes a quarter of the stack's limit, usually 2 MiB.
+pub(super) const MAX_TOTAL_BYTES: usize = 1 << 20;
 
 /// The ConfigMaps and Secrets that a container names, by kind and name; those that could not be read are absent.
 pub(super) type Sources = HashMap<(&'static str, String), BTreeMap<String, String>>;
@@ -114,6 +127,10 @@ pub(super) fn environment(
         if let Some(value) = value_of(pod, variable, addresses, sources, &result)? {
             result.set(&variable.name, value);
         }
+        // Checked on the way: a few variables that name each other twice grow without end.
+        if result.bytes > MAX_TOTAL_BYTES {
+            return Err(EnvError::TooMuch);
+        }
     }
     Ok(result.ordered)
 }
@@ -123,10 +140,13 @@ pub(super) fn environment(
 struct Environment {
     ordered: Vec<(String, String)>,
     index: HashMap<String, usize>,
+    /// Of all names and values ever set.
+    bytes: usize,
 }
 
 impl Environment {
     fn set(&mut self, name: &str, value: String) {
+        self.bytes += name.len() + value.len();
         if let Some(index) = self.index.get(name) {
             self.ordered[*index].1 = value;
         } else {
@@ -148,7 +168,11 @@ fn value_of(
     before: &Environment,
 ) -> Result<Option<String>, EnvError> {
     let Some(from) = &variable.value_from else {
-        return Ok(Some(expand(&variable.value, |name| before.get(name))));
+        let value = expand(&variable.value, |name| before.get(name));
+        let too_long = || EnvError::TooLong {
+            what: format!("variable {}", variable.name),
+        };
+        return value.map(Some).ok_or_else(too_long);
     };
     if let Some(field) = &from.field_ref {
         let unsupported = || EnvError::Field {
@@ -215,12 +239,16 @@ fn field_value(pod: &Pod, path: &str, addresses: Addresses) -> Option<String> {
     Some(value)
 }
 
-/// Replaces `$(NAME)` by the variable's value. An unknown name stays as it is written; `$$` is a dollar sign.
-pub(super) fn expand<'a>(text: &str, get: impl Fn(&str) -> Option<&'a str>) -> String {
+/// Replaces `$(NAME)` by the variable's value. An unknown name stays as it is written; `$$` is a dollar sign. `None` when the
+/// result is longer than any program may be given: a Pod of a few bytes must not take the node's memory.
+pub(super) fn expand<'a>(text: &str, get: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(dollar) = rest.find('$') {
         out.push_str(&rest[..dollar]);
+        if out.len() > MAX_STRING_BYTES {
+            return None;
+        }
         rest = &rest[dollar + 1..];
         if let Some(after) = rest.strip_prefix('$') {
             out.push('$');
@@ -243,7 +271,7 @@ pub(super) fn expand<'a>(text: &str, get: impl Fn(&str) -> Option<&'a str>) -> S
         }
     }
     out.push_str(rest);
-    out
+    (out.len() <= MAX_STRING_BYTES).then_some(out)
 }
 
 #[cfg(test)]
@@ -264,8 +292,25 @@ mod tests {
             ("$A $", "$A $"),
         ];
         for (text, wanted) in cases {
-            assert_eq!(expand(text, get), wanted, "{text}");
+            assert_eq!(expand(text, get).as_deref(), Some(wanted), "{text}");
         }
+    }
+
+    #[test]
+    fn what_grows_without_end_is_refused_on_the_way() {
+        let mut env = vec![json!({"name": "V0", "value": "x".repeat(1024)})];
+        for number in 1..64 {
+            let twice = format!("$(V{0})$(V{0})", number - 1);
+            env.push(json!({"name": format!("V{number}"), "value": twice}));
+        }
+        let error = environment_of(json!({"name": "c", "env": env}), &Sources::new());
+        assert!(matches!(error, Err(EnvError::TooLong { .. })), "{error:?}");
+
+        let big = json!({"name": "BIG", "value": "x".repeat(100 << 10)});
+        let copies = (0..64).map(|n| json!({"name": format!("C{n}"), "value": "$(BIG)"}));
+        let env: Vec<_> = [big].into_iter().chain(copies).collect();
+        let error = environment_of(json!({"name": "c", "env": env}), &Sources::new());
+        assert_eq!(error, Err(EnvError::TooMuch));
     }
 
     fn pod() -> Pod {

@@ -15,6 +15,7 @@ use super::{
     },
     Event, Worker,
 };
+use crate::backoff::Backoff;
 
 const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
@@ -62,7 +63,8 @@ impl Worker {
     }
 
     /// Waits until no container runs, the time is up, or (with `hasty`) the object is deleted by force.
-    async fn wait_stopped(&mut self, deadline: Instant, hasty: bool) {
+    async fn wait_stopped(&mut self, mut deadline: Instant, hasty: bool) {
+        let began = Instant::now();
         while self.sandbox.is_some() && self.lives.iter().any(Life::is_running) {
             let Ok(event) = timeout_at(deadline, self.next_event(None)).await else {
                 return;
@@ -72,14 +74,16 @@ impl Worker {
                     self.observe(&state);
                     let _ = self.report().await;
                 }
-                Event::ShimGone => self.lost(),
+                Event::ShimGone => self.lost().await,
                 Event::Wanted | Event::Time => {
-                    let gone = match &*self.wanted.borrow_and_update() {
-                        Wanted::Gone => true,
-                        Wanted::Run(pod) => pod.metadata.deletion_grace_period_seconds == Some(0),
+                    let grace = match &*self.wanted.borrow_and_update() {
+                        Wanted::Gone => Some(0),
+                        Wanted::Run(pod) => pod.metadata.deletion_grace_period_seconds,
                     };
-                    if hasty && gone {
-                        return;
+                    // Deleting again may shorten the grace period, never lengthen it.
+                    if let Some(grace) = grace.filter(|_| hasty) {
+                        let grace = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
+                        deadline = deadline.min(began + grace);
                     }
                 }
             }
@@ -117,20 +121,35 @@ impl Worker {
     pub(super) async fn remove(mut self) {
         self.remove_sandbox().await;
         self.release();
+        let meta = &self.pod.metadata;
+        self.context
+            .remove_logs(&meta.namespace, &meta.name, &meta.uid)
+            .await;
     }
 
+    /// Returns only when nothing of the Pod runs any more: neither its address nor its object may go before.
     pub(super) async fn remove_sandbox(&mut self) {
         let Some(sandbox) = self.sandbox.take() else {
             return;
         };
-        if let Err(error) = sandbox.remove().await {
-            tracing::error!(pod = %self.name(), %error, "the Pod's sandbox was not removed cleanly");
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+        while let Err(error) = sandbox.remove().await {
+            tracing::error!(pod = %self.name(), %error, "the Pod's sandbox cannot be removed; trying again");
+            sleep(backoff.fail()).await;
         }
     }
 }
 
-/// Ends a Pod that nobody knows: SIGTERM, the default grace period, SIGKILL.
-pub(in crate::pods) async fn end(mut sandbox: Sandbox) -> Result<(), SandboxError> {
+/// Ends a Pod that nobody knows: SIGTERM, the default grace period, SIGKILL. May be called again after an error.
+pub(in crate::pods) async fn end(sandbox: &mut Sandbox) -> Result<(), SandboxError> {
+    // A shim that does not hear this any more is ended all the same.
+    if let Err(error) = ask_to_end(sandbox).await {
+        tracing::debug!(%error, "an unknown Pod was not asked to end");
+    }
+    sandbox.remove().await
+}
+
+async fn ask_to_end(sandbox: &mut Sandbox) -> Result<(), SandboxError> {
     let mut state = sandbox.state().await?;
     let running = |state: &PodState| {
         let containers = state.containers.iter();
@@ -149,5 +168,5 @@ pub(in crate::pods) async fn end(mut sandbox: Sandbox) -> Result<(), SandboxErro
             Err(_) => break,
         }
     }
-    sandbox.remove().await
+    Ok(())
 }

@@ -116,7 +116,7 @@ impl Worker {
             let wake = [again, retry].into_iter().flatten().min();
             match self.next_event(wake).await {
                 Event::State(state) => self.observe(&state),
-                Event::ShimGone => self.lost(),
+                Event::ShimGone => self.lost().await,
                 Event::Wanted | Event::Time => {}
             }
         }
@@ -146,10 +146,11 @@ impl Worker {
         }
     }
 
-    /// The shim died, and its containers with it.
-    fn lost(&mut self) {
+    /// The shim died, and its containers with it. A process that has rid itself of that (a set-uid program does) is ended here,
+    /// before anything new gets the Pod's address.
+    async fn lost(&mut self) {
         tracing::warn!(pod = %self.name(), "the Pod's shim is gone");
-        self.sandbox = None;
+        self.remove_sandbox().await;
         self.release();
         let now = Timestamp::now();
         for (life, container) in self.lives.iter_mut().zip(&self.pod.spec.containers) {

@@ -19,6 +19,21 @@ use crate::{
     reconcile::lock,
 };
 
+/// Why a container cannot be told what to run (yet).
+#[derive(Debug, thiserror::Error)]
+enum ConfigError {
+    #[error(transparent)]
+    Environment(#[from] env::EnvError),
+    #[error("reading {kind} {name:?}: {source}")]
+    Unreadable {
+        kind: &'static str,
+        name: String,
+        source: Box<ClientError>,
+    },
+}
+
+/// When to look again whether the Services are known, which takes moments.
+const SERVICES_AGAIN: Duration = Duration::from_millis(50);
 /// When to try again to start what failed to start.
 const START_AGAIN: Duration = Duration::from_secs(10);
 
@@ -47,8 +62,17 @@ impl Worker {
                 again,
             );
         }
-        let environment = match self.environment(&container).await {
-            Ok(environment) => environment,
+        if !self.context.knows_services() {
+            let message = "the Services of the cluster are not known to this node yet".to_owned();
+            let again = Timestamp::now() + SERVICES_AGAIN;
+            return self.lives[index].cannot_start("ContainerCreating", message, again);
+        }
+        let spec = self.environment(&container).await.and_then(|environment| {
+            let spec = spec::container_spec(&self.pod, &container, attempt, image, environment);
+            spec.map_err(ConfigError::from)
+        });
+        let spec = match spec {
+            Ok(spec) => spec,
             Err(error) => {
                 let again = Timestamp::now() + START_AGAIN;
                 return self.lives[index].cannot_start(
@@ -58,7 +82,6 @@ impl Worker {
                 );
             }
         };
-        let spec = spec::container_spec(&self.pod, &container, attempt, image, environment);
         let Some(sandbox) = &self.sandbox else { return };
         match sandbox.start(spec).await {
             Ok(()) => self.lives[index].started(attempt, Timestamp::now()),
@@ -107,8 +130,8 @@ impl Worker {
     async fn environment(
         &self,
         container: &Container,
-    ) -> Result<Vec<(String, String)>, env::EnvError> {
-        let sources = self.sources(container).await;
+    ) -> Result<Vec<(String, String)>, ConfigError> {
+        let sources = self.sources(container).await?;
         let links = self.pod.spec.enable_service_links.unwrap_or(true);
         let namespace = &self.pod.metadata.namespace;
         let services = {
@@ -120,23 +143,28 @@ impl Worker {
             pod: self.address.unwrap_or(node),
             host: node,
         };
-        env::environment(&self.pod, container, addresses, &sources, &services)
+        Ok(env::environment(
+            &self.pod, container, addresses, &sources, &services,
+        )?)
     }
 
-    /// Reads the ConfigMaps and Secrets that a container names; what cannot be read is left out, and named later.
-    async fn sources(&self, container: &Container) -> Sources {
+    /// Reads the ConfigMaps and Secrets that a container names; what does not exist is left out, and named later. Anything else
+    /// that stands in the way is an error: an optional one that is there must not be missing because the server was not.
+    async fn sources(&self, container: &Container) -> Result<Sources, ConfigError> {
         let mut sources = Sources::new();
         for (kind, name) in env::wanted_sources(container) {
             match self.source(kind, &name).await {
                 Ok(values) => {
                     sources.insert((kind, name), values);
                 }
-                Err(error) => {
-                    tracing::warn!(pod = %self.name(), kind, source = %name, %error, "not readable")
+                Err(error) if error.is_not_found() => {}
+                Err(source) => {
+                    let source = Box::new(source);
+                    return Err(ConfigError::Unreadable { kind, name, source });
                 }
             }
         }
-        sources
+        Ok(sources)
     }
 
     async fn source(
