@@ -136,7 +136,7 @@ async fn agent(config: Config) -> Result<(), AgentError> {
         node_ip,
     })
     .await?;
-    let (zone, _server) = serve_names(&config, &cluster)?;
+    let (zone, dns) = serve_names(&config, &cluster)?;
     let view = SharedView::default();
     let (local_pods, local_pods_reader) = watch::channel(BTreeSet::new());
     let here = Here {
@@ -180,12 +180,14 @@ async fn agent(config: Config) -> Result<(), AgentError> {
     let own_pods = follow(&mut tasks, &client, own_pods);
     tasks.spawn(running.run(own_pods));
     // None of these ends by itself, so the first that does is a failure.
-    match tasks.join_next().await {
-        Some(Err(error)) => Err(AgentError::Ended(error.to_string())),
-        _ => Err(AgentError::Ended(
-            "a watch has no reader any more".to_owned(),
-        )),
-    }
+    let ended = tokio::select! {
+        ended = tasks.join_next() => match ended {
+            Some(Err(error)) => error.to_string(),
+            _ => "a watch has no reader any more".to_owned(),
+        },
+        () = dns.ended() => "a DNS thread".to_owned(),
+    };
+    Err(AgentError::Ended(ended))
 }
 
 /// Registers the node and keeps it alive; readiness is told through what this returns.

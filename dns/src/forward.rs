@@ -21,8 +21,8 @@ use crate::zone::Reply;
 /// Answers kept per DNS thread.
 const CACHE_ENTRIES: u64 = 1024;
 /// Questions under way at once per DNS thread; one more is answered SERVFAIL at once, so that a dead upstream
-/// cannot pile up work.
-const MAX_UNDER_WAY: usize = 512;
+/// cannot pile up work, or the descriptors that each takes.
+const MAX_UNDER_WAY: usize = 256;
 /// One try at one upstream, and all tries together: stub resolvers give up after 5 s.
 const TRY_TIMEOUT: Duration = Duration::from_millis(1500);
 const TOTAL_TIMEOUT: Duration = Duration::from_millis(4500);

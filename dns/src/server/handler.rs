@@ -1,5 +1,7 @@
 //! One question -> one response.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use hickory_proto::op::{Edns, Header, HeaderCounts, Metadata, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Record, RecordType};
@@ -14,9 +16,10 @@ use crate::Zone;
 use crate::forward::Forwarder;
 use crate::zone::{Answer, Reply};
 
+#[derive(Clone)]
 pub(super) struct Handler {
     zone: Zone,
-    forwarder: Option<Forwarder>,
+    forwarder: Option<Arc<Forwarder>>,
 }
 
 /// A reply and whose truth it is.
@@ -36,7 +39,10 @@ impl Outcome {
 
 impl Handler {
     pub(super) fn new(zone: Zone, forwarder: Option<Forwarder>) -> Handler {
-        Handler { zone, forwarder }
+        Handler {
+            zone,
+            forwarder: forwarder.map(Arc::new),
+        }
     }
 
     async fn outcome(&self, request: &Request) -> Outcome {

@@ -5,6 +5,7 @@
 
 mod fit;
 mod handler;
+mod tcp;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::Zone;
 use crate::forward::Forwarder;
@@ -25,10 +27,6 @@ use handler::Handler;
 
 /// A burst of questions waits in the kernel instead of being lost.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
-/// A TCP client that asks nothing for so long is let go.
-const TCP_IDLE: Duration = Duration::from_secs(10);
-/// Answers waiting on one TCP connection.
-const TCP_ANSWERS: usize = 128;
 /// How long questions under way may take when the server stops.
 const GRACE: Duration = Duration::from_secs(1);
 /// Tries at finding a port that is free for both UDP and TCP, when asked for port 0.
@@ -148,6 +146,7 @@ impl Server {
         let mut running = Running {
             stop: Some(stop),
             threads: Vec::new(),
+            alive: Vec::new(),
         };
         for worker in self.workers {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -155,7 +154,12 @@ impl Server {
                 .build();
             let runtime = runtime.map_err(ServerError::Thread)?;
             let stopped = stopped.clone();
-            let run = move || runtime.block_on(worker.run(stopped));
+            let (alive, lives) = watch::channel(());
+            running.alive.push(lives);
+            let run = move || {
+                runtime.block_on(worker.run(stopped));
+                drop(alive);
+            };
             let thread = std::thread::Builder::new()
                 .name("dns".to_owned())
                 .spawn(run);
@@ -169,9 +173,22 @@ impl Server {
 pub struct Running {
     stop: Option<watch::Sender<()>>,
     threads: Vec<JoinHandle<()>>,
+    /// Each thread holds a sender of each as long as it answers.
+    alive: Vec<watch::Receiver<()>>,
 }
 
 impl Running {
+    /// Waits until a thread has ended by itself, which none should: from then on some questions stay without answer.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut threads: JoinSet<()> = JoinSet::new();
+        for mut thread in self.alive.iter().cloned() {
+            threads.spawn(async move { while thread.changed().await.is_ok() {} });
+        }
+        async move {
+            threads.join_next().await;
+        }
+    }
+
     /// Stops answering and waits for the threads, a second at most for questions under way.
     pub fn shutdown(self) {
         drop(self);
@@ -191,7 +208,8 @@ impl Drop for Running {
 
 impl Worker {
     async fn run(self, mut stopped: watch::Receiver<()>) {
-        let mut server = hickory_server::Server::new(self.handler);
+        let mut server = hickory_server::Server::new(self.handler.clone());
+        let mut connections = JoinSet::new();
         for (udp, tcp) in self.sockets {
             match (
                 tokio::net::UdpSocket::from_std(udp),
@@ -199,7 +217,7 @@ impl Worker {
             ) {
                 (Ok(udp), Ok(tcp)) => {
                     server.register_socket(udp);
-                    server.register_listener(tcp, TCP_IDLE, TCP_ANSWERS);
+                    connections.spawn(tcp::serve(tcp, self.handler.clone()));
                 }
                 (Err(error), _) | (_, Err(error)) => {
                     tracing::error!(%error, "a DNS socket cannot be watched: its address is not answered");
@@ -212,6 +230,9 @@ impl Worker {
                 let _ended_or_too_slow = tokio::time::timeout(GRACE, server.shutdown_gracefully()).await;
             }
             ended = server.block_until_done() => {
+                tracing::error!(?ended, "a DNS thread ended: its sockets are not answered any more");
+            }
+            Some(ended) = connections.join_next() => {
                 tracing::error!(?ended, "a DNS thread ended: its sockets are not answered any more");
             }
         }

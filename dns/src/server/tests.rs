@@ -300,6 +300,81 @@ fn what_is_not_a_plain_question_is_refused_in_words_of_the_protocol() {
     assert_eq!(u16::from(code(&version)), u16::from(ResponseCode::BADVERS));
 }
 
+fn ask_again(stream: &mut TcpStream, message: &Message) -> std::io::Result<()> {
+    let bytes = message.to_vec().unwrap();
+    let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+    stream.write_all(&[&length, &bytes[..]].concat())?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut answer)
+}
+
+#[test]
+fn one_client_has_so_many_connections_and_others_still_get_theirs() {
+    let (_running, server) = start(vec![], 1);
+    let asked = question("web.default.svc.cluster.local.", RecordType::A, None);
+    let connect = || {
+        let stream = TcpStream::connect(server).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream
+    };
+    let mut held: Vec<_> = (0..super::tcp::MAX_OF_CLIENT).map(|_| connect()).collect();
+    for stream in &mut held {
+        ask_again(stream, &asked).expect("within the limit");
+    }
+    ask_again(&mut connect(), &asked).expect_err("one too many is closed");
+    // Another client: any address of 127.0.0.0/8 is this machine's.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let other: SocketAddr = "127.0.0.9:0".parse().unwrap();
+    socket.bind(&other.into()).unwrap();
+    socket.connect(&server.into()).unwrap();
+    ask_again(&mut socket.into(), &asked).expect("another client");
+    ask_again(&mut held[0], &asked).expect("connections are kept");
+    held.clear();
+    let deadline = std::time::Instant::now() + TIMEOUT;
+    while ask_again(&mut connect(), &asked).is_err() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "places are given back"
+        );
+    }
+}
+
+#[test]
+fn what_is_no_question_over_tcp_is_told_so_or_let_go() {
+    let (_running, server) = start(vec![], 1);
+    let send = |message: &[u8]| {
+        let mut stream = TcpStream::connect(server).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        let length = u16::try_from(message.len()).unwrap().to_be_bytes();
+        stream.write_all(&[&length, message].concat()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        answer
+    };
+    // One question announced, none there; id 0x1234, RD.
+    let cut = [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    let format_error = [0, 12, 0x12, 0x34, 0x81, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(send(&cut), format_error);
+    assert_eq!(send(b"short"), []);
+    let response = [0x12, 0x34, 0x81, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(send(&response), [], "an answer is not answered");
+}
+
+#[tokio::test]
+async fn a_thread_that_ends_is_noticed() {
+    let (running, _) = start(vec![], 2);
+    let ended = running.ended();
+    let waits = tokio::time::timeout(Duration::from_millis(20), running.ended());
+    assert!(waits.await.is_err(), "they live");
+    tokio::task::spawn_blocking(move || drop(running))
+        .await
+        .unwrap();
+    tokio::time::timeout(TIMEOUT, ended).await.expect("noticed");
+}
+
 #[test]
 fn a_stopped_server_frees_its_port() {
     let (running, server) = start(vec![], 2);
