@@ -11,11 +11,11 @@ mod tests;
 
 use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16};
 
-use dataplane::model::{self, Family, Fate, Frontend};
+use dataplane::model::{self, Affinity, Family, Fate, Frontend, Memory, Scope};
 use ipnet::IpNet;
 
 use crate::objects::{EndpointSlice, Protocol, Service, ServicePort, ServiceType};
-use endpoints::{Chosen, PortEndpoints};
+use endpoints::PortEndpoints;
 pub(crate) use records::records;
 
 /// The node that translates: decides what is local.
@@ -63,51 +63,54 @@ fn port_frontends(
     frontends: &mut BTreeMap<Frontend, Fate>,
 ) {
     let protocol = protocol(port.protocol);
-    let affinity = service.affinity();
     let internal = service.spec.internal_traffic_policy.unwrap_or_default();
     let external = service.spec.external_traffic_policy.unwrap_or_default();
-    let cluster_ips = service.cluster_ips();
-    let chosen: BTreeMap<Family, Chosen> = cluster_ips
-        .iter()
-        .map(|addr| Family::of(*addr))
-        .map(|family| (family, endpoints.choose(family)))
-        .collect();
-    if let Some(port) = NonZeroU16::new(port.port) {
-        let at = |addr| Frontend::Address {
-            addr,
-            protocol,
-            port,
-        };
-        for addr in service.external_ips() {
-            if let Some(chosen) = chosen.get(&Family::of(addr)) {
-                frontends.insert(at(addr), chosen.external(external, affinity));
-            }
-        }
-        for addr in service.vips() {
-            if let Some(chosen) = chosen.get(&Family::of(addr)) {
-                let fate = chosen.external(external, affinity);
-                frontends.insert(at(addr), limit(fate, service, Family::of(addr), here));
-            }
-        }
-        // A ClusterIP listed under externalIPs as well stays a ClusterIP.
-        for addr in cluster_ips {
-            let fate = chosen[&Family::of(addr)].internal(internal, affinity);
-            frontends.insert(at(addr), fate);
-        }
-    }
     let has_node_port = matches!(
         service.spec.kind,
         ServiceType::NodePort | ServiceType::LoadBalancer
     );
-    if let Some(port) = NonZeroU16::new(port.node_port).filter(|_| has_node_port) {
-        for (&family, chosen) in &chosen {
+    let node_port = NonZeroU16::new(port.node_port).filter(|_| has_node_port);
+    let Some(port) = NonZeroU16::new(port.port) else {
+        return;
+    };
+    let at = |addr| Frontend::Address {
+        addr,
+        protocol,
+        port,
+    };
+    // One ClusterIP of each family at most.
+    for addr in service.cluster_ips() {
+        let family = Family::of(addr);
+        let chosen = endpoints.choose(family);
+        // All paths to the port share what is remembered of a client; the ClusterIP stands for them.
+        let affinity = service.affinity().map(|timeout| Affinity {
+            timeout,
+            memory: Memory {
+                port: at(addr),
+                scope: Scope::Cluster,
+            },
+        });
+        let of_family = |addrs: Vec<IpAddr>| {
+            let addrs = addrs.into_iter();
+            addrs.filter(move |addr| Family::of(*addr) == family)
+        };
+        let fate = chosen.external(external, affinity);
+        for addr in of_family(service.external_ips()) {
+            frontends.insert(at(addr), fate.clone());
+        }
+        for addr in of_family(service.vips()) {
+            frontends.insert(at(addr), limit(fate.clone(), service, family, here));
+        }
+        if let Some(port) = node_port {
             let frontend = Frontend::NodePort {
                 family,
                 protocol,
                 port,
             };
-            frontends.insert(frontend, chosen.external(external, affinity));
+            frontends.insert(frontend, fate);
         }
+        // Last: a ClusterIP listed under externalIPs as well stays a ClusterIP.
+        frontends.insert(at(addr), chosen.internal(internal, affinity));
     }
 }
 

@@ -178,7 +178,7 @@ impl<K: Kernel> Dataplane<K> {
     }
 
     /// Where a packet lands.
-    pub fn trace(&self, packet: &Packet, state: ConnectionState, world: &World) -> Landing {
+    pub fn trace(&self, packet: &Packet, state: ConnectionState, world: &mut World) -> Landing {
         self.ruleset.trace(packet, state, world)
     }
 

@@ -22,6 +22,15 @@
 //! because reading a map back costs the square of its size. So another endpoint is one more element and a different goto, and
 //! an endpoint in place of another is one element. No packet is marked: postrouting decides on the source address by what
 //! the client sent to (`ct original`). Only new connections are looked up, rejected or dropped; the others go on.
+//!
+//! What a few Services want more costs the others nothing, because `service-ips` sends only theirs elsewhere:
+//!
+//! - limited sources: `goto check-source-ranges`, one look into a set of address . protocol . port . source ranges;
+//! - a local policy: `goto local-policy`, which tells Pods and this node from the world outside and looks on in `inside-ips`
+//!   or `outside-ips`; the slots of a frontend are then two lists;
+//! - session affinity: `goto affinity-lb-3`, which looks for client . memory in `affinity-clients` first. A memory is a number
+//!   that all frontends of a service port have in common. The packet path fills the map after translation, from
+//!   `ct original`; endpoints that leave are deleted from it with the slots.
 
 pub mod kernel;
 pub mod model;

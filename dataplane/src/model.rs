@@ -118,6 +118,34 @@ pub enum Masquerade {
     Always,
 }
 
+/// Session affinity by client address (`ClientIP`): a client's further connections go where its last one went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// How long after its last new connection a client is remembered; at least a second.
+    pub timeout: Duration,
+    /// Where it is remembered.
+    pub memory: Memory,
+}
+
+/// One memory of which client has which endpoint. The frontends that name it share it, so they should have the same
+/// endpoints and the same timeout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Memory {
+    /// One of the frontends, which stands for all of them.
+    pub port: Frontend,
+    /// Which endpoints the frontends have: paths that differ in this do not share.
+    pub scope: Scope,
+}
+
+/// Endpoints among which a client may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// Those of all nodes.
+    Cluster,
+    /// This node's.
+    Node,
+}
+
 /// What happens to the connections to one frontend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -127,8 +155,8 @@ pub enum Fate {
         endpoints: Arc<[Endpoint]>,
         /// Source address rule.
         masquerade: Masquerade,
-        /// Session affinity by client address (`ClientIP`), with its timeout.
-        affinity: Option<Duration>,
+        /// Session affinity, if any.
+        affinity: Option<Affinity>,
     },
     /// The source decides: clients outside the cluster are served by this node's endpoints alone and keep their address;
     /// the cluster's own need no such care, and are treated as if they had gone out to a load balancer and come back to a
@@ -138,8 +166,9 @@ pub enum Fate {
         outside: Arc<[Endpoint]>,
         /// Where Pods go, their source kept, and this node's own processes, masqueraded; never empty.
         inside: Arc<[Endpoint]>,
-        /// As for [`Fate::Balance`].
-        affinity: Option<Duration>,
+        /// Session affinity, if any: the memory is for clients inside; those outside are remembered in that of
+        /// [`Scope::Node`].
+        affinity: Option<Affinity>,
     },
     /// Connections from these networks meet the inner fate; all others are dropped, whoever sends them, even where the inner
     /// fate would refuse them (`loadBalancerSourceRanges`). Networks of the other family mean nothing. Only for a

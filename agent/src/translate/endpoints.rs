@@ -4,10 +4,9 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     num::NonZeroU16,
     sync::Arc,
-    time::Duration,
 };
 
-use dataplane::model::{self, Family, Fate, Masquerade};
+use dataplane::model::{self, Affinity, Family, Fate, Masquerade, Memory, Scope};
 
 use super::Here;
 use crate::objects::{Endpoint, EndpointSlice, ServicePort, TrafficPolicy};
@@ -28,10 +27,17 @@ pub(super) struct Chosen {
 
 impl Chosen {
     /// The fate of a ClusterIP.
-    pub(super) fn internal(&self, policy: TrafficPolicy, affinity: Option<Duration>) -> Fate {
-        let endpoints = match policy {
-            TrafficPolicy::Cluster => &self.cluster,
-            TrafficPolicy::Local => &self.local,
+    pub(super) fn internal(&self, policy: TrafficPolicy, affinity: Option<Affinity>) -> Fate {
+        let (endpoints, scope) = match policy {
+            TrafficPolicy::Cluster => (&self.cluster, Scope::Cluster),
+            TrafficPolicy::Local => (&self.local, Scope::Node),
+        };
+        let remembered_in = |affinity: Affinity| Affinity {
+            memory: Memory {
+                scope,
+                ..affinity.memory
+            },
+            ..affinity
         };
         if self.cluster.is_empty() {
             Fate::Reject
@@ -41,13 +47,13 @@ impl Chosen {
             Fate::Balance {
                 endpoints: Arc::clone(endpoints),
                 masquerade: Masquerade::NonPodSources,
-                affinity,
+                affinity: affinity.map(remembered_in),
             }
         }
     }
 
     /// The fate of a NodePort, an externalIP or a load balancer's VIP.
-    pub(super) fn external(&self, policy: TrafficPolicy, affinity: Option<Duration>) -> Fate {
+    pub(super) fn external(&self, policy: TrafficPolicy, affinity: Option<Affinity>) -> Fate {
         if self.cluster.is_empty() {
             return Fate::Reject;
         }

@@ -118,10 +118,19 @@ fn list(endpoints: &[model::Endpoint]) -> String {
     }
 }
 
-fn say_affinity(affinity: Option<Duration>) -> String {
-    affinity
-        .map(|time| format!(" affinity {}", time.as_secs()))
-        .unwrap_or_default()
+fn say_affinity(affinity: Option<Affinity>) -> String {
+    let Some(Affinity {
+        timeout,
+        memory: Memory { port, scope },
+    }) = affinity
+    else {
+        return String::new();
+    };
+    let Frontend::Address { addr, port, .. } = port else {
+        panic!("{port:?} is no address");
+    };
+    let at = SocketAddr::new(addr, port.get());
+    format!(" affinity {at} {scope:?} {}s", timeout.as_secs())
 }
 
 fn at(addr: &str, port: u16) -> Frontend {
@@ -251,6 +260,54 @@ fn ports_are_matched_by_name_and_protocol() {
 fn affinity_without_a_timeout_lasts_three_hours() {
     let service = service(json!({"sessionAffinity": "ClientIP"}));
     assert_eq!(service.affinity(), Some(Duration::from_secs(10800)));
+}
+
+#[test]
+fn all_paths_of_a_service_port_share_an_affinity_unless_one_of_them_stays_on_the_node() {
+    let affine = |spec: Value| {
+        let mut whole = json!({
+            "type": "LoadBalancer", "externalIPs": ["198.51.100.1"], "sessionAffinity": "ClientIP",
+            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}},
+        });
+        let fields = spec.as_object().expect("object").clone();
+        whole.as_object_mut().expect("object").extend(fields);
+        let slice = slice(BOTH_NODES);
+        let got = frontends(&service(whole), &[&slice], &here());
+        [
+            at("10.96.0.7", 80),
+            node_port(30080),
+            at("198.51.100.1", 80),
+        ]
+        .map(|frontend| say(got.get(&frontend)))
+    };
+    let (all, here) = ("10.244.1.2:9376 10.244.2.2:9376", "10.244.1.2:9376");
+    let cluster = "affinity 10.96.0.7:80 Cluster 60s";
+    let always = format!("{all} masquerade Always {cluster}");
+    assert_eq!(
+        affine(json!({})),
+        [
+            format!("{all} masquerade NonPodSources {cluster}"),
+            always.clone(),
+            always.clone()
+        ]
+    );
+    assert_eq!(
+        affine(json!({"internalTrafficPolicy": "Local"})),
+        [
+            format!("{here} masquerade NonPodSources affinity 10.96.0.7:80 Node 60s"),
+            always.clone(),
+            always
+        ]
+    );
+    let local = format!("outside {here}, inside {all} {cluster}");
+    assert_eq!(
+        affine(json!({"externalTrafficPolicy": "Local"})),
+        [
+            format!("{all} masquerade NonPodSources {cluster}"),
+            local.clone(),
+            local
+        ]
+    );
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use super::{ATTEMPTS, Applied, Dataplane, DataplaneError};
 use crate::{
     kernel::{Kernel, KernelError},
-    model::{Family, Frontend},
-    plan::{Action, Difference, ElementChange, Operation, Plan},
-    ruleset::{Data, Key, KeyReader, Ruleset, Side, Table, endpoint, frontend_of, sets},
+    model::Family,
+    plan::{Action, Difference, Operation, Plan},
+    ruleset::{Data, Key, KeyReader, Ruleset, endpoint, sets},
 };
 
 impl<K: Kernel> Dataplane<K> {
@@ -42,13 +42,17 @@ impl<K: Kernel> Dataplane<K> {
         let Some(table) = self.ruleset.table(family) else {
             return Ok(Vec::new());
         };
-        if !has_affinity(table) {
-            return Ok(Vec::new());
-        }
         let remembered = self.kernel.elements(family, sets::AFFINITY)?;
+        let reachable = table.remembered_endpoints(family);
+        let is_valid = |key: &Key, data: &Data| {
+            let mut reader = KeyReader(key.as_slice());
+            let _client = reader.address(family);
+            let chosen = reader.number().zip(endpoint(family, data));
+            chosen.is_some_and(|chosen| reachable.contains(&chosen))
+        };
         let stale: Vec<(Key, Data)> = remembered
             .into_iter()
-            .filter(|(key, data)| !is_valid_affinity(family, table, key, data))
+            .filter(|(key, data)| !is_valid(key, data))
             .collect();
         let delete = |chunk: &[(Key, Data)]| {
             let action = Action::Elements {
@@ -62,62 +66,33 @@ impl<K: Kernel> Dataplane<K> {
     }
 }
 
-fn has_affinity(table: &Table) -> bool {
-    [sets::AFFINITY_SERVICES, sets::AFFINITY_NODEPORTS]
-        .iter()
-        .any(|name| {
-            table
-                .sets
-                .get(*name)
-                .is_some_and(|set| !set.elements.is_empty())
-        })
-}
+/// The maps that say who has a memory.
+const ADDRESS_MEMORIES: [&str; 2] = [sets::MEMORIES, sets::INSIDE_MEMORIES];
+const NODEPORT_MEMORIES: [&str; 2] = [sets::NODEPORT_MEMORIES, sets::INSIDE_NODEPORT_MEMORIES];
 
 /// Whether an endpoint left a frontend with affinity, or a frontend gave its affinity up.
 pub(super) fn touches_affinity(difference: &Difference, ruleset: &Ruleset) -> bool {
     difference.tables.iter().any(|(family, edit)| {
-        let changes = |set: &str| edit.elements.get(set).into_iter().flatten();
-        let left = |(_, change): (&Key, &ElementChange)| change.old.is_some();
-        let gave_up = changes(sets::AFFINITY_SERVICES)
-            .chain(changes(sets::AFFINITY_NODEPORTS))
-            .any(left);
-        let lost = sets::SLOTS
+        let left = |set: &str| {
+            let changes = edit.elements.get(set).into_iter().flatten();
+            changes
+                .filter(|(_, change)| change.old.is_some())
+                .map(|(key, _)| key)
+        };
+        let is_remembered = |memories: [&str; 2], slot: &Key| {
+            let (table, key) = (ruleset.table(*family), slot.without_number());
+            let has = |memories| table?.sets.get(memories)?.elements.get(&key?);
+            memories.into_iter().any(|memories| has(memories).is_some())
+        };
+        let gave_up = ADDRESS_MEMORIES
             .into_iter()
-            .flat_map(changes)
-            .chain(changes(sets::NODEPORT_SLOTS))
-            .any(left);
-        gave_up || lost && ruleset.table(*family).is_some_and(has_affinity)
+            .chain(NODEPORT_MEMORIES)
+            .any(|set| left(set).next().is_some());
+        gave_up
+            || sets::SLOTS
+                .into_iter()
+                .flat_map(left)
+                .any(|slot| is_remembered(ADDRESS_MEMORIES, slot))
+            || left(sets::NODEPORT_SLOTS).any(|slot| is_remembered(NODEPORT_MEMORIES, slot))
     })
-}
-
-/// Whether the endpoint that a client was given is still behind what it connected to.
-fn is_valid_affinity(family: Family, table: &Table, key: &Key, data: &Data) -> bool {
-    let mut reader = KeyReader(key.as_slice());
-    let _client = reader.address(family);
-    let by_address = reader.0;
-    let _address = reader.address(family);
-    let by_port = reader.0;
-    let affine = |set: &str, key: &[u8]| {
-        Key::from_slice(key).is_some_and(|key| {
-            table
-                .sets
-                .get(set)
-                .is_some_and(|set| set.elements.contains_key(&key))
-        })
-    };
-    let frontend = if affine(sets::AFFINITY_SERVICES, by_address) {
-        frontend_of(family, false, by_address)
-    } else if affine(sets::AFFINITY_NODEPORTS, by_port) {
-        frontend_of(family, true, by_port)
-    } else {
-        None
-    };
-    let chosen = endpoint(family, data);
-    let serves = |frontend: &Frontend| {
-        let mut endpoints = Side::ALL
-            .into_iter()
-            .flat_map(|side| table.endpoints(frontend, side));
-        chosen.is_some() && endpoints.any(|endpoint| endpoint == chosen)
-    };
-    frontend.as_ref().is_some_and(serves)
 }

@@ -46,7 +46,7 @@ impl Kernel for Fake {
         let holders = self.holders()?;
         Ok(Snapshot {
             generation: self.generation,
-            ruleset: self.ruleset.clone(),
+            ruleset: self.ruleset.as_read_back(),
             holders,
         })
     }
@@ -261,6 +261,7 @@ fn set_of(statement: &Statement) -> Option<&Name> {
         Statement::InSet { set, .. } => Some(set),
         Statement::VerdictMap { map, .. }
         | Statement::Dnat { map, .. }
+        | Statement::SetPriority { map, .. }
         | Statement::Record { map, .. } => Some(map),
         _ => None,
     }

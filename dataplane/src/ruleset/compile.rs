@@ -9,7 +9,8 @@ use ipnet::IpNet;
 
 use super::{
     Data, Key, Ruleset, Table, Verdict, capacity_for,
-    frontend::{Element, elements, frontend_key, is_node_port},
+    frontend::{Element, Known, elements, frontend_key, is_node_port},
+    memory::Memories,
     pick::PickChain,
     sets,
     skeleton::{self, Networks},
@@ -35,15 +36,24 @@ impl Ruleset {
     /// endpoints stay in their slots, sets keep their capacity, picking chains stay for their next use. So a restart plans
     /// nothing, and a change of one endpoint plans one element.
     pub fn compile(desired: &Desired, onto: &Ruleset) -> Ruleset {
-        let tables =
-            Family::ALL.map(|family| (family, compile_table(family, desired, onto.table(family))));
+        let memories = Memories::learn(desired, onto);
+        let tables = Family::ALL.map(|family| {
+            let table = compile_table(family, desired, onto.table(family), &memories);
+            (family, table)
+        });
         Ruleset {
             tables: tables.into(),
+            memories,
         }
     }
 }
 
-fn compile_table(family: Family, desired: &Desired, onto: Option<&Table>) -> Table {
+fn compile_table(
+    family: Family,
+    desired: &Desired,
+    onto: Option<&Table>,
+    memories: &Memories,
+) -> Table {
     let networks = Networks {
         service: networks_of(family, &desired.service_networks),
         pod: networks_of(family, &desired.pod_networks),
@@ -63,7 +73,7 @@ fn compile_table(family: Family, desired: &Desired, onto: Option<&Table>) -> Tab
         if desired.local_listeners.contains(frontend) && !is_node_port(frontend) {
             continue;
         }
-        elements(frontend, fate, onto, &mut scratch);
+        elements(frontend, fate, Known { onto, memories }, &mut scratch);
         scratch.drain(..).for_each(&mut add);
         if let Frontend::Address { addr, .. } = frontend {
             add((sets::ACTIVE, Key::default().address(*addr), Data::None));
@@ -115,6 +125,10 @@ impl Table {
             sets::OUTSIDE_NODEPORTS,
             sets::AFFINITY_SERVICES,
             sets::AFFINITY_NODEPORTS,
+            sets::AFFINITY_INSIDE,
+            sets::AFFINITY_OUTSIDE,
+            sets::AFFINITY_INSIDE_NODEPORTS,
+            sets::AFFINITY_OUTSIDE_NODEPORTS,
         ]
         .into_iter()
         .flat_map(|set| self.sets[set].elements.values())

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::{
     Data, Key, Name, Ruleset, Table, capacity_for,
     compile::hairpin_key,
-    frontend::{elements, frontend_key},
+    frontend::{Known, elements, frontend_key},
+    memory::Memories,
     pick::PickChain,
     sets,
 };
@@ -24,7 +25,7 @@ impl Ruleset {
     pub fn edit(&mut self, change: &Change) -> Difference {
         let mut difference = Difference::default();
         for (family, table) in &mut self.tables {
-            let edit = table.edit(*family, change);
+            let edit = table.edit(*family, change, &mut self.memories);
             if !edit.is_empty() {
                 difference.tables.insert(*family, edit);
             }
@@ -34,7 +35,12 @@ impl Ruleset {
 }
 
 impl Table {
-    fn edit(&mut self, family: Family, change: &Change) -> TableDifference {
+    fn edit(
+        &mut self,
+        family: Family,
+        change: &Change,
+        memories: &mut Memories,
+    ) -> TableDifference {
         let mut difference = TableDifference::default();
         let mut touched = BTreeSet::new();
         for (frontend, fate) in change
@@ -45,7 +51,8 @@ impl Table {
             if self.get(sets::LISTENERS, &frontend_key(frontend)).is_some() {
                 continue;
             }
-            self.set_fate(frontend, fate.as_ref(), &mut difference);
+            memories.assign(*frontend, fate.as_ref());
+            self.set_fate(frontend, fate.as_ref(), memories, &mut difference);
             if let Frontend::Address { addr, .. } = frontend {
                 touched.insert(*addr);
             }
@@ -76,11 +83,16 @@ impl Table {
         &mut self,
         frontend: &Frontend,
         fate: Option<&Fate>,
+        memories: &Memories,
         difference: &mut TableDifference,
     ) {
         let mut wanted = Vec::new();
         if let Some(fate) = fate {
-            elements(frontend, fate, Some(&*self), &mut wanted);
+            let known = Known {
+                onto: Some(&*self),
+                memories,
+            };
+            elements(frontend, fate, known, &mut wanted);
         }
         let kept: BTreeSet<(&str, Key)> = wanted.iter().map(|(set, key, _)| (*set, *key)).collect();
         for (set, key, _) in self.present(frontend) {

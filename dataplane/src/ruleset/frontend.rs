@@ -2,16 +2,17 @@
 //!
 //! Every element of a frontend starts with the frontend's own key, so what a frontend has now is found by looking.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
 use super::{
     Bytes, Data, Key, KeyReader, Table, Verdict, chains,
+    memory::{Memories, apart},
     pick::{PickChain, SlotMap, Slots},
     sets,
 };
-use crate::model::{Endpoint, Family, Fate, Frontend, Masquerade};
+use crate::model::{Affinity, Endpoint, Family, Fate, Frontend, Masquerade};
 
 /// An element and the set it belongs to.
 pub(super) type Element = (&'static str, Key, Data);
@@ -33,6 +34,11 @@ struct Places {
     node: &'static str,
     /// Its key, and the chain that remembers the client's endpoint.
     remembering: &'static str,
+    /// The chain that decides by source who remembers, and where it looks then, by side.
+    local_affinity: &'static str,
+    remembering_apart: [&'static str; 2],
+    /// Its key, and the number of the memory, by side.
+    memories: [&'static str; 2],
 }
 
 const ADDRESS: Places = Places {
@@ -47,6 +53,9 @@ const ADDRESS: Places = Places {
     non_pods: sets::MASQUERADE_NON_PODS,
     node: sets::MASQUERADE_NODE,
     remembering: sets::AFFINITY_SERVICES,
+    local_affinity: chains::LOCAL_AFFINITY,
+    remembering_apart: [sets::AFFINITY_OUTSIDE, sets::AFFINITY_INSIDE],
+    memories: [sets::MEMORIES, sets::INSIDE_MEMORIES],
 };
 
 const NODE_PORT: Places = Places {
@@ -61,6 +70,12 @@ const NODE_PORT: Places = Places {
     non_pods: sets::MASQUERADE_NON_PODS_NODEPORTS,
     node: sets::MASQUERADE_NODE_NODEPORTS,
     remembering: sets::AFFINITY_NODEPORTS,
+    local_affinity: chains::LOCAL_AFFINITY_NODEPORTS,
+    remembering_apart: [
+        sets::AFFINITY_OUTSIDE_NODEPORTS,
+        sets::AFFINITY_INSIDE_NODEPORTS,
+    ],
+    memories: [sets::NODEPORT_MEMORIES, sets::INSIDE_NODEPORT_MEMORIES],
 };
 
 impl Places {
@@ -86,6 +101,8 @@ impl Places {
             self.remembering,
         ]
         .into_iter()
+        .chain(self.remembering_apart)
+        .chain(self.memories)
         .chain(self.restricted.map(|(_, _, permitted)| permitted))
     }
 }
@@ -116,10 +133,10 @@ pub(super) fn frontend_key(frontend: &Frontend) -> Key {
     }
 }
 
-/// The frontend a key of `service-ips` or `nodeports` stands for.
-pub(crate) fn frontend_of(family: Family, node_port: bool, key: &[u8]) -> Option<Frontend> {
-    let mut reader = KeyReader(key);
-    if node_port {
+/// The frontend that a key stands for.
+fn frontend_of(family: Family, places: &Places, key: &Key) -> Option<Frontend> {
+    let mut reader = KeyReader(key.as_slice());
+    if places.picking == NODE_PORT.picking {
         return Some(Frontend::NodePort {
             family,
             protocol: reader.protocol()?,
@@ -177,12 +194,12 @@ fn assign_slots(current: &[Option<Endpoint>], wanted: BTreeSet<Endpoint>) -> Vec
 }
 
 /// Which of a frontend's slots: its own, or those which the cluster's own clients have apart ([`Fate::Local`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Side {
     /// For everybody, or for clients outside the cluster when there are others for inside.
-    Main,
+    Main = 0,
     /// For clients inside the cluster.
-    Inside,
+    Inside = 1,
 }
 
 impl Side {
@@ -197,18 +214,27 @@ impl Side {
     }
 }
 
-/// The elements that give a frontend its fate. In `onto`, where they may be already, endpoints keep their slots.
+/// What is there already.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    /// Where endpoints keep their slots.
+    pub(super) onto: Option<&'a Table>,
+    /// Every memory that the fate needs.
+    pub(super) memories: &'a Memories,
+}
+
+/// The elements that give a frontend its fate.
 pub(super) fn elements(
     frontend: &Frontend,
     fate: &Fate,
-    onto: Option<&Table>,
+    known: Known<'_>,
     into: &mut Vec<Element>,
 ) {
     let mut writer = Writer {
         places: Places::of(frontend),
         frontend,
         key: frontend_key(frontend),
-        onto,
+        known,
         first: Places::of(frontend).picking,
         into,
     };
@@ -220,7 +246,7 @@ struct Writer<'a> {
     places: &'static Places,
     frontend: &'a Frontend,
     key: Key,
-    onto: Option<&'a Table>,
+    known: Known<'a>,
     /// The map in which the packet path looks first, once the source is known to be allowed.
     first: &'static str,
     into: &'a mut Vec<Element>,
@@ -244,11 +270,11 @@ impl Writer<'_> {
                     return self.mark(self.places.reject);
                 };
                 self.pick(self.first, slots, *affinity);
+                self.remember(self.places.remembering, slots, *affinity);
                 self.mark(match masquerade {
                     Masquerade::Always => self.places.always,
                     Masquerade::NonPodSources => self.places.non_pods,
                 });
-                self.remember(*affinity);
             }
             Fate::Local {
                 outside,
@@ -258,14 +284,21 @@ impl Writer<'_> {
                 let Some(slots) = self.slots(Side::Inside, inside) else {
                     return self.mark(self.places.reject);
                 };
-                self.verdict(self.first, goto(self.places.local_policy));
+                self.map(self.first, goto(self.places.local_policy));
+                if affinity.is_some() {
+                    self.map(self.places.remembering, goto(self.places.local_affinity));
+                }
+                let [remember_outside, remember_inside] = self.places.remembering_apart;
                 self.pick(self.places.inside, slots, *affinity);
+                self.remember(remember_inside, slots, *affinity);
                 match self.slots(Side::Main, outside) {
-                    Some(slots) => self.pick(self.places.outside, slots, *affinity),
+                    Some(slots) => {
+                        self.pick(self.places.outside, slots, affinity.map(apart));
+                        self.remember(remember_outside, slots, affinity.map(apart));
+                    }
                     None => self.mark(self.places.drop),
                 }
                 self.mark(self.places.node);
-                self.remember(*affinity);
             }
         }
     }
@@ -275,7 +308,7 @@ impl Writer<'_> {
         let Some((chain, ranges, permitted)) = self.places.restricted else {
             return;
         };
-        self.verdict(self.places.picking, goto(chain));
+        self.map(self.places.picking, goto(chain));
         self.first = permitted;
         let of_family = sources
             .iter()
@@ -294,8 +327,8 @@ impl Writer<'_> {
         self.into.push((set, self.key, Data::None));
     }
 
-    fn verdict(&mut self, map: &'static str, verdict: Data) {
-        self.into.push((map, self.key, verdict));
+    fn map(&mut self, map: &'static str, data: Data) {
+        self.into.push((map, self.key, data));
     }
 
     /// Puts endpoints into slots; `None` when none is of the frontend's family.
@@ -306,6 +339,7 @@ impl Writer<'_> {
             .copied()
             .filter(|endpoint| Family::of(endpoint.addr) == family);
         let current = self
+            .known
             .onto
             .map(|table| table.endpoints(self.frontend, side))
             .unwrap_or_default();
@@ -319,25 +353,69 @@ impl Writer<'_> {
         (count > 0).then_some(Slots { map, side, count })
     }
 
-    fn pick(&mut self, map: &'static str, slots: Slots, affinity: Option<Duration>) {
+    /// Sends new connections to these slots, with affinity first to where the client was sent before.
+    fn pick(&mut self, map: &'static str, slots: Slots, affinity: Option<Affinity>) {
         let chain = match affinity {
             Some(_) => PickChain::Affinity(slots),
             None => PickChain::Balance(slots),
         };
-        self.verdict(map, goto(&chain.name()));
+        self.map(map, goto(&chain.name()));
     }
 
-    fn remember(&mut self, affinity: Option<Duration>) {
-        let Some(timeout) = affinity else { return };
-        let timeout_secs = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1);
-        let chain = PickChain::Remember { timeout_secs };
-        self.verdict(self.places.remembering, goto(&chain.name()));
+    /// Has it remembered where a client was sent.
+    fn remember(&mut self, map: &'static str, slots: Slots, affinity: Option<Affinity>) {
+        let Some(Affinity { timeout, memory }) = affinity else {
+            return;
+        };
+        let remember = PickChain::Remember {
+            node_port: is_node_port(self.frontend),
+            side: slots.side,
+            timeout_secs: u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1),
+        };
+        self.map(map, goto(&remember.name()));
+        let number = self.known.memories.number(&memory).unwrap_or(0);
+        let number = Data::Value(Bytes::default().number(number));
+        self.map(self.places.memories[slots.side as usize], number);
     }
 }
 
 impl Table {
     pub(super) fn get(&self, set: &str, key: &Key) -> Option<&Data> {
         self.sets.get(set)?.elements.get(key)
+    }
+
+    /// Every endpoint that a client may have in a memory, with the memory's number.
+    pub(crate) fn remembered_endpoints(&self, family: Family) -> BTreeSet<(u32, Endpoint)> {
+        let mut all = BTreeSet::new();
+        for places in [&ADDRESS, &NODE_PORT] {
+            for (side, set) in Side::ALL.into_iter().zip(places.memories) {
+                for key in self
+                    .sets
+                    .get(set)
+                    .into_iter()
+                    .flat_map(|set| set.elements.keys())
+                {
+                    let Some(frontend) = frontend_of(family, places, key) else {
+                        continue;
+                    };
+                    let number = self.memory_number(&frontend, side);
+                    let endpoints = self.endpoints(&frontend, side).into_iter().flatten();
+                    all.extend(number.into_iter().flat_map(|number| {
+                        endpoints.clone().map(move |endpoint| (number, endpoint))
+                    }));
+                }
+            }
+        }
+        all
+    }
+
+    /// The number of the memory that a side of a frontend has.
+    pub(super) fn memory_number(&self, frontend: &Frontend, side: Side) -> Option<u32> {
+        let set = Places::of(frontend).memories[side as usize];
+        match self.get(set, &frontend_key(frontend))? {
+            Data::Value(value) => KeyReader(value.as_slice()).number(),
+            _ => None,
+        }
     }
 
     /// The endpoints in a frontend's slots; `None` marks a value that is not an endpoint.

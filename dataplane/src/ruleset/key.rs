@@ -84,6 +84,16 @@ impl<const N: usize> Bytes<N> {
     }
 }
 
+impl Key {
+    /// The key to which a number was appended last.
+    pub(crate) fn without_number(&self) -> Option<Key> {
+        let (key, _) = self
+            .as_slice()
+            .split_at_checked(self.as_slice().len().checked_sub(4)?)?;
+        Key::from_slice(key)
+    }
+}
+
 /// Reads columns back, front to back; every step is `None` past the end.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyReader<'a>(pub &'a [u8]);

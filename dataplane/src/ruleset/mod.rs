@@ -7,6 +7,7 @@ mod compile;
 mod edit;
 mod frontend;
 mod key;
+mod memory;
 mod names;
 mod pick;
 mod rule;
@@ -16,7 +17,8 @@ mod trace;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-pub(crate) use self::frontend::{Side, endpoint, frontend_of};
+pub(crate) use self::frontend::endpoint;
+use self::memory::Memories;
 pub use self::{
     key::{Bytes, Data, Key, KeyReader, Verdict},
     names::{chains, sets},
@@ -32,11 +34,22 @@ pub const TABLE: &str = "minik";
 pub type Name = Arc<str>;
 
 /// The tables `ip minik` and `ip6 minik`; a family without an entry has no table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Ruleset {
     /// One table per family.
     pub tables: BTreeMap<Family, Table>,
+    /// What the numbers of memories in the tables stand for; unknown for a ruleset that was read back.
+    memories: Memories,
 }
+
+impl PartialEq for Ruleset {
+    /// By the tables: they are what the kernel holds.
+    fn eq(&self, other: &Ruleset) -> bool {
+        self.tables == other.tables
+    }
+}
+
+impl Eq for Ruleset {}
 
 /// One table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -209,6 +222,14 @@ fn capacity_for(count: usize) -> u32 {
 }
 
 impl Ruleset {
+    /// The tables alone, as the kernel gives them back.
+    pub(crate) fn as_read_back(&self) -> Ruleset {
+        Ruleset {
+            tables: self.tables.clone(),
+            ..Ruleset::default()
+        }
+    }
+
     /// The table of a family, if there is one.
     pub fn table(&self, family: Family) -> Option<&Table> {
         self.tables.get(&family)

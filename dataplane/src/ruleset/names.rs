@@ -28,6 +28,10 @@ pub mod chains {
     pub const CHECK_NETWORKS: &str = "check-service-networks";
     /// Refuses.
     pub const REJECT: &str = "reject";
+    /// Picks the memory by source where a Service with a local policy was asked.
+    pub const LOCAL_AFFINITY: &str = "local-affinity";
+    /// The same for NodePorts.
+    pub const LOCAL_AFFINITY_NODEPORTS: &str = "local-affinity-nodeports";
     /// Remembers which endpoint a client got.
     pub const AFFINITY: &str = "affinity-record";
 }
@@ -94,12 +98,28 @@ pub mod sets {
     pub const MASQUERADE_NON_PODS_NODEPORTS: &str = "masquerade-non-pods-nodeports";
     /// protocol . port: masqueraded when from this node.
     pub const MASQUERADE_NODE_NODEPORTS: &str = "masquerade-node-nodeports";
-    /// client . address . protocol . port : address . port; filled by the packet path.
-    pub const AFFINITY: &str = "affinity";
+    /// client . memory : address . port; filled by the packet path.
+    pub const AFFINITY: &str = "affinity-clients";
     /// address . protocol . port : goto the chain that remembers.
     pub const AFFINITY_SERVICES: &str = "affinity-ips";
     /// protocol . port : goto the chain that remembers.
     pub const AFFINITY_NODEPORTS: &str = "affinity-nodeports";
+    /// address . protocol . port : goto the chain that remembers clients inside the cluster.
+    pub const AFFINITY_INSIDE: &str = "affinity-inside-ips";
+    /// address . protocol . port : goto the chain that remembers clients outside the cluster.
+    pub const AFFINITY_OUTSIDE: &str = "affinity-outside-ips";
+    /// protocol . port : goto the chain that remembers clients inside the cluster.
+    pub const AFFINITY_INSIDE_NODEPORTS: &str = "affinity-inside-nodeports";
+    /// protocol . port : goto the chain that remembers clients outside the cluster.
+    pub const AFFINITY_OUTSIDE_NODEPORTS: &str = "affinity-outside-nodeports";
+    /// address . protocol . port : the number of the memory of its clients.
+    pub const MEMORIES: &str = "memory-ips";
+    /// protocol . port : the number of the memory of its clients.
+    pub const NODEPORT_MEMORIES: &str = "memory-nodeports";
+    /// address . protocol . port : the number of the memory of its clients inside the cluster.
+    pub const INSIDE_MEMORIES: &str = "memory-inside-ips";
+    /// protocol . port : the number of the memory of its clients inside the cluster.
+    pub const INSIDE_NODEPORT_MEMORIES: &str = "memory-inside-nodeports";
     /// Every address of a Service.
     pub const ACTIVE: &str = "active-ips";
     /// address . address of each local Pod.

@@ -2,10 +2,10 @@
 //! affinity timeout.
 
 use super::{
-    Chain, Field, Key, Rule, Statement,
+    Chain, Field, Key, Rule, Statement, Verdict,
     frontend::Side,
     sets,
-    skeleton::{SENT_TO, TO, TO_PORT, goto},
+    skeleton::{SENT_TO, SENT_TO_PORT, TO, TO_PORT, goto, in_set},
 };
 use crate::model::Family;
 
@@ -34,6 +34,17 @@ impl SlotMap {
         }
     }
 
+    fn is_of_node_ports(self) -> bool {
+        self == SlotMap::NodePorts
+    }
+
+    fn shard(self) -> Option<u8> {
+        match self {
+            SlotMap::NodePorts => None,
+            SlotMap::Services { shard } => Some(shard),
+        }
+    }
+
     pub(super) fn set(self) -> &'static str {
         match self {
             SlotMap::NodePorts => sets::NODEPORT_SLOTS,
@@ -59,65 +70,83 @@ pub(super) enum PickChain {
     /// `affinity-lb-N-MAP`: the endpoint this client had, else as above.
     Affinity(Slots),
     /// `remember-T`: keeps the client's endpoint for T seconds.
-    Remember { timeout_secs: u32 },
+    Remember {
+        node_port: bool,
+        side: Side,
+        timeout_secs: u32,
+    },
 }
 
 /// Prefixes of the names, outermost first: `nodeport-inside-affinity-lb-3`, `inside-affinity-lb-3-15`.
 const NODEPORT: &str = "nodeport-";
 const INSIDE: &str = "inside-";
-const AFFINITY: &str = "affinity-";
-const REMEMBER: &str = "remember-";
 
 impl PickChain {
     pub(super) fn name(self) -> String {
-        let (slots, affinity) = match self {
-            PickChain::Balance(slots) => (slots, ""),
-            PickChain::Affinity(slots) => (slots, AFFINITY),
-            PickChain::Remember { timeout_secs } => return format!("{REMEMBER}{timeout_secs}"),
+        let (node_port, side, kind, number) = match self {
+            PickChain::Balance(slots) => {
+                (slots.map.is_of_node_ports(), slots.side, "lb", slots.count)
+            }
+            PickChain::Affinity(slots) => (
+                slots.map.is_of_node_ports(),
+                slots.side,
+                "affinity-lb",
+                slots.count,
+            ),
+            PickChain::Remember {
+                node_port,
+                side,
+                timeout_secs,
+            } => (node_port, side, "remember", timeout_secs),
         };
-        let inside = match slots.side {
+        let nodeport = if node_port { NODEPORT } else { "" };
+        let inside = match side {
             Side::Main => "",
             Side::Inside => INSIDE,
         };
-        let count = slots.count;
-        match slots.map {
-            SlotMap::NodePorts => format!("{NODEPORT}{inside}{affinity}lb-{count}"),
-            SlotMap::Services { shard } => format!("{inside}{affinity}lb-{count}-{shard}"),
-        }
+        let shard = match self {
+            PickChain::Balance(slots) | PickChain::Affinity(slots) => slots.map.shard(),
+            PickChain::Remember { .. } => None,
+        };
+        let shard = shard.map(|shard| format!("-{shard}")).unwrap_or_default();
+        format!("{nodeport}{inside}{kind}-{number}{shard}")
     }
 
     /// The chain with this name, when it is exactly the name [`PickChain::name`] gives.
     pub(super) fn parse(name: &str) -> Option<PickChain> {
-        let (node_port, kind) = strip(name, NODEPORT);
-        let (kind, map) = match kind.strip_prefix(REMEMBER) {
-            Some(secs) => return Self::parse_remember(secs).filter(|chain| chain.name() == name),
-            None if node_port => (kind, SlotMap::NodePorts),
-            None => {
-                let (kind, shard) = kind.rsplit_once('-')?;
-                let shard = shard.parse().ok()?;
+        let (node_port, rest) = strip(name, NODEPORT);
+        let (inside, rest) = strip(rest, INSIDE);
+        let side = if inside { Side::Inside } else { Side::Main };
+        let (affinity, rest) = strip(rest, "affinity-");
+        let mut words = rest.split('-');
+        let (kind, number) = (words.next()?, words.next()?);
+        let number = number.parse().ok().filter(|number| *number > 0)?;
+        let chain = if kind == "remember" {
+            PickChain::Remember {
+                node_port,
+                side,
+                timeout_secs: number,
+            }
+        } else {
+            let map = if node_port {
+                SlotMap::NodePorts
+            } else {
+                let shard = words.next()?.parse().ok()?;
                 sets::SLOTS.get(usize::from(shard))?;
-                (kind, SlotMap::Services { shard })
+                SlotMap::Services { shard }
+            };
+            let slots = Slots {
+                map,
+                side,
+                count: number,
+            };
+            if affinity {
+                PickChain::Affinity(slots)
+            } else {
+                PickChain::Balance(slots)
             }
         };
-        let (kind, count) = kind.rsplit_once('-')?;
-        let (inside, kind) = strip(kind, INSIDE);
-        let (affinity, kind) = strip(kind, AFFINITY);
-        let slots = Slots {
-            map,
-            side: if inside { Side::Inside } else { Side::Main },
-            count: count.parse().ok().filter(|count| *count > 0)?,
-        };
-        let chain = match (kind, affinity) {
-            ("lb", false) => PickChain::Balance(slots),
-            ("lb", true) => PickChain::Affinity(slots),
-            _ => return None,
-        };
         (chain.name() == name).then_some(chain)
-    }
-
-    fn parse_remember(secs: &str) -> Option<PickChain> {
-        let timeout_secs = secs.parse().ok().filter(|secs| *secs > 0)?;
-        Some(PickChain::Remember { timeout_secs })
     }
 
     /// The chain this one goes to.
@@ -130,7 +159,6 @@ impl PickChain {
 
     pub(super) fn chain(self, family: Family) -> Chain {
         let rule = |statements| Rule::new(family, statements);
-        let client = || [&[Field::SourceAddress][..], &TO].concat();
         let rules = match self {
             PickChain::Balance(Slots { map, side, count }) => {
                 let key: &[Field] = match map {
@@ -146,21 +174,73 @@ impl PickChain {
                     map: map.set().into(),
                 }])]
             }
-            PickChain::Affinity(slots) => vec![
-                rule(vec![Statement::Dnat {
-                    key: client(),
-                    map: sets::AFFINITY.into(),
-                }]),
-                rule(vec![goto(&PickChain::Balance(slots).name())]),
-            ],
-            PickChain::Remember { timeout_secs } => vec![rule(vec![Statement::Record {
-                map: sets::AFFINITY.into(),
-                key: [&[Field::OriginalSource][..], &SENT_TO].concat(),
-                value: vec![Field::DestinationAddress, Field::DestinationPort],
+            PickChain::Affinity(slots) => {
+                let to: &[Field] = if slots.map.is_of_node_ports() {
+                    &TO_PORT
+                } else {
+                    &TO
+                };
+                vec![
+                    rule(vec![
+                        Statement::SetPriority {
+                            key: to.to_vec(),
+                            map: memories(slots.map.is_of_node_ports(), slots.side).into(),
+                        },
+                        Statement::Dnat {
+                            key: vec![Field::SourceAddress, Field::Priority],
+                            map: sets::AFFINITY.into(),
+                        },
+                    ]),
+                    rule(vec![goto(&PickChain::Balance(slots).name())]),
+                ]
+            }
+            PickChain::Remember {
+                node_port,
+                side,
                 timeout_secs,
-            }])],
+            } => {
+                let sent_to: &[Field] = if node_port { &SENT_TO_PORT } else { &SENT_TO };
+                // An address whose port equals the NodePort is not the NodePort.
+                let addresses = [
+                    sets::MASQUERADE_NON_PODS,
+                    sets::MASQUERADE_ALWAYS,
+                    sets::MASQUERADE_NODE,
+                ];
+                let others = addresses.into_iter().filter(|_| node_port).map(|set| {
+                    rule(vec![
+                        in_set(&SENT_TO, set),
+                        Statement::Verdict(Verdict::Return),
+                    ])
+                });
+                let own = [
+                    rule(vec![
+                        Statement::SetPriority {
+                            key: sent_to.to_vec(),
+                            map: memories(node_port, side).into(),
+                        },
+                        Statement::Record {
+                            map: sets::AFFINITY.into(),
+                            key: vec![Field::OriginalSource, Field::Priority],
+                            value: vec![Field::DestinationAddress, Field::DestinationPort],
+                            timeout_secs,
+                        },
+                    ]),
+                    rule(vec![Statement::ClearPriority]),
+                ];
+                others.chain(own).collect()
+            }
         };
         Chain { base: None, rules }
+    }
+}
+
+/// The map of the memories' numbers.
+fn memories(node_port: bool, side: Side) -> &'static str {
+    match (node_port, side) {
+        (false, Side::Main) => sets::MEMORIES,
+        (false, Side::Inside) => sets::INSIDE_MEMORIES,
+        (true, Side::Main) => sets::NODEPORT_MEMORIES,
+        (true, Side::Inside) => sets::INSIDE_NODEPORT_MEMORIES,
     }
 }
 
@@ -196,7 +276,22 @@ mod tests {
                 PickChain::Affinity(node_ports),
                 "nodeport-inside-affinity-lb-3",
             ),
-            (PickChain::Remember { timeout_secs: 3 }, "remember-3"),
+            (
+                PickChain::Remember {
+                    node_port: false,
+                    side: Side::Main,
+                    timeout_secs: 3,
+                },
+                "remember-3",
+            ),
+            (
+                PickChain::Remember {
+                    node_port: true,
+                    side: Side::Inside,
+                    timeout_secs: 3,
+                },
+                "nodeport-inside-remember-3",
+            ),
         ] {
             assert_eq!(chain.name(), name);
             assert_eq!(PickChain::parse(name), Some(chain));
@@ -208,7 +303,8 @@ mod tests {
             "lb-03-1",
             "lb-3-01",
             "remember-0",
-            "nodeport-remember-3",
+            "affinity-remember-3",
+            "remember-3-1",
             "nodeport-lb-3-1",
             "stranger-3",
         ] {

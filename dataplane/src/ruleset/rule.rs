@@ -26,6 +26,8 @@ pub enum Field {
     OriginalDestination,
     /// `ct original proto-dst`: the port the client sent to.
     OriginalPort,
+    /// `meta priority`: while the first packet of a connection is looked at, the number of the memory of its client.
+    Priority,
     /// `numgen random mod N offset M`.
     Random {
         /// N, at least 1.
@@ -45,7 +47,7 @@ impl Field {
             | Field::OriginalDestination => Type::Address,
             Field::Protocol => Type::Protocol,
             Field::SourcePort | Field::DestinationPort | Field::OriginalPort => Type::Port,
-            Field::Random { .. } => Type::Number,
+            Field::Priority | Field::Random { .. } => Type::Number,
         }
     }
 }
@@ -100,6 +102,19 @@ pub enum Statement {
         /// How long the element lives.
         timeout_secs: u32,
     },
+    /// `meta priority set a . b . c map @map`. A missing key ends the rule.
+    ///
+    /// The priority is the one place of a packet where a number found in one map can be kept as part of a key for the next
+    /// without meeting anybody: marks belong to the administrator and to other software, and nft 1.0.6 cannot print a key
+    /// that contains a map's result. Queueing disciplines, who read it, see it after it was cleared.
+    SetPriority {
+        /// The columns.
+        key: Vec<Field>,
+        /// The map: the value is a number.
+        map: Name,
+    },
+    /// `meta priority set none`.
+    ClearPriority,
     /// `masquerade fully-random`.
     Masquerade,
     /// `reject`: ICMP (or ICMPv6) port unreachable.

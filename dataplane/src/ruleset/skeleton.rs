@@ -32,7 +32,7 @@ pub(super) const SENT_TO: [Field; 3] = [
     Field::OriginalPort,
 ];
 /// `meta l4proto . ct original proto-dst`
-const SENT_TO_PORT: [Field; 2] = [Field::Protocol, Field::OriginalPort];
+pub(super) const SENT_TO_PORT: [Field; 2] = [Field::Protocol, Field::OriginalPort];
 
 /// The networks that the rules name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,14 +61,33 @@ pub(super) fn table(family: Family, networks: &Networks) -> Table {
         ),
         (
             chains::LOCAL_POLICY,
-            build.local_policy(networks, &TO, [sets::INSIDE, sets::OUTSIDE]),
+            build.by_source(networks, &TO, [sets::INSIDE, sets::OUTSIDE]),
         ),
         (
             chains::LOCAL_POLICY_NODEPORTS,
-            build.local_policy(
+            build.by_source(
                 networks,
                 &TO_PORT,
                 [sets::INSIDE_NODEPORTS, sets::OUTSIDE_NODEPORTS],
+            ),
+        ),
+        (
+            chains::LOCAL_AFFINITY,
+            build.by_source(
+                networks,
+                &SENT_TO,
+                [sets::AFFINITY_INSIDE, sets::AFFINITY_OUTSIDE],
+            ),
+        ),
+        (
+            chains::LOCAL_AFFINITY_NODEPORTS,
+            build.by_source(
+                networks,
+                &SENT_TO_PORT,
+                [
+                    sets::AFFINITY_INSIDE_NODEPORTS,
+                    sets::AFFINITY_OUTSIDE_NODEPORTS,
+                ],
             ),
         ),
         (chains::MASQUERADE_NODE, build.masquerade_node()),
@@ -94,7 +113,8 @@ pub(super) fn table(family: Family, networks: &Networks) -> Table {
 fn empty_sets() -> BTreeMap<Name, Set> {
     let slot = |columns: &[Type]| [columns, &[Type::Number]].concat();
     let endpoint = || Holds::Values(vec![Type::Address, Type::Port]);
-    let client = [&[Type::Address][..], &FRONTEND].concat();
+    let client = [Type::Address, Type::Number];
+    let number = || Holds::Values(vec![Type::Number]);
     let mut all = BTreeMap::new();
     let mut declare = |name: &str, key: &[Type], holds: Holds, dynamic: bool| {
         let mut set = Set::new(SetKind {
@@ -128,6 +148,21 @@ fn empty_sets() -> BTreeMap<Name, Set> {
     declare(sets::AFFINITY, &client, endpoint(), true);
     declare(sets::AFFINITY_SERVICES, &FRONTEND, Holds::Verdicts, false);
     declare(sets::AFFINITY_NODEPORTS, &NODEPORT, Holds::Verdicts, false);
+    for name in [sets::MEMORIES, sets::INSIDE_MEMORIES] {
+        declare(name, &FRONTEND, number(), false);
+    }
+    for name in [sets::NODEPORT_MEMORIES, sets::INSIDE_NODEPORT_MEMORIES] {
+        declare(name, &NODEPORT, number(), false);
+    }
+    for name in [sets::AFFINITY_INSIDE, sets::AFFINITY_OUTSIDE] {
+        declare(name, &FRONTEND, Holds::Verdicts, false);
+    }
+    for name in [
+        sets::AFFINITY_INSIDE_NODEPORTS,
+        sets::AFFINITY_OUTSIDE_NODEPORTS,
+    ] {
+        declare(name, &NODEPORT, Holds::Verdicts, false);
+    }
     declare(sets::ACTIVE, &[Type::Address], Holds::Keys, false);
     declare(
         sets::HAIRPIN,
@@ -165,7 +200,7 @@ fn jump(chain: &str) -> Statement {
     Statement::Verdict(Verdict::Jump(Arc::from(chain)))
 }
 
-fn in_set(key: &[Field], set: &str) -> Statement {
+pub(super) fn in_set(key: &[Field], set: &str) -> Statement {
     Statement::InSet {
         key: key.to_vec(),
         set: set.into(),
@@ -326,7 +361,7 @@ impl Builder {
     }
 
     /// Pods and this node are inside the cluster, everybody else is outside.
-    fn local_policy(
+    fn by_source(
         &self,
         networks: &Networks,
         to: &[Field],

@@ -234,6 +234,10 @@ impl Display for StatementText<'_> {
                     columns(value)
                 )
             }
+            Statement::SetPriority { key, map } => {
+                write!(f, "meta priority set {} map @{map}", columns(key))
+            }
+            Statement::ClearPriority => f.write_str("meta priority set none"),
             Statement::Masquerade => f.write_str("masquerade fully-random"),
             Statement::Reject => f.write_str("reject"),
             Statement::Reset => f.write_str("reject with tcp reset"),
@@ -256,6 +260,7 @@ fn concatenation(fields: &[Field], family: Family) -> String {
             Field::OriginalSource => format!("ct original {ip} saddr"),
             Field::OriginalDestination => format!("ct original {ip} daddr"),
             Field::OriginalPort => "ct original proto-dst".to_owned(),
+            Field::Priority => "meta priority".to_owned(),
             Field::Random { modulus, offset: 0 } => format!("numgen random mod {modulus}"),
             Field::Random { modulus, offset } => {
                 format!("numgen random mod {modulus} offset {offset}")

@@ -1,12 +1,13 @@
 //! Walks the first packet of a connection through a ruleset value, as netfilter would, and says where it lands.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 
 use super::{
-    ChainType, Data, Field, Hook, Key, KeyReader, Rule, Ruleset, Statement, Table, Verdict,
+    Bytes, ChainType, Data, Field, Hook, Key, KeyReader, Rule, Ruleset, Statement, Table, Verdict,
+    sets,
 };
 use crate::model::{Family, Protocol};
 
@@ -48,6 +49,8 @@ pub struct World {
     pub local_addresses: BTreeSet<IpAddr>,
     /// What `numgen random` yields, before the modulus.
     pub choice: u32,
+    /// What session affinity remembers, by family: the elements of [`sets::AFFINITY`]. Packets add to it.
+    pub affinity: BTreeMap<Family, BTreeMap<Key, Data>>,
 }
 
 /// Whose address the receiver sees as source.
@@ -80,7 +83,7 @@ pub enum Landing {
 impl Ruleset {
     /// Says where a packet lands. Established connections are neither looked up nor checked: they land where they went
     /// before, for which this returns the packet's own destination.
-    pub fn trace(&self, packet: &Packet, state: ConnectionState, world: &World) -> Landing {
+    pub fn trace(&self, packet: &Packet, state: ConnectionState, world: &mut World) -> Landing {
         let family = Family::of(packet.destination.ip());
         let mut walk = Walk {
             family,
@@ -91,6 +94,7 @@ impl Ruleset {
             translated: false,
             masqueraded: false,
             tracked: true,
+            priority: 0,
         };
         let Some(table) = self.table(family) else {
             return walk.delivered();
@@ -122,11 +126,12 @@ struct Walk<'a> {
     family: Family,
     packet: Packet,
     state: ConnectionState,
-    world: &'a World,
+    world: &'a mut World,
     original: SocketAddr,
     translated: bool,
     masqueraded: bool,
     tracked: bool,
+    priority: u32,
 }
 
 impl Walk<'_> {
@@ -243,12 +248,38 @@ impl Walk<'_> {
             Statement::New => holds(self.tracked && self.state == ConnectionState::New),
             Statement::Translated(wanted) => holds(self.translated == *wanted),
             Statement::InSet { key, set } => holds(self.look_up(table, key, set).is_some()),
-            Statement::VerdictMap { key, map } => match self.look_up(table, key, map) {
-                Some(Data::Verdict(verdict)) => self.verdict(table, verdict),
+            Statement::VerdictMap { key, map } => match self.look_up(table, key, map).cloned() {
+                Some(Data::Verdict(verdict)) => self.verdict(table, &verdict),
                 _ => Step::Break,
             },
-            Statement::Dnat { key, map } => self.translate(self.look_up(table, key, map)),
-            Statement::Record { .. } => Step::Continue,
+            Statement::Dnat { key, map } => {
+                let data = self.look_up(table, key, map).cloned();
+                self.translate(data.as_ref())
+            }
+            Statement::Record { key, value, .. } => {
+                let value = self.key(value);
+                let value = Bytes::from_slice(value.as_slice()).map(Data::Value);
+                let key = self.key(key);
+                let elements = self.world.affinity.entry(self.family).or_default();
+                // The kernel prolongs an element that is there, and leaves its value.
+                value.map(|value| elements.entry(key).or_insert(value));
+                Step::Continue
+            }
+            Statement::SetPriority { key, map } => {
+                let number = match self.look_up(table, key, map) {
+                    Some(Data::Value(value)) => KeyReader(value.as_slice()).number(),
+                    _ => None,
+                };
+                let Some(number) = number else {
+                    return Step::Break;
+                };
+                self.priority = number;
+                Step::Continue
+            }
+            Statement::ClearPriority => {
+                self.priority = 0;
+                Step::Continue
+            }
             Statement::Masquerade => {
                 self.masqueraded = true;
                 Step::Accepted
@@ -293,10 +324,17 @@ impl Walk<'_> {
         Step::Accepted
     }
 
-    fn look_up<'t>(&self, table: &'t Table, key: &[Field], set: &str) -> Option<&'t Data> {
-        let key = key
+    fn key(&self, fields: &[Field]) -> Key {
+        fields
             .iter()
-            .fold(Key::default(), |key, field| self.append(key, *field));
+            .fold(Key::default(), |key, field| self.append(key, *field))
+    }
+
+    fn look_up<'t>(&'t self, table: &'t Table, key: &[Field], set: &str) -> Option<&'t Data> {
+        let key = self.key(key);
+        if set == sets::AFFINITY {
+            return self.world.affinity.get(&self.family)?.get(&key);
+        }
         let set = table.sets.get(set)?;
         if !set.kind.ranges {
             return set.elements.get(&key);
@@ -314,6 +352,7 @@ impl Walk<'_> {
             Field::DestinationPort => key.port(self.packet.destination.port()),
             Field::OriginalDestination => key.address(self.original.ip()),
             Field::OriginalPort => key.port(self.original.port()),
+            Field::Priority => key.number(self.priority),
             Field::Random { modulus, offset } => {
                 key.number(offset + self.world.choice % modulus.max(1))
             }

@@ -19,6 +19,10 @@ pub const FLAG_PERSIST: u32 = NFT_TABLE_F_PERSIST;
 /// The type of our private entry in a rule's userdata; nft skips types it does not know.
 pub(super) const UDATA_FINGERPRINT: u8 = 0x6d;
 
+/// `NFTNL_UDATA_SET_DATABYTEORDER` (libnftnl/udata.h) and nft's `BYTEORDER_HOST_ENDIAN` (datatype.h).
+const UDATA_SET_DATA_BYTEORDER: u8 = 1;
+const UDATA_BYTEORDER_HOST: u32 = 1;
+
 const PROBE_TABLE: &str = "minik-probe";
 
 /// An encoded transaction. Its first message has the sequence number it was made with, each further one the next, so that an
@@ -331,6 +335,12 @@ fn set(out: &mut Buffer, family: Family, kind: &SetKind, capacity: u32) {
     if let Some((data_type, data_len)) = set_data(kind, family) {
         out.u32(NFTA_SET_DATA_TYPE, data_type);
         out.u32(NFTA_SET_DATA_LEN, data_len);
+    }
+    // Only nft reads this: without it, it prints a number in a map's value as if it were big-endian.
+    if kind.holds == Holds::Values(vec![Type::Number]) {
+        let byte_order = UDATA_BYTEORDER_HOST.to_ne_bytes();
+        let userdata = [&[UDATA_SET_DATA_BYTEORDER, 4][..], &byte_order].concat();
+        out.bytes(NFTA_SET_USERDATA, &userdata);
     }
     out.nest(NFTA_SET_DESC, |out| {
         out.u32(NFTA_SET_DESC_SIZE, capacity);

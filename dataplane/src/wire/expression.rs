@@ -116,6 +116,20 @@ impl Encoder {
                 value,
                 timeout_secs,
             } => self.record(map, key, value, *timeout_secs),
+            Statement::SetPriority { key, map } => {
+                self.load(key, NFT_REG32_00);
+                self.lookup(map, Some(NFT_REG32_00));
+                self.set_priority();
+            }
+            Statement::ClearPriority => {
+                self.expression("immediate", |out| {
+                    out.u32(NFTA_IMMEDIATE_DREG, NFT_REG32_00);
+                    out.nest(NFTA_IMMEDIATE_DATA, |out| {
+                        out.bytes(NFTA_DATA_VALUE, &[0; 4])
+                    });
+                });
+                self.set_priority();
+            }
             Statement::Masquerade => {
                 self.expression("masq", |out| {
                     out.u32(NFTA_MASQ_FLAGS, NF_NAT_RANGE_PROTO_RANDOM_FULLY)
@@ -171,6 +185,20 @@ impl Encoder {
         });
     }
 
+    fn set_priority(&mut self) {
+        self.expression("meta", |out| {
+            out.u32(NFTA_META_KEY, NFT_META_PRIORITY);
+            out.u32(NFTA_META_SREG, NFT_REG32_00);
+        });
+    }
+
+    fn meta(&mut self, key: u32, register: u32) {
+        self.expression("meta", |out| {
+            out.u32(NFTA_META_KEY, key);
+            out.u32(NFTA_META_DREG, register);
+        });
+    }
+
     fn within(&mut self, field: Field, net: IpNet, negated: bool) {
         self.load(&[field], NFT_REG32_00);
         let (mask, network) = (octets(net.netmask()), octets(net.network()));
@@ -215,10 +243,8 @@ impl Encoder {
             ),
             Field::SourcePort => self.payload(NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2, register),
             Field::DestinationPort => self.payload(NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, register),
-            Field::Protocol => self.expression("meta", |out| {
-                out.u32(NFTA_META_KEY, NFT_META_L4PROTO);
-                out.u32(NFTA_META_DREG, register);
-            }),
+            Field::Protocol => self.meta(NFT_META_L4PROTO, register),
+            Field::Priority => self.meta(NFT_META_PRIORITY, register),
             Field::OriginalSource => self.ct(ct_source, register, original),
             Field::OriginalDestination => self.ct(ct_destination, register, original),
             Field::OriginalPort => self.ct(NFT_CT_PROTO_DST, register, original),

@@ -12,7 +12,7 @@ use crate::common::{
 use dataplane::{
     Dataplane, Verified,
     kernel::{Fake, Kernel},
-    model::{Change, Desired, Endpoint, Family, Fate, Frontend, Masquerade, Protocol},
+    model::{Change, Desired, Endpoint, Family, Fate, Frontend, Masquerade, Protocol, Scope},
     plan::plan,
     ruleset::{ConnectionState, Landing, Origin, Packet, Ruleset, Source, World},
 };
@@ -36,7 +36,7 @@ fn open(desired: &Desired) -> Dataplane<Fake> {
 }
 
 fn held(dataplane: &mut Dataplane<Fake>) -> Ruleset {
-    dataplane.kernel_mut().ruleset.clone()
+    dataplane.kernel_mut().read().expect("read").ruleset
 }
 
 proptest! {
@@ -120,9 +120,9 @@ proptest! {
     fn a_packet_lands_where_its_frontends_fate_says(desired in desired(), choice in 0..64u32, client in client()) {
         let ruleset = compiled(&desired);
         for (frontend, fate) in desired.frontends.iter().filter(|(frontend, _)| !is_listener(&desired, frontend)) {
-            let world = World { local_addresses: node_addresses(), choice };
+            let mut world = World { local_addresses: node_addresses(), choice, ..World::default() };
             let packet = packet(frontend, client);
-            let landing = ruleset.trace(&packet, ConnectionState::New, &world);
+            let landing = ruleset.trace(&packet, ConnectionState::New, &mut world);
             check(&desired, fate, &packet, client, landing)?;
         }
     }
@@ -278,6 +278,7 @@ fn what_a_packet_meets_besides_services() {
     let world = World {
         local_addresses: [[192, 0, 2, 1].into(), [10, 96, 0, 10].into()].into(),
         choice: 7,
+        ..World::default()
     };
     let land = |origin, source: [u8; 4], protocol, destination| {
         let packet = Packet {
@@ -286,7 +287,7 @@ fn what_a_packet_meets_besides_services() {
             source: SocketAddr::new(source.into(), 40_000),
             destination,
         };
-        ruleset.trace(&packet, ConnectionState::New, &world)
+        ruleset.trace(&packet, ConnectionState::New, &mut world.clone())
     };
     let delivered = |to: SocketAddr, source| Landing::Delivered {
         to,
@@ -358,7 +359,11 @@ fn what_a_packet_meets_besides_services() {
         source: SocketAddr::from((pod, 1)),
         destination: service(99, 80),
     };
-    let kept = ruleset.trace(&established, ConnectionState::Established, &world);
+    let kept = ruleset.trace(
+        &established,
+        ConnectionState::Established,
+        &mut world.clone(),
+    );
     assert_eq!(
         kept,
         delivered(service(99, 80), Source::Kept),
@@ -366,34 +371,173 @@ fn what_a_packet_meets_besides_services() {
     );
 }
 
-#[test]
-fn an_affinity_is_forgotten_when_its_endpoint_leaves() {
-    use dataplane::ruleset::{Bytes, Data, Key, sets};
+/// Two frontends of one service port, and one of another.
+fn affinities(endpoints: &[&str]) -> (Desired, [Frontend; 3]) {
     let web = common::address("10.96.0.1", Protocol::Tcp, 80);
-    let fate = |endpoints: &[&str]| common::with_affinity(common::balance(endpoints), 60);
+    let other = common::address("10.96.0.9", Protocol::Tcp, 80);
+    let node_port = common::node_port(Family::V4, 30_080);
+    let fate = |port| common::with_memory(common::balance(endpoints), port, Scope::Cluster, 60);
     let desired = Desired {
-        frontends: [(web, fate(&["10.244.0.1:80", "10.244.0.2:80"]))].into(),
+        frontends: [
+            (web, fate(web)),
+            (node_port, fate(web)),
+            (other, fate(other)),
+        ]
+        .into(),
         ..Desired::default()
     };
+    (desired, [web, node_port, other])
+}
+
+const THREE: [&str; 3] = ["10.244.0.1:80", "10.244.0.2:80", "10.244.0.3:80"];
+
+#[test]
+fn a_client_has_one_endpoint_on_every_path_of_a_service_port() {
+    let (desired, [web, node_port, other]) = affinities(&THREE);
+    let ruleset = compiled(&desired);
+    let mut world = World {
+        local_addresses: node_addresses(),
+        ..World::default()
+    };
+    let mut land = |frontend: &Frontend, choice| {
+        world.choice = choice;
+        let packet = packet(frontend, Client::Outside);
+        match ruleset.trace(&packet, ConnectionState::New, &mut world) {
+            Landing::Delivered { to, .. } => to.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(land(&node_port, 1), THREE[1]);
+    for choice in 0..3 {
+        assert_eq!(land(&node_port, choice), THREE[1]);
+        assert_eq!(
+            land(&web, choice),
+            THREE[1],
+            "the ClusterIP shares the memory"
+        );
+    }
+    assert_eq!(land(&other, 2), THREE[2], "another Service does not");
+    assert_eq!(land(&other, 0), THREE[2]);
+    assert_eq!(land(&web, 0), THREE[1]);
+}
+
+/// Outside, a local policy never leads to an endpoint that was chosen among all.
+#[test]
+fn clients_outside_do_not_share_with_paths_that_leave_the_node() {
+    let web = common::address("10.96.0.1", Protocol::Tcp, 80);
+    let node_port = common::node_port(Family::V4, 30_080);
+    let affine = |fate| common::with_memory(fate, web, Scope::Cluster, 60);
+    let desired = Desired {
+        frontends: [
+            (web, affine(common::balance(&THREE))),
+            (node_port, affine(common::local(&THREE[..1], &THREE))),
+        ]
+        .into(),
+        pod_networks: ["10.244.0.0/16".parse().expect("a network")].into(),
+        ..Desired::default()
+    };
+    let ruleset = compiled(&desired);
+    for (client, shared) in [
+        (Client::Outside, false),
+        (Client::Pod, true),
+        (Client::Node, true),
+    ] {
+        let mut world = World {
+            local_addresses: node_addresses(),
+            choice: 2,
+            ..World::default()
+        };
+        let mut land = |frontend: &Frontend| {
+            let packet = packet(frontend, client);
+            match ruleset.trace(&packet, ConnectionState::New, &mut world) {
+                Landing::Delivered { to, .. } => to.to_string(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(land(&web), THREE[2]);
+        let wanted = if shared { THREE[2] } else { THREE[0] };
+        assert_eq!(land(&node_port), wanted, "{client:?}");
+        assert_eq!(land(&node_port), wanted, "{client:?} again");
+        assert_eq!(land(&web), THREE[2], "{client:?} again");
+    }
+}
+
+#[test]
+fn an_affinity_is_forgotten_when_its_endpoint_leaves_and_kept_over_a_restart() {
+    use dataplane::ruleset::{Bytes, Data, Key, sets};
+    let (desired, [web, node_port, other]) = affinities(&THREE);
     let mut dataplane = open(&desired);
-    let remembered = |client: u8, endpoint: u8| {
+    let memory = |dataplane: &mut Dataplane<Fake>, frontend: Frontend| {
+        let Frontend::Address { addr, .. } = frontend else {
+            panic!("{frontend:?} has no address")
+        };
+        let key = Key::default()
+            .address(addr)
+            .protocol(Protocol::Tcp)
+            .port(80);
+        let table = &dataplane.kernel_mut().ruleset.tables[&Family::V4];
+        match &table.sets[sets::MEMORIES].elements[&key] {
+            Data::Value(number) => u32::from_ne_bytes(number.as_slice().try_into().expect("4")),
+            data => panic!("{data:?}"),
+        }
+    };
+    let (web_memory, other_memory) = (memory(&mut dataplane, web), memory(&mut dataplane, other));
+    assert_ne!(web_memory, other_memory);
+    let remembered = |client: u8, memory: u32, endpoint: u8| {
         let key = Key::default()
             .address([192, 0, 2, client].into())
-            .address([10, 96, 0, 1].into());
+            .number(memory);
         let value = Bytes::default()
             .address([10, 244, 0, endpoint].into())
             .port(80);
-        (key.protocol(Protocol::Tcp).port(80), Data::Value(value))
+        (key, Data::Value(value))
     };
     let at = (Family::V4, sets::AFFINITY.to_owned());
+    let all = vec![
+        remembered(7, web_memory, 1),
+        remembered(8, web_memory, 2),
+        remembered(7, other_memory, 1),
+    ];
     dataplane
         .kernel_mut()
         .dynamic
-        .insert(at.clone(), vec![remembered(7, 1), remembered(8, 2)]);
-    let change = Change {
-        frontends: [(web, Some(fate(&["10.244.0.2:80"])))].into(),
+        .insert(at.clone(), all.clone());
+    // A restart learns which number stands for which memory, also with a new Service before the others.
+    let mut grown = desired.clone();
+    let first = common::address("10.96.0.0", Protocol::Tcp, 80);
+    let fate = common::with_memory(common::balance(&THREE), first, Scope::Cluster, 60);
+    grown.frontends.insert(first, fate);
+    let mut dataplane = Dataplane::open(dataplane.kernel_mut().clone()).expect("open");
+    dataplane.replace(&grown).expect("replace");
+    assert_eq!(dataplane.kernel_mut().dynamic[&at], all);
+    assert_eq!(memory(&mut dataplane, web), web_memory);
+    assert_eq!(memory(&mut dataplane, other), other_memory);
+    let new = memory(&mut dataplane, first);
+    assert!(![web_memory, other_memory].contains(&new));
+    // An endpoint leaves one Service.
+    let (without, _) = affinities(&THREE[1..]);
+    let change = |frontends: &[Frontend]| Change {
+        frontends: frontends
+            .iter()
+            .map(|frontend| (*frontend, without.frontends.get(frontend).cloned()))
+            .collect(),
         ..Change::default()
     };
-    dataplane.update(&change).expect("update");
-    assert_eq!(dataplane.kernel_mut().dynamic[&at], [remembered(8, 2)]);
+    dataplane
+        .update(&change(&[web, node_port]))
+        .expect("update");
+    assert_eq!(
+        dataplane.kernel_mut().dynamic[&at],
+        [remembered(8, web_memory, 2), remembered(7, other_memory, 1)]
+    );
+    // A Service goes: nothing of it is remembered, lest its number come back with another one.
+    let gone = Change {
+        frontends: [(web, None), (node_port, None)].into(),
+        ..Change::default()
+    };
+    dataplane.update(&gone).expect("update");
+    assert_eq!(
+        dataplane.kernel_mut().dynamic[&at],
+        [remembered(7, other_memory, 1)]
+    );
 }

@@ -16,11 +16,12 @@ use std::{
 
 use crate::common::{
     Netns, address, balance, from, local, need, node_port, open, with_affinity, with_masquerade,
+    with_memory,
 };
 use dataplane::{
     Dataplane,
-    kernel::{Netlink, Ownership},
-    model::{Change, Desired, Family, Fate, Frontend, Masquerade, Protocol},
+    kernel::{Kernel, Netlink, Ownership},
+    model::{Change, Desired, Family, Fate, Frontend, Masquerade, Protocol, Scope},
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -614,60 +615,106 @@ fn an_established_connection_survives_changes_restarts_and_the_end_of_its_servic
 }
 
 #[test]
-fn affinity_keeps_a_client_on_its_endpoint_until_that_leaves() {
+fn a_client_keeps_its_endpoint_on_every_path_until_that_leaves() {
     let net = Net::new();
-    let fate = with_affinity(balance(&ALL), 60);
-    let port_fate = with_affinity(with_masquerade(balance(&ALL), Masquerade::Always), 60);
-    let mut dataplane = net.dataplane(&desired([
-        (web(), fate.clone()),
-        (node_port(Family::V4, 30080), port_fate.clone()),
-    ]));
-    for (frontend, to, fate) in [
-        (web(), "10.96.0.2:80", fate),
-        (node_port(Family::V4, 30080), "192.0.2.1:30080", port_fate),
-    ] {
-        let first = tcp(&net.client, to);
-        assert!(matches!(first, Met::Server(..)));
-        for _ in 0..20 {
-            assert_eq!(tcp(&net.client, to), first);
+    let (vip, vip6) = ("198.51.100.7", "2001:db8:7::7");
+    net.client.commands(&format!(
+        "ip route add {vip}/32 via 192.0.2.1
+         ip -6 route add {vip6}/128 via 2001:db8::1"
+    ));
+    let web6 = address("fd00:96::2", Protocol::Tcp, 80);
+    // All endpoints but those of one Pod, which has left.
+    let frontends = |gone: Option<usize>| {
+        let rest = |all: &[&'static str]| -> Vec<&'static str> {
+            let rest = all.iter().enumerate().filter(|(at, _)| Some(*at) != gone);
+            rest.map(|(_, endpoint)| *endpoint).collect()
+        };
+        let (v4, v6) = (rest(&ALL), rest(&ALL6));
+        let affine = |port, fate| with_memory(fate, port, Scope::Cluster, 60);
+        let always = |endpoints: &[&str]| with_masquerade(balance(endpoints), Masquerade::Always);
+        [
+            (web(), affine(web(), balance(&v4))),
+            (node_port(Family::V4, 30080), affine(web(), always(&v4))),
+            (address(vip, Protocol::Tcp, 80), affine(web(), always(&v4))),
+            (web6, affine(web6, balance(&v6))),
+            (node_port(Family::V6, 30080), affine(web6, always(&v6))),
+            (address(vip6, Protocol::Tcp, 80), affine(web6, always(&v6))),
+        ]
+    };
+    let paths = [
+        ["10.96.0.2:80", "192.0.2.1:30080", "198.51.100.7:80"],
+        [
+            "[fd00:96::2]:80",
+            "[2001:db8::1]:30080",
+            "[2001:db8:7::7]:80",
+        ],
+    ];
+    let server = |to: &str| match tcp(&net.client, to) {
+        Met::Server(name, _) => name,
+        other => panic!("{to}: {other:?}"),
+    };
+    let stays = |paths: &[&str], name: &str| {
+        for path in paths.iter().cycle().take(12) {
+            assert_eq!(server(path), name, "{path}");
         }
-        let Met::Server(name, _) = &first else {
-            unreachable!("checked above")
+    };
+    let mut dataplane = net.dataplane(&desired(frontends(None)));
+    for paths in paths {
+        let first = server(paths[1]);
+        stays(&paths, &first);
+        let gone = ["a", "b", "c"].iter().position(|pod| *pod == first);
+        let change = Change {
+            frontends: frontends(gone)
+                .map(|(frontend, fate)| (frontend, Some(fate)))
+                .into(),
+            ..Change::default()
         };
-        let index = ["a", "b", "c"]
-            .iter()
-            .position(|pod| pod == name)
-            .expect("one of the Pods");
-        let others: Vec<&str> = ALL
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| *at != index)
-            .map(|(_, addr)| *addr)
-            .collect();
-        let without = match (fate, with_affinity(balance(&others), 60)) {
-            (Fate::Balance { masquerade, .. }, without) => with_masquerade(without, masquerade),
-            _ => unreachable!("both are balanced"),
-        };
-        dataplane
-            .update(&Change {
-                frontends: [(frontend, Some(without))].into(),
-                ..Change::default()
-            })
-            .expect("update");
-        let second = tcp(&net.client, to);
-        assert_ne!(second, first, "its endpoint left");
-        assert_eq!(tcp(&net.client, to), second);
+        dataplane.update(&change).expect("update");
+        let second = server(paths[2]);
+        assert_ne!(second, first, "its Pod left");
+        stays(&paths, &second);
+        // A restart with all endpoints back keeps what clients have.
+        drop(dataplane);
+        dataplane = net.dataplane(&desired(frontends(None)));
+        stays(&paths, &second);
     }
-    // A restart keeps what clients have.
-    let before = tcp(&net.client, "192.0.2.1:30080");
-    let text = dataplane.text();
-    drop(dataplane);
-    let dataplane = net.node.run(|| open(Ownership::WhenPossible));
-    for _ in 0..10 {
-        assert_eq!(tcp(&net.client, "192.0.2.1:30080"), before);
+}
+
+/// A NodePort and an address may have one number: what the address' clients get is not what the NodePort's get.
+#[test]
+fn a_service_whose_port_equals_a_node_port_has_nothing_to_do_with_its_affinity() {
+    let net = Net::new();
+    let affine = with_affinity(with_masquerade(balance(&ALL[..1]), Masquerade::Always), 60);
+    let _dataplane = net.dataplane(&desired([
+        (node_port(Family::V4, 30080), affine),
+        (
+            address("10.96.0.3", Protocol::Tcp, 30080),
+            balance(&ALL[1..]),
+        ),
+    ]));
+    spread(&["b", "c"], || tcp(&net.client, "10.96.0.3:30080"));
+    let seen = spread(&["a"], || tcp(&net.client, "192.0.2.1:30080"));
+    assert_eq!(seen, sources(&["10.244.0.1"]));
+}
+
+#[test]
+fn a_client_is_forgotten_after_its_timeout() {
+    let net = Net::new();
+    let mut dataplane = net.dataplane(&desired([(web(), with_affinity(balance(&ALL), 3))]));
+    tcp(&net.client, "10.96.0.2:80");
+    let remembered = |dataplane: &mut Dataplane<Netlink>| {
+        let set = dataplane::ruleset::sets::AFFINITY;
+        let elements = net
+            .node
+            .run(|| dataplane.kernel_mut().elements(Family::V4, set));
+        elements.expect("dump").len()
+    };
+    assert_eq!(remembered(&mut dataplane), 1);
+    let deadline = Instant::now() + 2 * SOON;
+    while remembered(&mut dataplane) > 0 {
+        assert!(Instant::now() < deadline, "still remembered");
+        thread::sleep(Duration::from_millis(20));
     }
-    assert!(!text.is_empty());
-    drop(dataplane);
 }
 
 #[test]

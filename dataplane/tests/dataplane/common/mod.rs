@@ -17,7 +17,7 @@ use std::{
 use dataplane::{
     Dataplane,
     kernel::{Netlink, Ownership},
-    model::{Endpoint, Family, Fate, Frontend, Masquerade, Protocol},
+    model::{Affinity, Endpoint, Family, Fate, Frontend, Masquerade, Memory, Protocol, Scope},
 };
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -152,14 +152,24 @@ pub(crate) fn from(sources: &[&str], fate: Fate) -> Fate {
     }
 }
 
+/// Every fate made by this shares one memory.
 pub(crate) fn with_affinity(fate: Fate, secs: u64) -> Fate {
+    let port = address("10.96.0.2", Protocol::Tcp, 80);
+    with_memory(fate, port, Scope::Cluster, secs)
+}
+
+pub(crate) fn with_memory(fate: Fate, port: Frontend, scope: Scope, secs: u64) -> Fate {
+    let affinity = Some(Affinity {
+        timeout: Duration::from_secs(secs),
+        memory: Memory { port, scope },
+    });
     match fate {
         Fate::Local {
             outside, inside, ..
         } => Fate::Local {
             outside,
             inside,
-            affinity: Some(Duration::from_secs(secs)),
+            affinity,
         },
         Fate::Balance {
             endpoints,
@@ -168,7 +178,7 @@ pub(crate) fn with_affinity(fate: Fate, secs: u64) -> Fate {
         } => Fate::Balance {
             endpoints,
             masquerade,
-            affinity: Some(Duration::from_secs(secs)),
+            affinity,
         },
         other => other,
     }

@@ -2,7 +2,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use dataplane::model::{Change, Desired, Endpoint, Family, Fate, Frontend, Masquerade, Protocol};
+use dataplane::model::{
+    Affinity, Change, Desired, Endpoint, Family, Fate, Frontend, Masquerade, Memory, Protocol,
+    Scope,
+};
 use proptest::{
     collection::{btree_map, btree_set},
     prelude::*,
@@ -22,11 +25,11 @@ fn family() -> impl Strategy<Value = Family> + Clone {
     select(Family::ALL.to_vec())
 }
 
-fn protocol() -> impl Strategy<Value = Protocol> {
+fn protocol() -> impl Strategy<Value = Protocol> + Clone {
     select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp])
 }
 
-pub(crate) fn frontend() -> impl Strategy<Value = Frontend> {
+pub(crate) fn frontend() -> impl Strategy<Value = Frontend> + Clone {
     let ports = select(vec![80, 30_080]);
     (family(), protocol(), ports, 0..5u8).prop_map(|(family, protocol, number, host)| match host {
         0 => Frontend::NodePort {
@@ -54,12 +57,11 @@ fn fate() -> impl Strategy<Value = Fate> {
             port: port(number),
         });
     let masquerade = select(vec![Masquerade::NonPodSources, Masquerade::Always]);
-    let affinity = select(vec![
-        None,
-        None,
-        Some(Duration::from_secs(10)),
-        Some(Duration::from_secs(10_800)),
-    ]);
+    let timeout = select(vec![10, 10_800]).prop_map(Duration::from_secs);
+    let scope = select(vec![Scope::Cluster, Scope::Node]);
+    let memory = (frontend(), scope).prop_map(|(port, scope)| Memory { port, scope });
+    let affinity = (timeout, memory).prop_map(|(timeout, memory)| Affinity { timeout, memory });
+    let affinity = proptest::option::of(affinity);
     let local = (
         btree_set(endpoint.clone(), 0..4),
         btree_set(endpoint.clone(), 1..9),
