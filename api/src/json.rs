@@ -26,6 +26,22 @@ pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
     Ok((document, duplicates.names))
 }
 
+/// How long a value is as JSON, in bytes, nearly: escapes are not counted.
+#[must_use]
+pub fn size_bytes(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 5,
+        Value::String(text) => text.len() + 2,
+        Value::Array(list) => 2 + list.iter().map(|item| size_bytes(item) + 1).sum::<usize>(),
+        Value::Object(map) => {
+            let fields = map.iter();
+            2 + fields
+                .map(|(name, field)| name.len() + size_bytes(field) + 4)
+                .sum::<usize>()
+        }
+    }
+}
+
 /// Where the reader is: a chain on the stack, so that no path is built until one is needed.
 #[derive(Clone, Copy)]
 pub(crate) enum Path<'a> {

@@ -7,9 +7,9 @@
 //! validation and allocation live in `apiserver::registry`), no networking (that is `agent::translate`'s to say).
 //!
 //! ```text
-//!      protobuf body            JSON body                     patch body
+//!      protobuf body         JSON, YAML body                  patch body
 //!           | schema: unwrap_envelope, from_protobuf               |
-//!           |                       | json::parse                  | schema: strategic_merge
+//!           |                       | json::parse, yaml::parse     | schema: strategic_merge
 //!           +-----------> serde_json::Value <----------------------+
 //!                                   | schema: check, prune, default
 //!                                   v
@@ -24,7 +24,7 @@
 //! merge or patch instead.
 //!
 //! Modules in reading order: [`meta`] (what all objects share), [`core`], [`discovery`], [`coordination`] (kinds by group),
-//! [`json`] (reading, with duplicate keys named), [`schema`] (the table and its consumers), [`selector`], [`names`], [`ip`],
+//! [`json`] and [`yaml`] (reading, with duplicate keys named), [`schema`] (the table and its consumers), [`selector`], [`names`], [`ip`],
 //! [`quantity`]. The private `wire` has the macro that declares slim structs.
 
 mod wire;
@@ -39,3 +39,4 @@ pub mod names;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
+pub mod yaml;

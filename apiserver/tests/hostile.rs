@@ -7,6 +7,7 @@ mod common;
 use axum::body::Body;
 use common::{Api, CONFIG_MAPS, config_map};
 use http::Request;
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -72,4 +73,47 @@ async fn v3_warnings_fit_into_headers_that_clients_accept() {
     assert_eq!(warnings[0], r#"299 - "unknown field \"unknown0\"""#);
     let more = format!("and {} more warnings", 3000 - (warnings.len() - 1));
     assert!(warnings.last().unwrap().contains(&more), "{warnings:?}");
+}
+
+/// Sends YAML; the code and the message.
+async fn post_yaml(api: &Api, query: &str, text: String) -> (u16, String) {
+    let request = Request::post(format!("{CONFIG_MAPS}{query}"))
+        .header("content-type", "application/yaml")
+        .body(Body::from(text))
+        .unwrap();
+    let response = api.send(request).await;
+    let code = response.status().as_u16();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    let status: Value = serde_json::from_slice(&bytes).unwrap();
+    let message = status["message"].as_str().unwrap_or_default();
+    (code, message.to_owned())
+}
+
+#[tokio::test]
+async fn yaml_that_nests_or_repeats_itself_without_end_is_refused() {
+    let api = Api::new().await;
+    let (code, message) = post_yaml(&api, "", "[".repeat(200_000)).await;
+    assert_eq!(code, 400);
+    assert!(
+        message.starts_with("the request body is not valid YAML: "),
+        "{message}"
+    );
+    let long = "1,".repeat(1000);
+    let aliases = "*x,".repeat(50_000);
+    let (code, message) = post_yaml(&api, "", format!("x: &x [{long}]\ny: [{aliases}]\n")).await;
+    assert_eq!(code, 400);
+    assert!(
+        message.contains("aliases make the document too large at line 2"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn v5_duplicate_keys_of_yaml_are_seen() {
+    let api = Api::new().await;
+    let text = "metadata: {name: a}\ndata:\n  k: x\n  k: y\n";
+    let (code, message) = post_yaml(&api, "?fieldValidation=Strict", text.into()).await;
+    assert_eq!(code, 400);
+    assert!(message.ends_with("duplicate field \"data.k\""), "{message}");
+    assert_eq!(post_yaml(&api, "", text.into()).await.0, 201);
 }

@@ -67,7 +67,7 @@ fn json_operations(target: &mut Value, patch: &json_patch::Patch) -> Result<(), 
     let mut copied_bytes = 0;
     for (index, operation) in patch.0.iter().enumerate() {
         if let PatchOperation::Copy(copy) = operation {
-            copied_bytes += copy.from.resolve(target).map_or(0, size_bytes);
+            copied_bytes += copy.from.resolve(target).map_or(0, api::json::size_bytes);
             if copied_bytes > MAX_COPIED_BYTES {
                 return Err(ApiError::TooLarge {
                     limit_bytes: MAX_COPIED_BYTES,
@@ -82,21 +82,6 @@ fn json_operations(target: &mut Value, patch: &json_patch::Patch) -> Result<(), 
         })?;
     }
     Ok(())
-}
-
-/// How long a value is as JSON, nearly.
-fn size_bytes(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 5,
-        Value::String(text) => text.len() + 2,
-        Value::Array(list) => 2 + list.iter().map(|item| size_bytes(item) + 1).sum::<usize>(),
-        Value::Object(map) => {
-            let fields = map.iter();
-            2 + fields
-                .map(|(name, field)| name.len() + size_bytes(field) + 4)
-                .sum::<usize>()
-        }
-    }
 }
 
 fn operations(value: Value) -> Result<json_patch::Patch, ApiError> {
