@@ -3,9 +3,11 @@
 //! Reading order: `store` (revisions, transactions, watch), `registry` (rules per kind), `http` (REST), `controller`
 //! (loops that write objects), `pki` and `auth` (who may do what), `server` (wires them together).
 
+pub mod applied;
 pub mod auth;
 pub mod controller;
 pub mod http;
+pub mod metrics;
 pub mod pki;
 pub mod registry;
 pub mod server;

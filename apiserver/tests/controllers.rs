@@ -6,7 +6,12 @@ mod common;
 
 use std::time::Duration;
 
-use apiserver::controller::{self, Cluster, Controllers};
+use apiserver::{
+    applied::Applied,
+    controller::{self, Cluster, Controllers},
+    metrics::Metrics,
+    store::Revision,
+};
 use common::Api;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +21,11 @@ const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslice
 
 /// An API, and its controllers until they are dropped.
 async fn cluster() -> (Api, Controllers) {
+    cluster_with(Applied::default()).await
+}
+
+/// The same, with nodes that tell what they have applied.
+async fn cluster_with(applied: Applied) -> (Api, Controllers) {
     let api = Api::new().await;
     let cluster = Cluster {
         ca_pem: "a certificate".into(),
@@ -30,7 +40,8 @@ async fn cluster() -> (Api, Controllers) {
         .await
         .unwrap();
     let registry = api.registry.clone();
-    let controllers = controller::start(registry, cluster, CancellationToken::new());
+    let stop = CancellationToken::new();
+    let controllers = controller::start(registry, cluster, applied, Metrics::default(), stop);
     (api, controllers)
 }
 
@@ -234,4 +245,33 @@ async fn a_gated_pod_is_not_scheduled_before_its_gates_are_gone() {
         pod["spec"]["nodeName"] == "n1" && condition(pod, "PodScheduled")["status"] == "True"
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_service_says_whether_every_ready_node_has_it() {
+    let applied = Applied::default();
+    let (api, _controllers) = cluster_with(applied.clone()).await;
+    ready_node(&api, "node1").await;
+    ready_node(&api, "node2").await;
+    let service = json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}], "selector": {"app": "web"}}});
+    api.made("/api/v1/namespaces/default/services", service)
+        .await;
+    let path = "/api/v1/namespaces/default/services/web";
+    applied.report("node1".into(), Revision(u64::MAX));
+    let waiting = eventually(&api, path, "a node that is late is named", |service| {
+        condition(service, controller::PROGRAMMED)["reason"] == "NodesPending"
+    })
+    .await;
+    let message = condition(&waiting, controller::PROGRAMMED)["message"].to_string();
+    assert!(
+        message.contains("node2") && !message.contains("node1"),
+        "{message}"
+    );
+
+    applied.report("node2".into(), Revision(u64::MAX));
+    let programmed = eventually(&api, path, "both have it", |service| {
+        condition(service, controller::PROGRAMMED)["status"] == "True"
+    })
+    .await;
+    assert_eq!(programmed["status"]["loadBalancer"], json!({}));
 }

@@ -218,3 +218,51 @@ fn pods_on_one_node_reach_themselves_and_each_other_through_a_service() {
         }
     }
 }
+
+/// `kubectl wait` returns when every node has the Service; a node that is cut off is named; `/metrics` counts the way.
+#[test]
+fn a_service_says_whether_and_where_it_is_programmed() {
+    let lab = Lab::up(2, &[]);
+    lab.echo_pods(&[("a1", "a", "node1")]);
+    let a = service(
+        "a",
+        "{selector: {app: a}, ports: [{port: 80, targetPort: 9376}]}",
+    );
+    let _ = lab.apply(&a).ok();
+    let wait = |state: &str| {
+        let condition = format!("--for=condition=minik.dev/Programmed={state}");
+        lab.kubectl(&["wait", &condition, "--timeout=60s", "service/a"])
+            .ok()
+    };
+    let _ = wait("True");
+
+    let _ = lab.lab(&["kill", "node2"]).ok();
+    let _ = lab
+        .kubectl(&[
+            "patch",
+            "service",
+            "a",
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"ports":[{"port":81,"targetPort":9376}]}}"#,
+        ])
+        .ok();
+    let _ = wait("False");
+    let described = lab.get(&["service", "a"])["status"]["conditions"][0]["message"].to_string();
+    assert!(
+        described.contains("node2") && !described.contains("node1"),
+        "{described}"
+    );
+    let _ = lab.lab(&["start", "node2"]).ok();
+    let _ = wait("True");
+
+    let metrics = lab.kubectl(&["get", "--raw", "/metrics"]).ok();
+    let counted = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("minik_service_programmed_seconds_count "));
+    let counted: u64 = counted
+        .expect("the histogram is there")
+        .parse()
+        .expect("a number");
+    assert!(counted > 0, "{metrics}");
+}

@@ -17,6 +17,7 @@ mod mirroring;
 mod namespace;
 mod node;
 mod pods;
+mod programmed;
 mod run;
 mod scheduler;
 mod service_account;
@@ -38,8 +39,8 @@ use ipnet::IpNet;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use self::bootstrap::bootstrap;
-use crate::registry::Registry;
+pub use self::{bootstrap::bootstrap, programmed::CONDITION as PROGRAMMED};
+use crate::{applied::Applied, metrics::Metrics, registry::Registry};
 
 /// What the controllers must know of the cluster.
 #[derive(Clone, Debug)]
@@ -74,10 +75,21 @@ impl Controllers {
 
 /// Starts every controller; they stop when `stop` is cancelled.
 #[must_use]
-pub fn start(registry: Registry, cluster: Cluster, stop: CancellationToken) -> Controllers {
+pub fn start(
+    registry: Registry,
+    cluster: Cluster,
+    applied: Applied,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> Controllers {
     let mut tasks = JoinSet::new();
+    // A controller can be stopped between any two writes: the next start looks at everything again.
+    let programmed = programmed::run(registry.clone(), applied, metrics);
+    let until_stopped = stop.clone();
     tasks.spawn(async move {
-        // A controller can be stopped between any two writes: the next start looks at everything again.
+        until_stopped.run_until_cancelled(programmed).await;
+    });
+    tasks.spawn(async move {
         stop.run_until_cancelled(run::run(registry, cluster)).await;
     });
     Controllers { tasks }

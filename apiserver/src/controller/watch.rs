@@ -71,13 +71,37 @@ pub(super) fn all(registry: &Registry, seen: &mpsc::Sender<Seen>) -> JoinSet<()>
     tasks
 }
 
-/// Lists and watches a kind until nobody listens, from the start again when the history was lost.
-async fn follow<T: Kept>(
+/// Lists and watches a kind of the world until nobody listens.
+pub(super) async fn follow<T: Kept>(
     registry: Registry,
     kind: &'static Kind,
     namespace: Option<&'static str>,
     fields: Option<&'static str>,
     seen: mpsc::Sender<Seen>,
+) {
+    let make = Make {
+        list: |revision, objects| Seen::List(put_list::<T>, revision, objects),
+        change: |object, gone| Seen::Change(take::<T>, object, gone),
+    };
+    follow_objects(registry, kind, namespace, fields, seen, make).await;
+}
+
+/// How what a watch says is told to its reader.
+pub(super) struct Make<S> {
+    /// Everything there is of the kind.
+    pub(super) list: fn(Revision, Vec<Object>) -> S,
+    /// One object that is there, or (true) gone.
+    pub(super) change: fn(Object, bool) -> S,
+}
+
+/// Lists and watches a kind until nobody listens, from the start again when the history was lost.
+pub(super) async fn follow_objects<S: Send>(
+    registry: Registry,
+    kind: &'static Kind,
+    namespace: Option<&'static str>,
+    fields: Option<&'static str>,
+    seen: mpsc::Sender<S>,
+    make: Make<S>,
 ) {
     let fields = fields.map(|text| {
         text.parse::<FieldSelector>()
@@ -88,19 +112,21 @@ async fn follow<T: Kept>(
         fields,
     };
     while !seen.is_closed() {
-        if let Err(error) = follow_once::<T>(&registry, kind, namespace, &selection, &seen).await {
+        if let Err(error) = follow_once(&registry, kind, namespace, &selection, &seen, &make).await
+        {
             tracing::warn!(%error, kind = kind.kind, "a controller's watch ended: listing again");
             tokio::time::sleep(super::run::RETRY).await;
         }
     }
 }
 
-async fn follow_once<T: Kept>(
+async fn follow_once<S: Send>(
     registry: &Registry,
     kind: &'static Kind,
     namespace: Option<&str>,
     selection: &Selection,
-    seen: &mpsc::Sender<Seen>,
+    seen: &mpsc::Sender<S>,
+    make: &Make<S>,
 ) -> Result<(), ApiError> {
     let query = ListQuery {
         selection: selection.clone(),
@@ -109,7 +135,7 @@ async fn follow_once<T: Kept>(
     let list = registry.list(kind, namespace, &query).await?;
     let revision = list.revision;
     if seen
-        .send(Seen::List(put_list::<T>, revision, list.objects))
+        .send((make.list)(revision, list.objects))
         .await
         .is_err()
     {
@@ -127,11 +153,7 @@ async fn follow_once<T: Kept>(
             continue;
         };
         let gone = change.kind == ChangeKind::Deleted;
-        if seen
-            .send(Seen::Change(take::<T>, change.object, gone))
-            .await
-            .is_err()
-        {
+        if seen.send((make.change)(change.object, gone)).await.is_err() {
             return Ok(());
         }
     }

@@ -7,7 +7,10 @@
 //! Connections, TLS and authentication are not here: the caller puts an [`auth::User`](crate::auth::User) into the
 //! request's extensions; a request without one is anonymous.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 
 use axum::{
     Router,
@@ -20,6 +23,7 @@ use serde_json::{Value, json};
 
 use crate::{
     auth::{Attributes, Authorizer, Decision, User},
+    metrics::{Metrics, RequestKind},
     registry::{ApiError, Registry},
 };
 
@@ -50,6 +54,8 @@ pub struct State {
     pub authorizer: Arc<dyn Authorizer>,
     /// What `/readyz` looks at.
     pub checks: Arc<Vec<Check>>,
+    /// What `/metrics` says.
+    pub metrics: Metrics,
 }
 
 /// The whole REST API as a router; other routes may be merged in front of it.
@@ -101,8 +107,22 @@ async fn dispatch(mut call: Call) -> Result<Response, ApiError> {
     };
     if let Route::Resource(target) = route {
         let verb = resource::verb(&call, &target)?;
-        permit(&call, &target, verb).await?;
-        return resource::serve(&mut call, &target, verb).await;
+        let started = Instant::now();
+        let result = serve_resource(&mut call, &target, verb).await;
+        let code = match &result {
+            Ok(response) => response.status().as_u16(),
+            Err(error) => error.code_and_reason().0,
+        };
+        let kind = RequestKind {
+            verb,
+            group: target.kind.group,
+            resource: target.kind.plural,
+            subresource: target
+                .subresource
+                .map_or("", |subresource| subresource.name),
+        };
+        call.state.metrics.request(kind, code, started.elapsed());
+        return result;
     }
     permit_path(&call).await?;
     if !matches!(call.method, Method::GET | Method::HEAD) {
@@ -110,6 +130,12 @@ async fn dispatch(mut call: Call) -> Result<Response, ApiError> {
     }
     match route {
         Route::Health(probe) => Ok(health::serve(&call, probe)),
+        Route::Metrics => {
+            let revision = call.state.registry.backend().current();
+            let text = call.state.metrics.text(revision.0);
+            let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            Ok(respond(StatusCode::OK, format, text))
+        }
         Route::Version => Ok(json_value(StatusCode::OK, &version())),
         Route::OpenApiV2 => Ok(openapi::v2(&call)),
         Route::OpenApiV3 => Ok(openapi::v3_root()),
@@ -119,6 +145,15 @@ async fn dispatch(mut call: Call) -> Result<Response, ApiError> {
         }
         Route::Resource(_) => Err(ApiError::UnknownPath),
     }
+}
+
+async fn serve_resource(
+    call: &mut Call,
+    target: &Target,
+    verb: &'static str,
+) -> Result<Response, ApiError> {
+    permit(call, target, verb).await?;
+    resource::serve(call, target, verb).await
 }
 
 /// Asks the authorizer about an object or collection.

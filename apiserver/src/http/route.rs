@@ -46,6 +46,8 @@ pub enum Route {
         /// The version.
         version: String,
     },
+    /// `/metrics`.
+    Metrics,
     /// `/version`.
     Version,
     /// `/healthz`, `/livez`, `/readyz`.
@@ -78,6 +80,7 @@ pub fn parse(path: &str) -> Option<Route> {
     Some(match parts.as_slice() {
         ["healthz" | "livez", ..] => Route::Health(Probe::Live),
         ["readyz", ..] => Route::Health(Probe::Ready),
+        ["metrics"] => Route::Metrics,
         ["version"] => Route::Version,
         ["openapi", "v2"] => Route::OpenApiV2,
         ["openapi", "v3"] => Route::OpenApiV3,

@@ -29,9 +29,11 @@ pub use self::{
     listen::inherited,
 };
 use crate::{
+    applied::Applied,
     auth::policy::Policy,
     controller,
     http::{self, Check},
+    metrics::Metrics,
     pki::{Pki, PkiError},
     registry::{ApiError, Registry},
     store::{EmbeddedStore, StoreError},
@@ -207,8 +209,15 @@ impl Server {
             node_grace: self.config.node_grace,
         };
         controller::bootstrap(&self.registry, &cluster).await?;
-        let controllers = controller::start(self.registry.clone(), cluster, stop.clone());
-        let gate = self.gate(stop.clone())?;
+        let (applied, metrics) = (Applied::default(), Metrics::default());
+        let controllers = controller::start(
+            self.registry.clone(),
+            cluster,
+            applied.clone(),
+            metrics.clone(),
+            stop.clone(),
+        );
+        let gate = self.gate(applied, metrics, stop.clone())?;
         let graceful = GracefulShutdown::new();
         let result = self.accept_until(shutdown, &gate, &graceful).await;
         tracing::info!("stopping");
@@ -225,13 +234,24 @@ impl Server {
         Ok(self.store.close().await?)
     }
 
-    fn gate(&self, stop: CancellationToken) -> Result<Gate, ServerError> {
+    fn gate(
+        &self,
+        applied: Applied,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> Result<Gate, ServerError> {
         let state = http::State {
             registry: self.registry.clone(),
             authorizer: Policy::new(self.registry.clone()),
             checks: Arc::new(vec![readiness(stop.clone())]),
+            metrics,
         };
-        let nodes = node::State::new(self.registry.clone(), self.pki.clone(), self.config.clone());
+        let nodes = node::State::new(
+            self.registry.clone(),
+            self.pki.clone(),
+            self.config.clone(),
+            applied,
+        );
         let router = node::router(nodes).merge(http::router(state));
         Ok(Gate::new(tls(&self.pki)?, router, stop))
     }

@@ -12,7 +12,6 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use api::{
     core::{Node, Secret},
-    meta::Time,
     names,
 };
 use axum::{
@@ -24,12 +23,13 @@ use axum::{
 };
 use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::{sync::watch, time::timeout};
+use tokio::time::timeout;
 
 use super::Config;
 use crate::{
+    applied::{Applied, Report},
     auth::{
         User,
         token::{self, Presented, TokenError},
@@ -65,23 +65,21 @@ pub(super) struct State {
     registry: Registry,
     pki: Arc<Pki>,
     config: Arc<Config>,
-    applied: Arc<watch::Sender<BTreeMap<String, Applied>>>,
-}
-
-/// How far a node has come.
-#[derive(Clone, Debug, Serialize)]
-struct Applied {
-    revision: String,
-    at: Time,
+    applied: Applied,
 }
 
 impl State {
-    pub(super) fn new(registry: Registry, pki: Arc<Pki>, config: Arc<Config>) -> Self {
+    pub(super) fn new(
+        registry: Registry,
+        pki: Arc<Pki>,
+        config: Arc<Config>,
+        applied: Applied,
+    ) -> Self {
         Self {
             registry,
             pki,
             config,
-            applied: Arc::new(watch::Sender::default()),
+            applied,
         }
     }
 
@@ -242,18 +240,11 @@ async fn set_applied(
         Err(error) => return status_of(&error),
     };
     let request = serde_json::from_slice::<AppliedRequest>(&body).ok();
-    let Some(revision) = request
-        .map(|r| r.revision)
-        .filter(|r| r.parse::<u64>().is_ok())
-    else {
+    let Some(revision) = request.and_then(|request| request.revision.parse().ok()) else {
         let wanted = "the body must be {\"revision\": \"<resourceVersion>\"}";
         return status_of(&ApiError::BadRequest(wanted.into()));
     };
-    let at = Time::now();
-    let report = Applied { revision, at };
-    state
-        .applied
-        .send_modify(|nodes| _ = nodes.insert(node, report));
+    state.applied.report(node, Revision(revision));
     StatusCode::NO_CONTENT.into_response()
 }
 
@@ -279,7 +270,7 @@ async fn get_applied(
         let limit = query
             .timeout_seconds
             .map_or(AWAIT_APPLIED, Duration::from_secs);
-        let everywhere = reports.wait_for(|nodes| have_applied(nodes, revision));
+        let everywhere = reports.wait_for(|nodes| have_applied(nodes, Revision(revision)));
         // Too late is no error: the answer says who is behind.
         let _ = timeout(limit.min(AWAIT_APPLIED_MAX), everywhere).await;
     }
@@ -289,14 +280,10 @@ async fn get_applied(
 }
 
 /// Whether every connected node has applied a revision.
-fn have_applied(nodes: &BTreeMap<String, Applied>, revision: u64) -> bool {
+fn have_applied(nodes: &BTreeMap<String, Report>, revision: Revision) -> bool {
     let oldest = Timestamp::now() - CONNECTED;
     nodes
         .values()
         .filter(|node| node.at.timestamp() >= oldest)
-        .all(|node| {
-            node.revision
-                .parse()
-                .is_ok_and(|applied: u64| applied >= revision)
-        })
+        .all(|node| node.revision >= revision)
 }

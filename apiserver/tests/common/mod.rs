@@ -12,6 +12,7 @@ use std::{net::SocketAddr, sync::Arc};
 use apiserver::{
     auth::{Attributes, Authorizer, Decision, User},
     http::{State, router},
+    metrics::Metrics,
     registry::{Context, Registry, WriteOptions, kinds},
     store::{EmbeddedStore, engine::MemoryEngine},
 };
@@ -51,6 +52,7 @@ impl Api {
             registry: registry.clone(),
             authorizer: Arc::new(Lenient),
             checks: Arc::new(Vec::new()),
+            metrics: Metrics::default(),
         });
         let api = Self { registry, router };
         let namespace = json!({"metadata": {"name": "default"}});
