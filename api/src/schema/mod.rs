@@ -172,7 +172,7 @@ pub fn lookup(group: &str, version: &str, kind: &str) -> Option<&'static Type> {
         "DeleteOptions" | "Status" => return type_named(&format!("meta.v1.{kind}")),
         _ => (group, version, kind),
     };
-    TABLE.types.iter().find(|one| one.kinds.contains(&name))
+    TABLE.kinds.get(&name).map(|at| &TABLE.types[*at])
 }
 
 /// A type by its short name, such as `core.v1.PodTemplateSpec`.

@@ -1,10 +1,14 @@
 //! Reads `table.txt`. The file is ours and checked in, so what is wrong with it is a bug, found by the first test.
 
+use std::collections::HashMap;
+
 use super::{Field, ListType, Merge, Scalar, Shape, Strategy, Tag, Type, TypeId, Zero};
 
 pub(super) struct Table {
     /// Sorted by name.
     pub(super) types: Vec<Type>,
+    /// Positions in `types` of the kinds, by group, version and kind.
+    pub(super) kinds: HashMap<(&'static str, &'static str, &'static str), usize>,
 }
 
 pub(super) fn read(text: &'static str) -> Table {
@@ -28,7 +32,12 @@ pub(super) fn read(text: &'static str) -> Table {
         one.by_tag = (0..one.fields.len()).collect();
         one.by_tag.sort_by_key(|at| one.fields[*at].tag);
     }
-    Table { types }
+    let kinds = types
+        .iter()
+        .enumerate()
+        .flat_map(|(at, one)| one.kinds.iter().map(move |kind| (*kind, at)))
+        .collect();
+    Table { types, kinds }
 }
 
 fn read_type(head: &'static str) -> Type {

@@ -19,6 +19,12 @@ pub enum Element {
     Index(i64),
 }
 
+impl From<&'static str> for Element {
+    fn from(name: &'static str) -> Self {
+        Self::Field(Cow::Borrowed(name))
+    }
+}
+
 impl Element {
     /// The step to the item with these keys.
     pub(super) fn key(mut fields: Vec<(Cow<'static, str>, Value)>) -> Self {

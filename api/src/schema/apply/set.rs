@@ -55,10 +55,7 @@ impl FieldSet {
     pub fn of_fields(paths: &[&[&'static str]]) -> Self {
         let mut set = Self::default();
         for path in paths {
-            let path: Vec<Element> = path
-                .iter()
-                .map(|name| Element::Field((*name).into()))
-                .collect();
+            let path: Vec<Element> = path.iter().map(|name| Element::from(*name)).collect();
             set.insert(&path);
         }
         set
