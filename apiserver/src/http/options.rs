@@ -67,10 +67,47 @@ fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, ApiError> 
     Ok(dry)
 }
 
-pub(super) fn write(query: &Query) -> Result<WriteOptions, ApiError> {
+/// The longest name of a manager of fields.
+const MANAGER_LIMIT: usize = 128;
+
+pub(super) fn write(call: &Call) -> Result<WriteOptions, ApiError> {
     Ok(WriteOptions {
-        dry_run: dry_run(query.all("dryRun"))?,
+        dry_run: dry_run(call.query.all("dryRun"))?,
+        manager: manager(call)?.into(),
+        sees_managed_fields: false,
     })
+}
+
+/// How to apply a configuration: who applies it must be said (A2).
+pub(super) fn apply(call: &Call) -> Result<WriteOptions, ApiError> {
+    if call.query.filled("fieldManager").is_none() {
+        return Err(invalid_option("PatchOptions", |causes| {
+            causes.required("fieldManager", "is required for apply patch");
+        }));
+    }
+    write(call)
+}
+
+/// Who becomes the owner of what is written: `fieldManager`, or else the program's name in the User-Agent.
+fn manager(call: &Call) -> Result<String, ApiError> {
+    let Some(named) = call.query.filled("fieldManager") else {
+        let agent = call.header(http::header::USER_AGENT);
+        let program = agent.split('/').next().unwrap_or_default();
+        let printable = program.chars().filter(|c| !c.is_control());
+        return Ok(printable.take(MANAGER_LIMIT).collect());
+    };
+    if named.len() > MANAGER_LIMIT {
+        return Err(invalid_option("CreateOptions", |causes| {
+            causes.too_long("fieldManager", MANAGER_LIMIT);
+        }));
+    }
+    if named.chars().any(char::is_control) {
+        return Err(invalid_option("CreateOptions", |causes| {
+            let detail = "should only contain printable characters";
+            causes.invalid("fieldManager", named, detail);
+        }));
+    }
+    Ok(named.to_owned())
 }
 
 /// Both selectors.

@@ -7,7 +7,9 @@ use super::{Call, body, schema};
 use crate::registry::{ApiError, Kind};
 
 /// The media types of patches.
-pub(super) const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+pub(super) const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
+/// The one that is a configuration to apply, not a change.
+pub(super) const APPLY: &str = "application/apply-patch+yaml";
 /// More operations than this are refused, as upstream.
 const MAX_OPERATIONS: usize = 10_000;
 
@@ -47,6 +49,20 @@ impl Patch {
             _ => Self::Strategic(document.value),
         };
         Ok((patch, document.duplicates))
+    }
+
+    /// Whether it may touch a field of this name.
+    pub(super) fn names(&self, field: &str) -> bool {
+        match self {
+            Self::Json(patch) => patch.0.iter().any(|operation| {
+                let path = operation.path().as_str();
+                // What is replaced or tested as a whole holds the field too.
+                matches!(path, "" | "/metadata") || path.contains(field)
+            }),
+            Self::Merge(patch) | Self::Strategic(patch) => {
+                patch["metadata"].get(field).is_some() || patch.get("$patch").is_some()
+            }
+        }
     }
 
     /// Changes `target`.

@@ -8,14 +8,15 @@ use super::{
     Call,
     body::{self, Document},
     json_value, options,
-    patch::Patch,
+    patch::{self, Patch},
+    permit,
     render::View,
     route::Target,
     schema, stream, success,
 };
 use crate::{
     auth::node_restriction,
-    registry::{ApiError, Binding, Kind, Part, Selection, kinds::NODES},
+    registry::{ApiError, Apply, Binding, Kind, Part, Selection, kinds::NODES},
 };
 
 /// The verb of a request (U7), if the target serves it.
@@ -156,7 +157,7 @@ async fn object_body(
 
 async fn create(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
     let view = View::of(call)?;
-    let write = options::write(&call.query)?;
+    let write = options::write(call)?;
     let (value, warnings) = object_body(call, target.kind).await?;
     node_restriction::check_create(&call.user, target.kind, &value)?;
     let registry = &call.state.registry;
@@ -168,7 +169,7 @@ async fn create(call: &mut Call, target: &Target) -> Result<Response, ApiError> 
 
 async fn update(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
     let view = View::of(call)?;
-    let write = options::write(&call.query)?;
+    let write = options::write(call)?;
     let (value, warnings) = object_body(call, target.kind).await?;
     restrict_node(call, target, &value).await?;
     let (object, created) = call
@@ -203,10 +204,14 @@ async fn restrict_node(call: &Call, target: &Target, new: &Value) -> Result<(), 
 }
 
 async fn patch(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
+    if body::media_type(call) == patch::APPLY {
+        return apply(call, target).await;
+    }
     let view = View::of(call)?;
-    let write = options::write(&call.query)?;
+    let mut write = options::write(call)?;
     let validation = options::field_validation(&call.query)?;
     let (patch, duplicates) = Patch::read(call).await?;
+    write.sees_managed_fields = patch.names("managedFields");
     let kind = target.kind;
     let user = &call.user;
     let mut warnings = Vec::new();
@@ -237,6 +242,44 @@ async fn patch(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
         )
         .await?;
     Ok(view.respond(StatusCode::OK, &object, &warnings))
+}
+
+/// A PATCH whose body is a configuration to apply, in YAML or JSON (A1-A13).
+async fn apply(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
+    let view = View::of(call)?;
+    let options = options::apply(call)?;
+    let validation = options::field_validation(&call.query)?;
+    let bytes = body::read(call).await?;
+    let Document { value, duplicates } = body::yaml(&bytes)?;
+    let warnings = schema::duplicates(&duplicates, validation)?;
+    // Applying to what does not exist creates it, which is a right of its own (U7).
+    let denied = permit(call, target, "create").await.err();
+    let apply = Apply {
+        config: value,
+        part: target.part(),
+        force: call.query.flag("force"),
+        may_create: denied.is_none(),
+        options,
+    };
+    let (user, kind) = (&call.user, target.kind);
+    let check = |old: Option<&Value>, new: &Value| match old {
+        None => node_restriction::check_create(user, kind, new),
+        Some(old) => node_restriction::check_change(user, kind, old, new),
+    };
+    let registry = &call.state.registry;
+    let applied = registry
+        .apply(kind, target.scope(), target.object_name(), apply, &check)
+        .await;
+    let (object, created) = match (applied, denied) {
+        (Err(error), Some(denied)) if error.is_not_found() => return Err(denied),
+        (applied, _) => applied?,
+    };
+    let code = if created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok(view.respond(code, &object, &warnings))
 }
 
 /// The body of a DELETE: DeleteOptions, or nothing.
@@ -286,7 +329,7 @@ async fn delete_collection(call: &mut Call, target: &Target) -> Result<Response,
 
 /// `POST pods/X/binding`: puts the Pod on a node, once (X10).
 async fn bind(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
-    let write = options::write(&call.query)?;
+    let write = options::write(call)?;
     let body = body::decode(call, ("", "v1", "Binding")).await?.value;
     let name = target.object_name();
     let binding = Binding::from_value(&body, name)?;

@@ -50,6 +50,25 @@ pub(super) fn settle(
     Ok(problems)
 }
 
+/// Keys of a configuration that came twice: refused in strict mode, worth a warning otherwise.
+pub(super) fn duplicates(
+    duplicates: &[String],
+    validation: FieldValidation,
+) -> Result<Warnings, ApiError> {
+    let problems: Warnings = duplicates
+        .iter()
+        .map(|path| format!("duplicate field \"{path}\""))
+        .collect();
+    match validation {
+        FieldValidation::Strict if !problems.is_empty() => Err(ApiError::BadRequest(format!(
+            "error strict decoding YAML: {}",
+            problems.join(", ")
+        ))),
+        FieldValidation::Ignore => Ok(Warnings::new()),
+        FieldValidation::Strict | FieldValidation::Warn => Ok(problems),
+    }
+}
+
 fn prune(kind: &Kind, value: &mut Value) -> Vec<String> {
     let Some(of) = of(kind) else {
         return Vec::new();

@@ -140,7 +140,7 @@ fn ip_object(ip: IpAddr, (namespace, name): (&str, &str)) -> Bytes {
             "group": "", "resource": "services", "namespace": namespace, "name": name,
         }},
     });
-    canonical(&IP_ADDRESSES, &object)
+    canonical(&IP_ADDRESSES, &object, None)
 }
 
 /// The addresses and ports in one version of a Service.

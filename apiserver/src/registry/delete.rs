@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     ApiError, DeleteOptions, Deleted, Kind, List, ListQuery, Object, Registry, allocate, meta,
-    object::canonical,
+    object::{canonical, managed_of},
     write::{contention, parse},
 };
 use crate::store::{Expect, Operation, Outcome, Record, Write};
@@ -72,7 +72,7 @@ impl Registry {
         new: &Value,
         options: &DeleteOptions,
     ) -> Result<Option<Object>, ApiError> {
-        let json = canonical(kind, new);
+        let json = canonical(kind, new, managed_of(&record.value));
         if options.dry_run {
             return Ok(Some(Object::new(kind, json, record.modified)));
         }
@@ -103,7 +103,7 @@ impl Registry {
         last: &Value,
         dry_run: bool,
     ) -> Result<Option<Object>, ApiError> {
-        let json = canonical(kind, last);
+        let json = canonical(kind, last, managed_of(&record.value));
         if dry_run {
             return Ok(Some(Object::new(kind, json, record.modified)));
         }

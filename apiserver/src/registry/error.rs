@@ -1,5 +1,6 @@
 //! What can go wrong with a request, and the one place that turns it into a Kubernetes `Status`.
 
+use api::schema::apply::Conflicts;
 use serde_json::{Value, json};
 
 use super::{causes::Cause, kind::Kind};
@@ -37,6 +38,9 @@ pub enum ApiError {
         /// What does not hold.
         detail: String,
     },
+    /// An applied configuration sets fields that others own to other values.
+    #[error("{0}")]
+    ApplyConflict(Conflicts),
     /// The object is well-formed but breaks rules.
     #[error("{}", invalid_message(group, kind, name, causes))]
     Invalid {
@@ -250,7 +254,7 @@ impl ApiError {
             Self::MethodNotAllowed { .. } => (405, "MethodNotAllowed"),
             Self::NotAcceptable(_) => (406, "NotAcceptable"),
             Self::AlreadyExists { .. } => (409, "AlreadyExists"),
-            Self::Conflict { .. } => (409, "Conflict"),
+            Self::Conflict { .. } | Self::ApplyConflict(_) => (409, "Conflict"),
             Self::Expired { .. } => (410, "Expired"),
             Self::TooLarge { .. } => (413, "RequestEntityTooLarge"),
             Self::UnsupportedMediaType { .. } => (415, "UnsupportedMediaType"),
@@ -340,6 +344,16 @@ impl ApiError {
                     })
                     .collect();
                 details
+            }
+            Self::ApplyConflict(conflicts) => {
+                let cause = |(manager, field)| {
+                    json!({
+                        "reason": "FieldManagerConflict",
+                        "message": format!("conflict with {manager}"),
+                        "field": field,
+                    })
+                };
+                json!({"causes": conflicts.each().map(cause).collect::<Vec<_>>()})
             }
             Self::Forbidden {
                 resource,

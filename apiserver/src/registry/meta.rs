@@ -180,7 +180,6 @@ pub fn prepare_update(
         });
     }
     let metadata = metadata_mut(new);
-    metadata.shift_remove("managedFields");
     for field in [
         "uid",
         "generateName",

@@ -1,8 +1,8 @@
 //! The rules of every kind, over the store: names and defaults, validation, allocation, deletion, lists and watches.
 //!
 //! Reading order: [`kind`] (what a kind is), [`kinds`] (all of them), [`object`] (one version of one object),
-//! [`options`] (how a caller wants things), then the verbs: `read`, `write`, `delete`, `watch`. [`error`] says what
-//! can go wrong, [`meta`] holds the rules every kind shares, [`allocate`] addresses and ports, [`table`] what
+//! [`options`] (how a caller wants things), then the verbs: `read`, `write`, `apply`, `delete`, `watch`. [`error`] says what
+//! can go wrong, [`meta`] holds the rules every kind shares, `managed` who owns which fields, [`allocate`] addresses and ports, [`table`] what
 //! `kubectl get` prints.
 
 use std::{ops::RangeInclusive, sync::Arc};
@@ -12,12 +12,14 @@ use ipnet::IpNet;
 use crate::store::{Backend, Revision};
 
 pub mod allocate;
+mod apply;
 pub mod binding;
 pub mod causes;
 mod delete;
 pub mod error;
 pub mod kind;
 pub mod kinds;
+mod managed;
 pub mod meta;
 pub mod object;
 pub mod options;
@@ -26,6 +28,7 @@ pub mod table;
 pub mod watch;
 mod write;
 
+pub use apply::{Apply, Check};
 pub use binding::Binding;
 pub use causes::{Cause, CauseReason, Causes};
 pub use error::ApiError;

@@ -1,21 +1,76 @@
 //! One version of one object: its stored bytes and its revision.
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::{error::ApiError, kind::Kind};
 use crate::store::{Record, Revision};
 
-/// An object as it is stored: canonical JSON without `metadata.resourceVersion`, and the revision that belongs there.
+/// An object as it is stored, and the revision that belongs into it.
 ///
-/// Canonical means: the text begins with `{"kind":…,"apiVersion":…,"metadata":{` and holds no null. So the
-/// resourceVersion is spliced in at a known place, and lists copy bytes instead of encoding again.
+/// The stored bytes are canonical JSON without `metadata.resourceVersion` and `metadata.managedFields`. Canonical means: the
+/// text begins with `{"kind":…,"apiVersion":…,"metadata":{` and holds no null. So the resourceVersion is spliced in at a known
+/// place, and lists copy bytes instead of encoding again.
+///
+/// When somebody owns fields, the managedFields follow as JSON of their own, and then two decimal numbers with a space before
+/// each: the length of the object's JSON, and where in it the metadata end. What selects, decides and serves inside the server
+/// never reads them; they are spliced in when an object leaves.
 #[derive(Clone, Debug)]
 pub struct Object {
     kind: &'static Kind,
-    json: Bytes,
+    stored: Bytes,
+    layout: Layout,
     revision: Revision,
+}
+
+/// Where in the stored bytes the parts are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Layout {
+    /// The length of the object's JSON.
+    json: usize,
+    /// Where the metadata end, and where the managedFields do.
+    managed: Option<(usize, usize)>,
+}
+
+impl Layout {
+    fn of(stored: &[u8]) -> Self {
+        let whole = Self {
+            json: stored.len(),
+            managed: None,
+        };
+        // The JSON of an object ends with a brace, never with a digit.
+        let Some((metadata_end, rest)) = number_at_end(stored) else {
+            return whole;
+        };
+        let Some((json, end)) = number_at_end(&stored[..rest]) else {
+            return whole;
+        };
+        Self {
+            json,
+            managed: Some((metadata_end, end)),
+        }
+    }
+}
+
+/// The number at the end, and where the space before it is.
+fn number_at_end(bytes: &[u8]) -> Option<(usize, usize)> {
+    let digits = bytes.iter().rev().take_while(|byte| byte.is_ascii_digit());
+    let space = bytes.len().checked_sub(digits.count() + 1)?;
+    let number = std::str::from_utf8(&bytes[space + 1..]).ok()?;
+    (bytes[space] == b' ').then_some((number.parse().ok()?, space))
+}
+
+/// The JSON in stored bytes, without managedFields.
+pub(super) fn json_of(stored: &Bytes) -> Bytes {
+    stored.slice(..Layout::of(stored).json)
+}
+
+/// The managedFields in stored bytes.
+pub(super) fn managed_of(stored: &[u8]) -> Option<&str> {
+    let layout = Layout::of(stored);
+    let (_, end) = layout.managed?;
+    std::str::from_utf8(&stored[layout.json..end]).ok()
 }
 
 impl Object {
@@ -25,10 +80,11 @@ impl Object {
         Self::new(kind, record.value.clone(), record.modified)
     }
 
-    pub(super) fn new(kind: &'static Kind, json: Bytes, revision: Revision) -> Self {
+    pub(super) fn new(kind: &'static Kind, stored: Bytes, revision: Revision) -> Self {
         Self {
             kind,
-            json,
+            layout: Layout::of(&stored),
+            stored,
             revision,
         }
     }
@@ -45,40 +101,58 @@ impl Object {
         self.revision
     }
 
-    /// Its JSON, with the resourceVersion.
+    /// Its JSON, with resourceVersion and managedFields.
     #[must_use]
     pub fn bytes(&self) -> Bytes {
-        let mut out = Vec::with_capacity(self.json.len() + 48);
+        let mut out = Vec::with_capacity(self.stored.len() + 64);
         self.write_to(&mut out);
         out.into()
     }
 
-    /// Appends its JSON, with the resourceVersion.
+    /// Appends its JSON, with resourceVersion and managedFields.
     pub fn write_to(&self, out: &mut Vec<u8>) {
-        match splice_point(&self.json) {
+        let Some((metadata_end, managed_end)) = self.layout.managed else {
+            return self.write_content(out);
+        };
+        let (json, managed) = self.stored[..managed_end].split_at(self.layout.json);
+        self.write_with_version(&json[..metadata_end], out);
+        out.extend_from_slice(b",\"managedFields\":");
+        out.extend_from_slice(managed);
+        out.extend_from_slice(&json[metadata_end..]);
+    }
+
+    /// Appends its JSON, with the resourceVersion.
+    fn write_content(&self, out: &mut Vec<u8>) {
+        self.write_with_version(&self.stored[..self.layout.json], out);
+    }
+
+    fn write_with_version(&self, json: &[u8], out: &mut Vec<u8>) {
+        match splice_point(json) {
             Some(at) if self.revision.0 > 0 => {
-                out.extend_from_slice(&self.json[..at]);
+                out.extend_from_slice(&json[..at]);
                 out.extend_from_slice(b"\"resourceVersion\":\"");
                 out.extend_from_slice(self.revision.0.to_string().as_bytes());
                 out.extend_from_slice(b"\",");
-                out.extend_from_slice(&self.json[at..]);
+                out.extend_from_slice(&json[at..]);
             }
-            _ => out.extend_from_slice(&self.json),
+            _ => out.extend_from_slice(json),
         }
     }
 
-    /// The parsed object, with the resourceVersion.
+    /// The parsed object, with resourceVersion and managedFields.
     #[must_use]
     pub fn value(&self) -> Value {
         serde_json::from_slice(&self.bytes()).unwrap_or(Value::Null)
     }
 
-    /// Decodes into a (slim) type, with the resourceVersion.
+    /// Decodes into a (slim) type, with the resourceVersion and without managedFields.
     ///
     /// # Errors
     /// [`ApiError::Undecodable`] when the stored JSON does not have that shape.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
-        serde_json::from_slice(&self.bytes()).map_err(|error| ApiError::Undecodable {
+        let mut content = Vec::with_capacity(self.layout.json + 64);
+        self.write_content(&mut content);
+        serde_json::from_slice(&content).map_err(|error| ApiError::Undecodable {
             kind: self.kind,
             name: String::new(),
             detail: error.to_string(),
@@ -94,27 +168,48 @@ fn splice_point(json: &[u8]) -> Option<usize> {
         .windows(METADATA.len())
         .position(|window| window == METADATA)?
         + METADATA.len();
-    (json.get(at) != Some(&b'}')).then_some(at)
+    (json.get(at).is_some_and(|byte| *byte != b'}')).then_some(at)
 }
 
-/// The canonical stored form of an object: kind, apiVersion and metadata first, no resourceVersion, no nulls.
-pub(super) fn canonical(kind: &Kind, value: &Value) -> Bytes {
-    let mut ordered = Map::new();
-    ordered.insert("kind".into(), kind.kind.into());
-    ordered.insert("apiVersion".into(), kind.api_version().into());
-    let mut metadata = value["metadata"].clone();
-    if let Some(map) = metadata.as_object_mut() {
-        map.shift_remove("resourceVersion");
-    }
-    ordered.insert("metadata".into(), metadata);
-    for (key, field) in value.as_object().into_iter().flatten() {
-        if !matches!(key.as_str(), "kind" | "apiVersion" | "metadata") {
-            ordered.insert(key.clone(), field.clone());
+/// The stored form of an object: kind, apiVersion and metadata first, no nulls, and then who owns its fields.
+pub(super) fn canonical(kind: &Kind, value: &Value, managed: Option<&str>) -> Bytes {
+    let mut out = Vec::with_capacity(1024 + managed.map_or(0, str::len));
+    write_field(&mut out, b'{', "kind", &kind.kind);
+    write_field(&mut out, b',', "apiVersion", &kind.api_version());
+    out.extend_from_slice(b",\"metadata\":");
+    let mut separator = b'{';
+    for (name, field) in value["metadata"].as_object().into_iter().flatten() {
+        if !matches!(name.as_str(), "resourceVersion" | "managedFields") {
+            write_field(&mut out, separator, name, field);
+            separator = b',';
         }
     }
-    serde_json::to_vec(&ordered)
-        .expect("a JSON value with string keys always serialises")
-        .into()
+    if separator == b'{' {
+        out.push(b'{');
+    }
+    let metadata_end = out.len();
+    out.push(b'}');
+    for (name, field) in value.as_object().into_iter().flatten() {
+        if !matches!(name.as_str(), "kind" | "apiVersion" | "metadata") {
+            write_field(&mut out, b',', name, field);
+        }
+    }
+    out.push(b'}');
+    // Nothing is spliced into empty metadata; every object has a name.
+    if let Some(managed) = managed.filter(|_| separator == b',') {
+        let json = out.len();
+        out.extend_from_slice(managed.as_bytes());
+        out.extend_from_slice(format!(" {json} {metadata_end}").as_bytes());
+    }
+    out.into()
+}
+
+fn write_field(out: &mut Vec<u8>, separator: u8, name: &str, value: &(impl Serialize + ?Sized)) {
+    const WHY: &str = "a JSON value with string keys always serialises";
+    out.push(separator);
+    serde_json::to_writer(&mut *out, name).expect(WHY);
+    out.push(b':');
+    serde_json::to_writer(out, value).expect(WHY);
 }
 
 /// Drops nulls, as decoding into Go structs does: `creationTimestamp: null` means absent.
@@ -137,15 +232,32 @@ mod tests {
     use crate::registry::kinds::PODS;
 
     #[test]
-    fn resource_version_is_spliced_in_and_survives_a_round_trip() {
-        let mut value =
-            json!({"metadata": {"resourceVersion": "3", "name": "a", "x": null}, "kind": "Pod"});
+    fn resource_version_and_managed_fields_are_spliced_in_and_survive_a_round_trip() {
+        let mut value = json!({"metadata": {"resourceVersion": "3", "name": "a", "x": null}, "spec": {}, "kind": "Pod"});
         drop_nulls(&mut value);
-        let object = Object::new(&PODS, canonical(&PODS, &value), Revision(7));
-        assert_eq!(
-            object.bytes(),
-            r#"{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"7","name":"a"}}"#
-        );
+        let object = Object::new(&PODS, canonical(&PODS, &value, None), Revision(7));
+        let wanted = r#"{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"7","name":"a"},"spec":{}}"#;
+        assert_eq!(object.bytes(), wanted);
         assert_eq!(object.value()["metadata"]["resourceVersion"], "7");
+
+        let managed = r#"[{"manager":"m 1 2"}]"#;
+        let stored = canonical(&PODS, &value, Some(managed));
+        assert_eq!(managed_of(&stored), Some(managed));
+        assert_eq!(json_of(&stored), canonical(&PODS, &value, None));
+        let object = Object::new(&PODS, stored, Revision(7));
+        let wanted = wanted.replace(
+            "},\"spec\"",
+            &format!(",\"managedFields\":{managed}}},\"spec\""),
+        );
+        assert_eq!(object.bytes(), wanted);
+        let decoded: Value = object.decode().unwrap();
+        assert_eq!(
+            decoded["metadata"],
+            json!({"resourceVersion": "7", "name": "a"})
+        );
+        assert_eq!(
+            managed_of(&canonical(&PODS, &json!({}), Some(managed))),
+            None
+        );
     }
 }

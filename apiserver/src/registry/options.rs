@@ -1,11 +1,14 @@
 //! How a caller wants something read or written.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use api::selector::{FieldSelector, LabelSelector};
 
 use super::object::Object;
 use crate::store::Revision;
+
+/// The manager of what the server and its controllers write.
+const SELF: &str = "minik";
 
 /// Which part of an object a write may change (M10).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -129,10 +132,25 @@ impl Default for WatchQuery {
 }
 
 /// How a create, update or patch is done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteOptions {
     /// Everything but storing it (M11).
     pub dry_run: bool,
+    /// Who becomes the owner of what is changed (A8).
+    pub manager: Cow<'static, str>,
+    /// Whether the change looks at `metadata.managedFields`, which objects come without otherwise.
+    pub sees_managed_fields: bool,
+}
+
+impl Default for WriteOptions {
+    /// How the server itself writes.
+    fn default() -> Self {
+        Self {
+            dry_run: false,
+            manager: Cow::Borrowed(SELF),
+            sees_managed_fields: false,
+        }
+    }
 }
 
 /// What becomes of the objects this one owns. Only `Background` is acted on by now; the others are accepted.

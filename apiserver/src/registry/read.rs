@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ApiError, Freshness, Kind, List, ListQuery, Object, Registry, Selection,
+    ApiError, Freshness, Kind, List, ListQuery, Object, Registry, Selection, object::json_of,
     watch::selectable::Selectable,
 };
 use crate::store::{ListOptions, Record, Revision, StoreError};
@@ -268,7 +268,7 @@ impl Selection {
 
     /// Whether the object in these stored bytes is selected.
     #[must_use]
-    pub fn matches_bytes(&self, kind: &'static Kind, json: &Bytes) -> bool {
-        self.is_everything() || self.matches(&Selectable::read(kind, json))
+    pub fn matches_bytes(&self, kind: &'static Kind, stored: &Bytes) -> bool {
+        self.is_everything() || self.matches(&Selectable::read(kind, &json_of(stored)))
     }
 }

@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    ApiError, Causes, Kind, Object, Part, Registry, WriteOptions, allocate, meta,
-    object::{canonical, drop_nulls},
+    ApiError, Causes, Kind, Object, Part, Registry, WriteOptions, allocate, managed, meta,
+    object::{canonical, drop_nulls, json_of, managed_of},
 };
 use crate::store::{Expect, Operation, Outcome, Record, Revision, Write};
 
 /// How often a write is tried again when others were faster.
-const ATTEMPTS: usize = 64;
+pub(super) const ATTEMPTS: usize = 64;
 /// How often another generated name is tried.
 const NAME_ATTEMPTS: usize = 8;
 
@@ -31,12 +31,31 @@ impl Registry {
         options: &WriteOptions,
     ) -> Result<Object, ApiError> {
         drop_nulls(&mut value);
-        let prefix = meta::prepare_create(kind, namespace, &mut value, Timestamp::now())?;
+        let now = Timestamp::now();
+        let prefix = meta::prepare_create(kind, namespace, &mut value, now)?;
         (kind.rules.default)(&mut value);
+        let managed = managed::of_new(kind, &value, options, &meta::timestamp(now));
+        let new = New {
+            kind,
+            namespace,
+            managed,
+            prefix,
+        };
+        self.store_new(new, value, options).await
+    }
+
+    /// Stores an object with its defaults; the rest of it is filled in here.
+    pub(super) async fn store_new(
+        &self,
+        new: New<'_>,
+        mut value: Value,
+        options: &WriteOptions,
+    ) -> Result<Object, ApiError> {
+        let New { kind, prefix, .. } = &new;
         (kind.rules.prepare_create)(&mut value);
         let mut names_left = NAME_ATTEMPTS;
         for _ in 0..ATTEMPTS {
-            match self.try_create(kind, namespace, &value, options).await? {
+            match self.try_create(&new, &value, options).await? {
                 Tried::Done(object) => return Ok(object),
                 Tried::Again => {}
                 Tried::Exists if prefix.is_some() && names_left > 0 => {
@@ -56,11 +75,13 @@ impl Registry {
 
     async fn try_create(
         &self,
-        kind: &'static Kind,
-        namespace: Option<&str>,
+        new: &New<'_>,
         value: &Value,
         options: &WriteOptions,
     ) -> Result<Tried, ApiError> {
+        let New {
+            kind, namespace, ..
+        } = *new;
         let name = meta::text(value, "name");
         let namespace_guard = match namespace {
             Some(namespace) if kind.namespaced => {
@@ -72,7 +93,7 @@ impl Registry {
         let key = kind.key(namespace, name);
         let mut value = value.clone();
         let held = allocate::plan(self, kind, None, &mut value, options.dry_run).await?;
-        let json = canonical(kind, &value);
+        let json = canonical(kind, &value, new.managed.as_deref());
         if options.dry_run {
             if self.backend.get(key.as_bytes(), None).await?.is_some() {
                 return Ok(Tried::Exists);
@@ -199,10 +220,17 @@ impl Registry {
         for _ in 0..ATTEMPTS {
             let record = self.record(kind, namespace, name).await?;
             let old = parse(&record);
+            let stored = managed_of(&record.value);
             let mut new = old.clone();
             let version = record.modified.0.to_string();
-            meta::metadata_mut(&mut new).insert("resourceVersion".into(), version.clone().into());
+            let metadata = meta::metadata_mut(&mut new);
+            metadata.insert("resourceVersion".into(), version.clone().into());
+            if let Some(stored) = stored.filter(|_| options.sees_managed_fields) {
+                let managed = serde_json::from_str(stored).unwrap_or_default();
+                metadata.insert("managedFields".into(), managed);
+            }
             change(&mut new)?;
+            let managers = managed::Before::take(&mut new, stored, part);
             drop_nulls(&mut new);
             meta::match_path(kind, namespace, Some(name), &mut new)?;
             let wanted = meta::text(&new, "resourceVersion");
@@ -212,10 +240,18 @@ impl Registry {
             }
             meta::metadata_mut(&mut new).shift_remove("resourceVersion");
             self.prepare_update(kind, name, part, &old, &mut new)?;
-            if new == old {
+            if new == old && !managers.differs_from(stored) {
                 return Ok(Object::from_record(kind, &record));
             }
-            match self.try_update(kind, &record, &old, new, options).await? {
+            let now = meta::timestamp(Timestamp::now());
+            let managed = managers.after(kind, part, (&old, &new), options, &now);
+            let update = Update {
+                kind,
+                record: &record,
+                old: &old,
+                managed,
+            };
+            match self.try_update(&update, new, options).await? {
                 Tried::Done(object) => return Ok(object),
                 Tried::Again | Tried::Exists => {}
             }
@@ -224,7 +260,7 @@ impl Registry {
     }
 
     /// Everything between what the caller wants and what may be stored.
-    fn prepare_update(
+    pub(super) fn prepare_update(
         &self,
         kind: &'static Kind,
         name: &str,
@@ -252,14 +288,16 @@ impl Registry {
         Ok(())
     }
 
-    async fn try_update(
+    pub(super) async fn try_update(
         &self,
-        kind: &'static Kind,
-        record: &Record,
-        old: &Value,
+        update: &Update<'_>,
         mut new: Value,
         options: &WriteOptions,
     ) -> Result<Tried, ApiError> {
+        let Update {
+            kind, record, old, ..
+        } = *update;
+        let managed = update.managed.as_deref();
         if may_go(kind, &new) {
             let deleted = self
                 .remove_record(kind, record, &new, options.dry_run)
@@ -268,10 +306,10 @@ impl Registry {
         }
         let held = allocate::plan(self, kind, Some(old), &mut new, options.dry_run).await?;
         // What was filled in may be just what was there.
-        if new == *old {
+        if new == *old && managed == managed_of(&record.value) {
             return Ok(Tried::Done(Object::from_record(kind, record)));
         }
-        let json = canonical(kind, &new);
+        let json = canonical(kind, &new, managed);
         if options.dry_run {
             return Ok(Tried::Done(Object::new(kind, json, record.modified)));
         }
@@ -303,6 +341,27 @@ impl Registry {
         (kind.rules.validate)(&self.context, new, old, &mut causes);
         causes.into_result(kind, meta::text(new, "name"))
     }
+}
+
+/// An object to be stored for the first time.
+pub(super) struct New<'a> {
+    pub(super) kind: &'static Kind,
+    pub(super) namespace: Option<&'a str>,
+    /// Its managedFields.
+    pub(super) managed: Option<String>,
+    /// What its name was made from, when it was made here.
+    pub(super) prefix: Option<String>,
+}
+
+/// An object to be stored again.
+pub(super) struct Update<'a> {
+    pub(super) kind: &'static Kind,
+    /// What is stored now.
+    pub(super) record: &'a Record,
+    /// The same, parsed.
+    pub(super) old: &'a Value,
+    /// Its managedFields after the write.
+    pub(super) managed: Option<String>,
 }
 
 /// What one attempt came to.
@@ -374,9 +433,9 @@ fn may_create(kind: &Kind, part: Part, value: &Value) -> bool {
         && meta::text(value, "uid").is_empty()
 }
 
-/// The stored JSON; what we wrote we can read.
+/// The stored object without its managedFields; what we wrote we can read.
 pub(super) fn parse(record: &Record) -> Value {
-    serde_json::from_slice(&record.value).unwrap_or(Value::Null)
+    serde_json::from_slice(&json_of(&record.value)).unwrap_or(Value::Null)
 }
 
 pub(super) fn contention(kind: &'static Kind, name: &str) -> ApiError {

@@ -9,7 +9,10 @@ use std::{
 use bytes::Bytes;
 
 use super::{ChangeKind, selectable::Selectable};
-use crate::{registry::Kind, store};
+use crate::{
+    registry::{Kind, object::json_of},
+    store,
+};
 
 /// How many events are remembered. Watchers are rarely further apart; those that are just do the work again.
 const CAPACITY: usize = 512;
@@ -73,7 +76,7 @@ impl fmt::Debug for Shared {
 
 fn read(kind: &'static Kind, record: Option<&store::Record>) -> Selectable {
     record.map_or_else(Selectable::default, |record| {
-        Selectable::read(kind, &record.value)
+        Selectable::read(kind, &json_of(&record.value))
     })
 }
 
