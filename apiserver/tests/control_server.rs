@@ -384,6 +384,20 @@ async fn a_taken_port_names_the_flag_and_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_data_dir_that_cannot_be_used_names_the_flag_and_what_to_do() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let Err(error) = Server::bind(config(file.path())) else {
+        panic!("a file is no directory");
+    };
+    let message = error.to_string();
+    assert!(
+        message.starts_with(&format!("--data-dir {}: ", file.path().display()))
+            && message.ends_with("give a directory"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
 async fn an_inherited_socket_is_served_too() {
     let dir = tempfile::tempdir().unwrap();
     let extra = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -410,6 +410,37 @@ async fn d6_unknown_paths_are_404() {
     }
 }
 
+/// kubectl prints the message of the `Status`; of any other body it makes "the Pod was not found".
+#[tokio::test]
+async fn what_an_object_does_not_serve_is_refused_in_words() {
+    let api = Api::new().await;
+    for (path, words) in [
+        (
+            "pods/p/log",
+            "does not serve pods/log: a container's log is a file",
+        ),
+        ("pods/p/exec", "does not serve pods/exec"),
+        (
+            "services/s/proxy/index.html",
+            "does not serve services/proxy",
+        ),
+    ] {
+        let (code, status) = api.get(&format!("/api/v1/namespaces/default/{path}")).await;
+        assert_eq!(
+            (code.as_u16(), status["reason"].as_str()),
+            (404, Some("NotFound")),
+            "{path}"
+        );
+        let message = status["message"].as_str().unwrap_or_default();
+        assert!(message.contains(words), "{path}: {message}");
+    }
+    let (_, status) = api.get("/api/v1/nodes/n/proxy").await;
+    assert_eq!(
+        status["details"],
+        serde_json::json!({"kind": "nodes", "name": "n"})
+    );
+}
+
 #[tokio::test]
 async fn d7_version_is_digits_and_semver() {
     let (_, version) = Api::new().await.get("/version").await;

@@ -214,8 +214,9 @@ fn scalar_schema(scalar: Scalar) -> Value {
         Scalar::IntOrString => {
             json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]})
         }
+        // `kubectl explain --recursive` takes an empty schema for a missing one and prints nothing at all.
         Scalar::Json | Scalar::SchemaOrArray | Scalar::SchemaOrBool | Scalar::SchemaOrStrings => {
-            json!({})
+            json!({"description": "any JSON value"})
         }
     }
 }

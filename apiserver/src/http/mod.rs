@@ -103,6 +103,14 @@ async fn handle(Shared(state): Shared<State>, request: Request) -> Response {
 async fn dispatch(mut call: Call) -> Result<Response, ApiError> {
     let Some(route) = route::parse(&call.path) else {
         permit_path(&call).await?;
+        // Without a `Status`, kubectl would say that the object does not exist.
+        if let Some((kind, name, subresource)) = route::unserved(&call.path) {
+            return Err(ApiError::UnservedSubresource {
+                kind,
+                name,
+                subresource,
+            });
+        }
         return Ok(plain(StatusCode::NOT_FOUND, "404 page not found\n".into()));
     };
     if let Route::Resource(target) = route {

@@ -100,6 +100,25 @@ pub fn parse(path: &str) -> Option<Route> {
     })
 }
 
+/// What a path asks of an object when that is a subresource which is not served: kind, object's name, subresource.
+#[must_use]
+pub fn unserved(path: &str) -> Option<(&'static Kind, String, String)> {
+    let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+    let (group, version, rest) = match parts.as_slice() {
+        ["api", version, rest @ ..] => ("", *version, rest),
+        ["apis", group, version, rest @ ..] => (*group, *version, rest),
+        _ => return None,
+    };
+    let (plural, name, subresource) = match rest {
+        ["namespaces", _, plural, name, subresource, ..] => (plural, name, subresource),
+        [plural, name, subresource, ..] => (plural, name, subresource),
+        _ => return None,
+    };
+    let kind = kinds::find(group, version, plural)?;
+    let unserved = !name.is_empty() && kind.subresource(subresource).is_none();
+    unserved.then(|| (kind, decode(name, false), decode(subresource, false)))
+}
+
 struct GroupVersion(String, String);
 
 impl GroupVersion {

@@ -20,6 +20,16 @@ pub enum ApiError {
     /// No such path, group, version or resource.
     #[error("the server could not find the requested resource")]
     UnknownPath,
+    /// Something of an object that this server does not do.
+    #[error("this version of minik does not serve {}/{subresource}{}", kind.resource(), instead(subresource))]
+    UnservedSubresource {
+        /// The object's kind.
+        kind: &'static Kind,
+        /// Its name.
+        name: String,
+        /// What was asked for.
+        subresource: String,
+    },
     /// An object of that name exists.
     #[error("{} \"{name}\" already exists", kind.resource())]
     AlreadyExists {
@@ -182,6 +192,16 @@ impl From<StoreError> for ApiError {
     }
 }
 
+/// Where else to find what a subresource would give.
+fn instead(subresource: &str) -> &'static str {
+    match subresource {
+        "log" => {
+            ": a container's log is a file on its node, below the agent's --log-dir (/var/log/pods)"
+        }
+        _ => "",
+    }
+}
+
 /// `Pod "x" is invalid: …`, with one cause bare and several in brackets, as upstream prints them.
 fn invalid_message(group: &str, kind: &str, name: &str, causes: &[Cause]) -> String {
     let subject = if group.is_empty() {
@@ -250,7 +270,9 @@ impl ApiError {
             Self::Refused { .. } | Self::NamespaceTerminating { .. } | Self::Forbidden { .. } => {
                 (403, "Forbidden")
             }
-            Self::NotFound { .. } | Self::UnknownPath => (404, "NotFound"),
+            Self::NotFound { .. } | Self::UnknownPath | Self::UnservedSubresource { .. } => {
+                (404, "NotFound")
+            }
             Self::MethodNotAllowed { .. } => (405, "MethodNotAllowed"),
             Self::NotAcceptable(_) => (406, "NotAcceptable"),
             Self::AlreadyExists { .. } => (409, "AlreadyExists"),
@@ -305,6 +327,7 @@ impl ApiError {
     fn details(&self) -> Value {
         let mut details = match self {
             Self::NotFound { kind, name }
+            | Self::UnservedSubresource { kind, name, .. }
             | Self::AlreadyExists { kind, name }
             | Self::Conflict { kind, name, .. }
             | Self::Refused { kind, name, .. }

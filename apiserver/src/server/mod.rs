@@ -90,7 +90,7 @@ pub enum ServerError {
         source: io::Error,
     },
     /// The data directory cannot be used.
-    #[error("--data-dir {}: {source}", path.display())]
+    #[error("--data-dir {}: {source}{}", path.display(), advice(source))]
     DataDir {
         /// Its path.
         path: PathBuf,
@@ -116,6 +116,15 @@ pub enum ServerError {
     },
 }
 
+/// What to do about a directory that cannot be used.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => ": run this as root, or give a directory of your own",
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => ": give a directory",
+        _ => "",
+    }
+}
+
 /// A server that owns its sockets, certificates and store, and does not answer yet.
 pub struct Server {
     config: Arc<Config>,
@@ -139,7 +148,9 @@ impl Server {
         for listener in std::mem::take(&mut config.inherited) {
             listeners.push(listen::prepare(listener)?);
         }
-        std::fs::create_dir_all(&config.data_dir).map_err(|source| ServerError::DataDir {
+        let store_dir = config.data_dir.join("store");
+        // Its files hold Secrets, and the engine makes them with whatever umask there is.
+        private_dir(&store_dir).map_err(|source| ServerError::DataDir {
             path: config.data_dir.clone(),
             source,
         })?;
@@ -149,13 +160,7 @@ impl Server {
             SocketAddr::new(config.advertised(), address.port())
         );
         let kubeconfig = pki.write_kubeconfig(&config.data_dir, &url)?;
-        let store = config.data_dir.join("store");
-        // Its files hold Secrets, and the engine makes them with whatever umask there is.
-        private_dir(&store).map_err(|source| ServerError::DataDir {
-            path: store.clone(),
-            source,
-        })?;
-        let store = EmbeddedStore::open(&store)?;
+        let store = EmbeddedStore::open(&store_dir)?;
         let registry = Registry::new(Arc::new(store.clone()), config.context());
         Ok(Self {
             config: Arc::new(config),
