@@ -69,12 +69,30 @@ pub enum ConfigError {
     #[error("--node-name is needed: the machine's host name cannot be used ({0})")]
     HostName(std::io::Error),
     /// No address of this machine leads to the server.
-    #[error("--node-ip is needed: no address of this machine leads to {server} ({source})")]
+    #[error(
+        "--join {server}: no address of this machine leads there ({source}): mend the name or the route, or give --node-ip"
+    )]
     NodeIp {
         /// The server.
         server: String,
         /// The system's error.
         source: std::io::Error,
+    },
+    /// `--node-ip` is not an address of this machine.
+    #[error(
+        "--node-ip {ip}: no interface of this machine has this address: give one that has, or leave the flag out"
+    )]
+    ForeignNodeIp {
+        /// The address given.
+        ip: IpAddr,
+    },
+    /// `--cgroup-parent` leads out of the hierarchies' roots.
+    #[error(
+        "--cgroup-parent {path:?}: give names separated by '/', without '.' and '..', like minik or system/minik"
+    )]
+    CgroupParent {
+        /// What was given.
+        path: String,
     },
     /// `--label` is not `KEY=VALUE` with a valid key and value.
     #[error("--label {label:?}: {reason}")]
@@ -95,9 +113,10 @@ impl Options {
         let server = Server::parse(&self.join).map_err(ConfigError::Join)?;
         let node_name = node_name(self.node_name)?;
         let node_ip = match self.node_ip {
-            Some(ip) => ip,
+            Some(ip) => own_address(ip)?,
             None => address_towards(&server)?,
         };
+        check_cgroup_parent(&self.cgroup_parent)?;
         Ok(Config {
             server: server.to_string(),
             token: self.token,
@@ -158,6 +177,24 @@ fn address_towards(server: &Server) -> Result<IpAddr, ConfigError> {
     })
 }
 
+/// Other nodes send the Pods' packets there. Binding a UDP socket asks the kernel whose address it is and sends nothing.
+fn own_address(ip: IpAddr) -> Result<IpAddr, ConfigError> {
+    match UdpSocket::bind((ip, 0)) {
+        Ok(_) if !ip.is_unspecified() => Ok(ip),
+        _ => Err(ConfigError::ForeignNodeIp { ip }),
+    }
+}
+
+fn check_cgroup_parent(path: &str) -> Result<(), ConfigError> {
+    let good = |name: &str| !matches!(name, "" | "." | "..");
+    if path.split('/').all(good) && !path.contains('\0') {
+        return Ok(());
+    }
+    Err(ConfigError::CgroupParent {
+        path: path.to_owned(),
+    })
+}
+
 fn labels(given: &[String]) -> Result<BTreeMap<String, String>, ConfigError> {
     let mut labels = BTreeMap::new();
     for label in given {
@@ -183,6 +220,7 @@ mod tests {
         Options {
             join: "https://127.0.0.1:6443".to_owned(),
             node_name: Some("node-1".to_owned()),
+            cgroup_parent: "minik".to_owned(),
             ..Options::default()
         }
     }
@@ -224,10 +262,35 @@ mod tests {
                 },
                 "--label",
             ),
+            (
+                Options {
+                    node_ip: Some(IpAddr::from([192, 0, 2, 1])),
+                    ..options()
+                },
+                "--node-ip 192.0.2.1",
+            ),
+            (
+                Options {
+                    node_ip: Some(IpAddr::from([0, 0, 0, 0])),
+                    ..options()
+                },
+                "--node-ip 0.0.0.0",
+            ),
         ];
         for (options, flag) in cases {
             let error = options.validate().expect_err(flag).to_string();
             assert!(error.starts_with(flag), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_cgroup_of_the_pods_stays_below_the_root() {
+        for path in ["minik", "minik-lab-x/node1"] {
+            assert!(check_cgroup_parent(path).is_ok(), "{path}");
+        }
+        for path in ["", "/", "/minik", "..", "a/../b", "a//b", "minik/"] {
+            let error = check_cgroup_parent(path).expect_err(path).to_string();
+            assert!(error.starts_with("--cgroup-parent"), "{error}");
         }
     }
 }

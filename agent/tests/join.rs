@@ -245,6 +245,14 @@ async fn a_node_joins_with_its_token_once_and_comes_back_with_its_certificate() 
     assert_eq!(cluster.cluster_dns.to_string(), "10.96.0.10");
     assert_eq!(seen.paths(), ["/minik/v1/ca", "/minik/v1/join"]);
     assert_eq!(seen.secrets(), [format!("Bearer abc123.{SECRET}")]);
+    let renamed = join(&server, Some(&authority.token()), "n2", dir.path())
+        .await
+        .expect_err("the certificate is that of n1");
+    let message = renamed.to_string();
+    assert!(
+        message.starts_with("--node-name \"n2\"") && message.contains("joined as \"n1\""),
+        "{message}"
+    );
     join(&server, None, "n1", dir.path())
         .await
         .expect("joined again without a token");

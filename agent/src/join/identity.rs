@@ -32,18 +32,20 @@ impl FileError {
     }
 }
 
-/// What a joined node keeps: `node.crt`, `node.key` (0600), `ca.crt` and `server` (the URL) below the data directory.
+/// What a joined node keeps: `node.crt`, `node.key` (0600), `ca.crt`, `server` (the URL) and `node` (its name) below the data
+/// directory.
 #[derive(Clone, Debug)]
 pub(super) struct StoredIdentity {
     pub(super) server: String,
+    pub(super) node: String,
     pub(super) ca_pem: String,
     pub(super) certificate_pem: String,
     pub(super) key_pem: String,
 }
 
 impl StoredIdentity {
-    /// Reads what an earlier join left; `None` when there was none.
-    pub(super) fn load(data_dir: &Path) -> Result<Option<Self>, FileError> {
+    /// Reads what an earlier join left; `None` when there was none. One that kept no name is taken to be `node`'s.
+    pub(super) fn load(data_dir: &Path, node: &str) -> Result<Option<Self>, FileError> {
         let Some(certificate_pem) = read(&data_dir.join("node.crt"))? else {
             return Ok(None);
         };
@@ -56,15 +58,17 @@ impl StoredIdentity {
             return Ok(None);
         };
         let server = server.trim().to_owned();
+        let stored_node = read(&data_dir.join("node"))?;
         Ok(Some(Self {
             server,
+            node: stored_node.as_deref().unwrap_or(node).trim().to_owned(),
             ca_pem,
             certificate_pem,
             key_pem,
         }))
     }
 
-    /// Writes all four files, each whole or not at all. The certificate comes last: with it the identity counts as there.
+    /// Writes all files, each whole or not at all. The certificate comes last: with it the identity counts as there.
     pub(super) fn store(&self, data_dir: &Path) -> Result<(), FileError> {
         fs::DirBuilder::new()
             .recursive(true)
@@ -80,6 +84,7 @@ impl StoredIdentity {
             _ => {}
         }
         write(&data_dir.join("server"), &self.server, 0o644)?;
+        write(&data_dir.join("node"), &self.node, 0o644)?;
         write(&data_dir.join("ca.crt"), &self.ca_pem, 0o644)?;
         write(&data_dir.join("node.key"), &self.key_pem, 0o600)?;
         write(&certificate, &self.certificate_pem, 0o644)
@@ -131,21 +136,31 @@ mod tests {
     fn a_stored_identity_is_loaded_again_and_its_key_is_private() {
         let dir = tempfile::tempdir().expect("tempdir");
         let data_dir = dir.path().join("agent");
-        assert!(StoredIdentity::load(&data_dir).expect("load").is_none());
+        assert!(
+            StoredIdentity::load(&data_dir, "n")
+                .expect("load")
+                .is_none()
+        );
         let identity = StoredIdentity {
             server: "https://10.0.0.1:6443".to_owned(),
+            node: "stored".to_owned(),
             ca_pem: "ca".to_owned(),
             certificate_pem: "certificate".to_owned(),
             key_pem: "key".to_owned(),
         };
         identity.store(&data_dir).expect("store");
-        let loaded = StoredIdentity::load(&data_dir)
-            .expect("load")
-            .expect("stored");
+        let load = || {
+            StoredIdentity::load(&data_dir, "n")
+                .expect("load")
+                .expect("stored")
+        };
+        let loaded = load();
         assert_eq!(
-            (loaded.server, loaded.key_pem),
-            (identity.server, identity.key_pem)
+            (loaded.server, loaded.key_pem, &*loaded.node),
+            (identity.server, identity.key_pem, "stored")
         );
+        fs::remove_file(data_dir.join("node")).expect("remove");
+        assert_eq!(load().node, "n", "an identity of before names were kept");
         let mode = fs::metadata(data_dir.join("node.key"))
             .expect("key")
             .permissions()

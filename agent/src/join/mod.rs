@@ -57,6 +57,16 @@ pub enum JoinError {
         /// The SHA-256 of the certificate that came.
         got: String,
     },
+    /// The certificate of an earlier join is that of a node of another name.
+    #[error(
+        "--node-name {given:?}: this host joined as {stored:?}: keep that name, or give an empty --data-dir and a --token to join anew"
+    )]
+    OtherName {
+        /// The name of the earlier join.
+        stored: String,
+        /// The name of now, given or this host's.
+        given: String,
+    },
     /// The server refused the token or the name.
     #[error("the server refused this node: {0}")]
     Refused(ClientError),
@@ -103,8 +113,14 @@ pub async fn join(
     node: &str,
     data_dir: &Path,
 ) -> Result<(Client, ClusterConfig), JoinError> {
-    let stored = StoredIdentity::load(data_dir)?.filter(|stored| stored.server == server);
+    let stored = StoredIdentity::load(data_dir, node)?.filter(|stored| stored.server == server);
     if let Some(stored) = stored {
+        if stored.node != node {
+            return Err(JoinError::OtherName {
+                stored: stored.node,
+                given: node.to_owned(),
+            });
+        }
         let client = match Client::new(stored.client_config()) {
             Ok(client) => client,
             // Key and certificate do not belong together: a join was cut off between their files.
@@ -176,6 +192,7 @@ async fn join_with_token(
         })?;
     let identity = StoredIdentity {
         server: server.to_owned(),
+        node: node.to_owned(),
         ca_pem: answer.ca,
         certificate_pem: answer.certificate,
         key_pem: key.serialize_pem(),
