@@ -141,6 +141,15 @@ impl Lab {
     /// Outside a private network namespace, or when the lab does not come up.
     #[must_use]
     pub fn up(nodes: u16, flags: &[&str]) -> Self {
+        Self::up_with(nodes, flags, &[])
+    }
+
+    /// The same, with environment variables for `up`.
+    ///
+    /// # Panics
+    /// As [`Self::up`].
+    #[must_use]
+    pub fn up_with(nodes: u16, flags: &[&str], env: &[(&str, &str)]) -> Self {
         refuse_the_machines_own_namespace();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
@@ -151,7 +160,7 @@ impl Lab {
         let lab = Self { name };
         let nodes = nodes.to_string();
         let mut command = lab.command(&["lab", "up", "--nodes", &nodes]);
-        let answer = run(command.args(flags));
+        let answer = run(command.args(flags).envs(env.iter().copied()));
         assert_eq!(answer.code, Some(0), "{}{}", answer.out, answer.err);
         lab
     }
@@ -168,7 +177,9 @@ impl Lab {
         Path::new("/run/minik-lab").join(&self.name)
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// `minik ...` about this lab, not started yet.
+    #[must_use]
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(minik());
         command.args(args).env("MINIK_LAB", &self.name);
         command

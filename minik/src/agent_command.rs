@@ -83,14 +83,18 @@ pub(crate) fn local_config(
     join: String,
     token: Option<String>,
 ) -> Result<Config> {
+    // Pods outlive the agent, and the next one may be started from elsewhere.
+    let absolute = |flag: &str, path: &Path| {
+        std::path::absolute(path).with_context(|| format!("{flag} {:?}", path.display()))
+    };
     let options = Options {
         join,
         token,
         node_name: args.node_name.clone(),
         node_ip: args.node_ip,
-        data_dir: data_dir.to_owned(),
-        run_dir: args.run_dir.clone(),
-        log_dir: args.log_dir.clone(),
+        data_dir: absolute("--data-dir", data_dir)?,
+        run_dir: absolute("--run-dir", &args.run_dir)?,
+        log_dir: absolute("--log-dir", &args.log_dir)?,
         cgroup_parent: args.cgroup_parent.clone(),
         dns_upstreams: args.dns_upstream.clone(),
         labels: args.label.clone(),

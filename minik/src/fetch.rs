@@ -27,19 +27,19 @@ pub(crate) struct FetchArgs {
     #[arg(value_parser = parse_target)]
     target: Target,
     /// How many connections to make, one after the other.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
     /// Print each answer as it came, one line each, and nothing else.
     #[arg(long)]
     json: bool,
-    /// Seconds until a connection without an answer is given up.
-    #[arg(long, default_value_t = 3)]
+    /// Seconds until a name or connection without an answer is given up.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     connect_timeout: u16,
     /// Seconds to go on trying until the first answer.
     #[arg(long, default_value_t = 0)]
     retry: u16,
     /// Keep one TCP connection open: send each line of standard input, print each line that comes back.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["count", "json", "retry"])]
     lines: bool,
 }
 
@@ -166,8 +166,8 @@ async fn ask_again(args: &FetchArgs, mut last: anyhow::Error) -> Result<(SocketA
 
 async fn ask_once(args: &FetchArgs) -> Result<(SocketAddr, String)> {
     let target = &args.target;
-    let addr = SocketAddr::new(resolve(&target.host).await?, target.port);
     let limit = Duration::from_secs(args.connect_timeout.into());
+    let addr = SocketAddr::new(resolve(&target.host, limit).await?, target.port);
     let asking = async {
         match target.scheme {
             Scheme::Http => ask_http(addr, target).await,
@@ -188,12 +188,16 @@ async fn ask_once(args: &FetchArgs) -> Result<(SocketAddr, String)> {
 }
 
 /// The first address of a name. An address is its own.
-async fn resolve(host: &str) -> Result<IpAddr> {
+async fn resolve(host: &str, limit: Duration) -> Result<IpAddr> {
     if let Ok(addr) = host.parse() {
         return Ok(addr);
     }
-    let addrs = dns::client::resolve(host)
+    let addrs = timeout(limit, dns::client::resolve(host))
         .await
+        .map_err(|_| {
+            let secs = limit.as_secs();
+            anyhow!("look up {host}: no DNS server of /etc/resolv.conf answered within {secs} s")
+        })?
         .with_context(|| format!("look up {host}"))?;
     addrs
         .first()
@@ -249,8 +253,8 @@ async fn converse(args: &FetchArgs) -> Result<()> {
     if target.scheme != Scheme::Tcp {
         bail!("--lines needs a tcp:// target");
     }
-    let addr = SocketAddr::new(resolve(&target.host).await?, target.port);
     let limit = Duration::from_secs(args.connect_timeout.into());
+    let addr = SocketAddr::new(resolve(&target.host, limit).await?, target.port);
     let stream = timeout(limit, TcpStream::connect(addr))
         .await
         .map_err(|_| {

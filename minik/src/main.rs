@@ -17,7 +17,7 @@ mod token;
 
 use std::{io::IsTerminal, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -64,17 +64,32 @@ fn main() -> ExitCode {
         return runtime::shim::main(args);
     }
     let cli = Cli::parse();
-    log_to_stderr();
-    match run(&cli.command) {
+    match log_to_stderr().and_then(|()| run(&cli.command)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("minik: {error:#}");
+            eprintln!("minik: {}", causes(&error));
             ExitCode::FAILURE
         }
     }
 }
 
+/// An error with its causes; those that an error's own text tells already are not told twice.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 fn run(command: &Command) -> Result<u8> {
+    if command.prints() {
+        end_with_the_reader();
+    }
     match command {
         Command::Server(args) => server_command::run(args).map(|()| 0),
         Command::Agent(args) => agent_command::run(args).map(|()| 0),
@@ -87,14 +102,54 @@ fn run(command: &Command) -> Result<u8> {
     }
 }
 
+impl Command {
+    /// Whether what it prints is all it is for.
+    fn prints(&self) -> bool {
+        match self {
+            Self::Token(_) | Self::Fetch(_) => true,
+            Self::Lab(args) => args.only_prints(),
+            _ => false,
+        }
+    }
+}
+
+/// `minik ... | head` ends quietly, as any program does; Rust would have it panic.
+fn end_with_the_reader() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    #[expect(unsafe_code, reason = "nix marks every change of a handler as unsafe")]
+    // SAFETY: the default action runs no code of ours.
+    let reset = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    reset.expect("SIGPIPE may be reset");
+}
+
 /// `MINIK_LOG` chooses what is logged, for example `debug` or `info,agent=debug`.
-fn log_to_stderr() {
+fn log_to_stderr() -> Result<()> {
     // hickory logs two lines per query at `info`.
-    let filter = EnvFilter::try_from_env("MINIK_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,hickory_server=warn,hickory_resolver=warn"));
+    let filter = match std::env::var("MINIK_LOG") {
+        Ok(text) => EnvFilter::try_new(&text)
+            .with_context(|| format!("MINIK_LOG {text:?}: give for example info,agent=debug"))?,
+        Err(_) => EnvFilter::new("info,hickory_server=warn,hickory_resolver=warn"),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = anyhow::anyhow!("connection refused")
+            .context("connect to x: connection refused")
+            .context("list the tokens");
+        assert_eq!(
+            causes(&error),
+            "list the tokens: connect to x: connection refused"
+        );
+    }
 }

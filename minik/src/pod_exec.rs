@@ -4,7 +4,7 @@ use std::{os::fd::AsFd, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use runtime::{Config, ExecSpec, Runtime};
+use runtime::{Config, ExecSpec, Pod, Runtime};
 
 /// Which Pod, and what to run.
 #[derive(Args, Debug)]
@@ -31,10 +31,20 @@ pub(crate) fn run(args: &PodExecArgs) -> Result<u8> {
         built_in: PathBuf::new(),
     })?;
     let pods = runtime.list().context("look for the Pods of this host")?;
+    let called = |pod: &Pod| format!("{}/{}", pod.spec().namespace, pod.spec().name);
+    let here: Vec<_> = pods.iter().map(called).collect();
+    let wanted = format!("{namespace}/{name}");
     let pod = pods
         .into_iter()
-        .find(|pod| pod.spec().namespace == namespace && pod.spec().name == name)
-        .with_context(|| format!("no Pod {namespace}/{name} runs on this host"))?;
+        .find(|pod| called(pod) == wanted)
+        .with_context(|| {
+            let here = if here.is_empty() {
+                "none".to_owned()
+            } else {
+                here.join(", ")
+            };
+            format!("no Pod {wanted} runs on this host; these do: {here}")
+        })?;
     let state = pod.state()?;
     let running = state
         .containers
@@ -47,6 +57,8 @@ pub(crate) fn run(args: &PodExecArgs) -> Result<u8> {
         argv: args.command.clone(),
     };
     let (input, output, errors) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let code = pod.exec(&spec, [input.as_fd(), output.as_fd(), errors.as_fd()])?;
+    let code = pod
+        .exec(&spec, [input.as_fd(), output.as_fd(), errors.as_fd()])
+        .with_context(|| format!("run {:?} in Pod {wanted}", args.command[0]))?;
     u8::try_from(code).context("exit code")
 }

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -20,11 +20,14 @@ use crate::{
 /// How long a one-node cluster's own join token is valid: it is used within moments.
 const OWN_TOKEN_TTL: Duration = Duration::from_secs(600);
 
+/// Where a server keeps its files unless told otherwise.
+pub(crate) const DATA_DIR: &str = "/var/lib/minik/server";
+
 /// How the server is to run. The defaults suit one control host.
 #[derive(Args, Debug)]
 pub(crate) struct ServerArgs {
     /// Directory of the store and the certificates.
-    #[arg(long, default_value = "/var/lib/minik/server")]
+    #[arg(long, default_value = DATA_DIR)]
     data_dir: PathBuf,
     /// Address and port to listen on.
     #[arg(long, default_value = "0.0.0.0:6443")]
@@ -83,7 +86,18 @@ pub(crate) fn run(args: &ServerArgs) -> Result<()> {
     );
     tracing::info!(address = %server.address(), "API server ready: listening");
     eprintln!("export KUBECONFIG={}", server.kubeconfig().display());
-    eprintln!("join other hosts with: minik agent --join {url} --token \"$(minik token create)\"");
+    if advertised.is_loopback() {
+        eprintln!(
+            "no other host can join: this one has no address but loopback (--advertise-address gives one)"
+        );
+    } else {
+        let data_dir = match args.data_dir.as_path() {
+            default if default == Path::new(DATA_DIR) => String::new(),
+            other => format!(" --data-dir {}", other.display()),
+        };
+        eprintln!("to join another host: `minik token create{data_dir}` here, and there");
+        eprintln!("  minik agent --join {url} --token TOKEN");
+    }
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

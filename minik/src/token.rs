@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{admin::Admin, duration::parse_duration};
+use crate::{admin::Admin, duration::parse_duration, server_command::DATA_DIR};
 
 const NAMESPACE: &str = "kube-system";
 const SECRET_TYPE: &str = "minik.dev/join-token";
@@ -23,7 +23,7 @@ const NAME_PREFIX: &str = "join-token-";
 #[derive(Args, Debug)]
 pub(crate) struct TokenArgs {
     /// Data directory of the server on this host.
-    #[arg(long, default_value = "/var/lib/minik/server", global = true)]
+    #[arg(long, default_value = DATA_DIR, global = true)]
     data_dir: PathBuf,
     #[command(subcommand)]
     command: TokenCommand,

@@ -27,12 +27,14 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         progress.done(format!("lab {:?} is not up: nothing to do", lab.name));
         return Ok(());
     }
+    let lock = lab.lock()?;
     clean(lab)?;
+    drop(lock);
     progress.done(format!("lab {:?} is gone", lab.name));
     Ok(())
 }
 
-/// Removes whatever there is of a lab, complete or not.
+/// Removes whatever there is of a lab, complete or not. The caller holds the lock.
 pub(crate) fn clean(lab: &Lab) -> Result<()> {
     let pids: Vec<Pid> = lab
         .hosts()

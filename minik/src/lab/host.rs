@@ -29,7 +29,7 @@ use nix::{
         signal::{Signal, kill},
         wait::{WaitStatus, waitpid},
     },
-    unistd::{ForkResult, Pid, fork, pipe, sethostname, setsid},
+    unistd::{ForkResult, Pid, dup2_stdin, fork, pipe, sethostname, setsid},
 };
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +65,8 @@ pub(crate) enum Request {
         log: PathBuf,
         /// Whether to hand on the inherited listening socket.
         listener: bool,
+        /// Further environment variables: secrets, which arguments would show to every user.
+        env: BTreeMap<String, String>,
     },
     /// Starts a unit again exactly as it was last started.
     Restart {
@@ -97,6 +99,7 @@ struct Recipe {
     argv: Vec<String>,
     log: PathBuf,
     listener: bool,
+    env: BTreeMap<String, String>,
 }
 
 enum UnitState {
@@ -118,7 +121,6 @@ struct Units {
 /// Runs `minik lab-host`: returns in the outer process once the host is up; the inner one stays.
 pub(crate) fn run(args: &HostArgs) -> Result<()> {
     let lab = Lab::named(&args.lab)?;
-    setsid().context("start a session")?;
     let all = CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWUTS
@@ -151,6 +153,10 @@ pub(crate) fn run(args: &HostArgs) -> Result<()> {
         }
         ForkResult::Child => {
             drop((go_write, ready_read));
+            // Standard input is the lab's lock, which is to end with the outer process.
+            dup2_stdin(File::open("/dev/null").context("open /dev/null")?)
+                .context("close the lab's lock")?;
+            setsid().context("start a session")?;
             let mut byte = [0];
             // Nothing is read when the parent died before the pid was recorded: nobody could ever end this host.
             if File::from(go_read).read(&mut byte).unwrap_or(0) == 0 {
@@ -271,12 +277,14 @@ impl Init {
                 argv,
                 log,
                 listener,
+                env,
             } => self.start(
                 unit,
                 Recipe {
                     argv,
                     log,
                     listener,
+                    env,
                 },
             ),
             Request::Restart { unit } => {
@@ -306,6 +314,7 @@ impl Init {
         let mut command = Command::new(program);
         command
             .args(arguments)
+            .envs(&recipe.env)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);

@@ -9,6 +9,7 @@ mod down;
 mod exec;
 mod fault;
 mod host;
+mod lock;
 mod namespace;
 mod network;
 mod state;
@@ -16,7 +17,7 @@ mod status;
 mod topology;
 mod up;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
 pub(crate) use host::{HostArgs, run as run_host};
@@ -36,6 +37,13 @@ pub(crate) struct LabArgs {
     which: Which,
     #[command(subcommand)]
     command: LabCommand,
+}
+
+impl LabArgs {
+    /// Whether the command leaves the lab as it is and only tells of it.
+    pub(crate) fn only_prints(&self) -> bool {
+        matches!(self.command, LabCommand::Status)
+    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -61,6 +69,9 @@ enum LabCommand {
 /// Runs `minik lab ...`; the value is the process's exit code.
 pub(crate) fn run(args: &LabArgs) -> Result<u8> {
     let lab = state::Lab::named(&args.which.name)?;
+    if !nix::unistd::geteuid().is_root() {
+        bail!("a lab is made of network namespaces, which needs root: run this with sudo");
+    }
     match &args.command {
         LabCommand::Up(up) => up::run(&lab, up),
         LabCommand::Down => down::run(&lab).map(|()| 0),

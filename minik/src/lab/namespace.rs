@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use nix::{
     sched::{CloneFlags, setns},
-    unistd::Pid,
+    unistd::{Pid, chdir},
 };
 
 /// Runs `work` on a throw-away thread inside the network namespace of `pid`.
@@ -43,9 +43,14 @@ pub(crate) fn command_inside(pid: Pid, program: &str) -> Result<Command> {
     setns(open(pid, "pid")?, CloneFlags::CLONE_NEWPID)
         .context("enter the host's process namespace")?;
     let mut command = Command::new(program);
+    let here = std::env::current_dir();
     let enter = move || {
         for (namespace, kind) in &namespaces {
             setns(namespace.as_fd(), *kind)?;
+        }
+        // Entering the mount namespace led to its root; the files are the same, so relative paths stay what they were.
+        if let Ok(here) = &here {
+            let _ = chdir(here);
         }
         Ok(())
     };

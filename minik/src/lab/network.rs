@@ -1,9 +1,10 @@
 //! Wires a lab's hosts together, over rtnetlink, inside their namespaces only.
 
-use std::{fs, future::Future, net::IpAddr, net::Ipv4Addr};
+use std::{collections::BTreeSet, fs, future::Future, net::IpAddr, net::Ipv4Addr};
 
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
+use netlink_packet_route::link::LinkFlags;
 use nix::unistd::Pid;
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
 
@@ -45,6 +46,25 @@ pub(crate) fn set_cable(switch: Pid, host: &str, connected: bool) -> Result<()> 
             .execute()
             .await
             .with_context(|| format!("set the state of {port}"))
+    })
+}
+
+/// The hosts whose cable is cut, of those given.
+pub(crate) fn cut_cables(switch: Pid, hosts: Vec<String>) -> Result<BTreeSet<String>> {
+    in_namespace(switch, move |handle| async move {
+        let mut cut = BTreeSet::new();
+        for host in hosts {
+            let port = port_name(&host);
+            let mut links = handle.link().get().match_name(port.clone()).execute();
+            let link = links
+                .try_next()
+                .await
+                .with_context(|| format!("look up {port}"))?;
+            if link.is_none_or(|link| !link.header.flags.contains(LinkFlags::Up)) {
+                cut.insert(host);
+            }
+        }
+        Ok(cut)
     })
 }
 

@@ -10,13 +10,15 @@
 //! ```
 
 use std::{
-    fs,
-    os::unix::fs::MetadataExt,
+    fs::{self, OpenOptions},
+    io::{ErrorKind, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use super::topology::{Host, Role};
 
@@ -59,6 +61,17 @@ impl Lab {
         self.dir.join("kubeconfig")
     }
 
+    /// Where the API server is reached from this machine.
+    pub(crate) fn api_url(&self) -> Result<String> {
+        let path = self.kubeconfig();
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let kubeconfig: Value =
+            serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))?;
+        let server = kubeconfig.pointer("/clusters/0/cluster/server");
+        let server = server.and_then(Value::as_str).map(str::to_owned);
+        server.with_context(|| format!("{} names no server", path.display()))
+    }
+
     /// Where `minik server` of this lab keeps its files.
     pub(crate) fn server_data_dir(&self) -> PathBuf {
         self.host_dir("control").join("lib/server")
@@ -69,9 +82,44 @@ impl Lab {
         format!("minik-lab-{}/{host}", self.name)
     }
 
-    /// Whether any file of this lab exists: it is up, half up, or was left behind.
+    /// Whether this lab has a directory: it is up, half up, or was left behind.
     pub(crate) fn exists(&self) -> bool {
         self.dir.exists()
+    }
+
+    /// Whether an `up` got as far as to name the hosts.
+    pub(crate) fn has_hosts(&self) -> bool {
+        self.dir.join("topology.json").exists()
+    }
+
+    /// The names of the labs of this machine, up or left behind.
+    pub(crate) fn names() -> Vec<String> {
+        let entries = fs::read_dir(ROOT).into_iter().flatten().flatten();
+        let mut names: Vec<_> = entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The kubeconfig, for root and for the user on whose behalf sudo runs this.
+    pub(crate) fn write_kubeconfig(&self, text: &str) -> Result<()> {
+        let path = self.kubeconfig();
+        let explain = || format!("write {}", path.display());
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(explain)?;
+        file.write_all(text.as_bytes()).with_context(explain)?;
+        let id = |name: &str| std::env::var(name).ok()?.parse().ok();
+        match (id("SUDO_UID"), id("SUDO_GID")) {
+            (Some(user), group) => fchown(&file, Some(user), group)
+                .with_context(|| format!("give {} to user {user}", path.display())),
+            _ => Ok(()),
+        }
     }
 
     /// Whether `up` finished and every host still lives.
@@ -101,13 +149,22 @@ impl Lab {
     /// The hosts that `up` recorded.
     pub(crate) fn hosts(&self) -> Result<Vec<Host>> {
         let path = self.dir.join("topology.json");
-        let bytes = fs::read(&path).with_context(|| {
-            format!(
-                "lab {:?} is not up: `minik lab up --name {}` first",
-                self.name, self.name
-            )
-        })?;
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => bail!("{}", self.not_up()),
+            other => other.with_context(|| format!("read {}", path.display()))?,
+        };
         serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display()))
+    }
+
+    fn not_up(&self) -> String {
+        let others = match Self::names().join(", ") {
+            names if names.is_empty() => "there is no other".to_owned(),
+            names => format!("there is {names}"),
+        };
+        format!(
+            "lab {:?} is not up: `minik lab up --name {}` first, or give the --name of another ({others})",
+            self.name, self.name
+        )
     }
 
     /// One host by name, with an error that lists the others.
@@ -149,7 +206,7 @@ impl Lab {
             bail!("{} is damaged", path.display());
         };
         let found = fs::metadata(format!("/proc/{pid}/ns/net"))
-            .with_context(|| format!("{host} is not running (process {pid} is gone)"))?
+            .with_context(|| format!("{host} is not running, or cannot be seen (process {pid})"))?
             .ino();
         if namespace.parse() != Ok(found) {
             bail!("{host} is not running (process {pid} is another one now)");
@@ -165,7 +222,10 @@ impl Lab {
             .context("inspect the new namespace")?
             .ino();
         let path = self.host_dir(host).join("pid");
-        fs::write(&path, format!("{pid} {namespace}\n"))
+        // Whole or not at all, for whoever looks meanwhile.
+        let new = path.with_extension("new");
+        fs::write(&new, format!("{pid} {namespace}\n"))
+            .and_then(|()| fs::rename(&new, &path))
             .with_context(|| format!("write {}", path.display()))
     }
 

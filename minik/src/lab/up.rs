@@ -1,9 +1,10 @@
 //! `minik lab up`.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    os::{fd::OwnedFd, unix::process::CommandExt},
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -15,10 +16,12 @@ use api::core::Node;
 use bytes::Bytes;
 use clap::Args;
 use http::Method;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     down,
     host::{Request, ask},
+    lock::{self, LabLock},
     network,
     state::Lab,
     topology::{self, Host, MAX_NODES, Role},
@@ -29,6 +32,8 @@ use crate::{admin::Admin, progress::Progress, token};
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// How often a file or port that another process is about to open is looked at.
 const POLL: Duration = Duration::from_millis(5);
+/// How long after a failure the signal that caused it may take to be seen.
+const ECHO: Duration = Duration::from_millis(20);
 /// The port of the API server on the control host.
 const API_PORT: u16 = 6443;
 /// The port of `examples/external-database.yaml`.
@@ -44,62 +49,113 @@ pub(crate) struct UpArgs {
     #[arg(long, default_value_t = 0)]
     api_port: u16,
     /// Seconds without a heartbeat after which the server takes a node for lost.
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
     node_grace_secs: u16,
 }
 
 /// Builds the lab, or leaves nothing behind.
 pub(crate) fn run(lab: &Lab, args: &UpArgs) -> Result<u8> {
-    if lab.is_up() {
-        bail!(
-            "lab {:?} is already up: `minik lab down --name {}` first, or choose another --name",
-            lab.name,
-            lab.name
-        );
-    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let outcome = runtime.block_on(async {
-        tokio::select! {
+    runtime.block_on(async {
+        let mut interruption = Interruption::listen()?;
+        let lock = tokio::select! {
             biased;
-            _ = tokio::signal::ctrl_c() => Ok(false),
-            done = bring_up(lab, args) => done.map(|()| true),
+            code = interruption.next() => return Ok(code),
+            lock = acquire(lab) => lock?,
+        };
+        if lab.is_up() {
+            bail!(
+                "lab {:?} is already up: `minik lab down --name {}` first, or choose another --name",
+                lab.name,
+                lab.name
+            );
         }
-    });
-    match outcome {
-        Ok(true) => Ok(0),
-        Ok(false) => {
-            down::clean(lab)?;
-            eprintln!("interrupted: lab {:?} was removed", lab.name);
-            Ok(130)
-        }
-        Err(error) => {
-            let error = error.context(last_words(lab));
-            if let Err(cleaning) = down::clean(lab) {
-                eprintln!("could not remove the half-built lab: {cleaning:#}");
+        let outcome = tokio::select! {
+            biased;
+            code = interruption.next() => Ok(code),
+            done = bring_up(lab, args, &lock) => done.map(|()| 0),
+        };
+        // A signal to a whole process group may have ended a child that had not left it yet, before it was seen here.
+        let outcome = match outcome {
+            Err(error) => match tokio::time::timeout(ECHO, interruption.next()).await {
+                Ok(code) => Ok(code),
+                Err(_) => Err(error),
+            },
+            other => other,
+        };
+        match outcome {
+            Ok(0) => Ok(0),
+            Ok(code) => {
+                down::clean(lab)?;
+                eprintln!("interrupted: lab {:?} was removed", lab.name);
+                Ok(code)
             }
-            Err(error)
+            Err(error) => {
+                let error = anyhow!("the lab did not come up: {error:#}{}", last_words(lab));
+                if let Err(cleaning) = down::clean(lab) {
+                    eprintln!("could not remove the half-built lab: {cleaning:#}");
+                }
+                Err(error)
+            }
+        }
+    })
+}
+
+/// The signals that end a command: its terminal's, its supervisor's, and that of a terminal that was closed.
+struct Interruption {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Interruption {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context("listen for signals");
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// The exit code of a command that such a signal ended: 128 and its number.
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => 130,
+            _ = self.terminate.recv() => 143,
+            _ = self.hangup.recv() => 129,
         }
     }
 }
 
-async fn bring_up(lab: &Lab, args: &UpArgs) -> Result<()> {
+async fn acquire(lab: &Lab) -> Result<LabLock> {
+    let deadline = Instant::now() + lock::PATIENCE;
+    loop {
+        match lab.try_lock()? {
+            Some(lock) => return Ok(lock),
+            None if Instant::now() > deadline => return Err(lab.busy()),
+            None => tokio::time::sleep(lock::POLL).await,
+        }
+    }
+}
+
+async fn bring_up(lab: &Lab, args: &UpArgs, lock: &LabLock) -> Result<()> {
     let progress = Progress::start();
-    if lab.exists() {
+    if lab.has_hosts() {
         down::clean(lab)?;
         progress.done("removed what an interrupted lab had left behind");
     }
     let hosts = topology::hosts(args.nodes);
     lab.create(&hosts)?;
-    let _working = lock(lab)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.api_port))
         .with_context(|| format!("--api-port {}: cannot listen on loopback", args.api_port))?;
     let api = listener.local_addr().context("find the loopback port")?;
 
     progress.doing("starting hosts");
-    start_hosts(lab, &hosts, listener)?;
+    start_hosts(lab, &hosts, listener, lock)?;
     let placed: Vec<network::Placed> = hosts
         .iter()
         .map(|host| Ok((host.clone(), lab.pid(&host.name)?)))
@@ -132,54 +188,52 @@ async fn bring_up(lab: &Lab, args: &UpArgs) -> Result<()> {
     Ok(())
 }
 
-/// Two `up` of one lab would tear down each other's work.
-fn lock(lab: &Lab) -> Result<File> {
-    let dir = File::open(lab.dir()).context("open the lab's directory")?;
-    #[expect(
-        deprecated,
-        reason = "the Flock type of nix wants to own a file opened for writing; this is a directory"
-    )]
-    nix::fcntl::flock(
-        std::os::fd::AsRawFd::as_raw_fd(&dir),
-        nix::fcntl::FlockArg::LockExclusiveNonblock,
-    )
-    .map_err(|_| anyhow!("another `minik lab up --name {}` is at work", lab.name))?;
-    Ok(dir)
-}
-
 fn names(hosts: &[Host]) -> String {
     let names: Vec<_> = hosts.iter().map(|host| host.name.as_str()).collect();
     names.join(", ")
 }
 
-fn start_hosts(lab: &Lab, hosts: &[Host], listener: TcpListener) -> Result<()> {
+fn start_hosts(lab: &Lab, hosts: &[Host], listener: TcpListener, lock: &LabLock) -> Result<()> {
     let mut listener = Some(OwnedFd::from(listener));
     let mut starting = Vec::new();
+    let mut outcome = Ok(());
     for host in hosts {
         let inherited = (host.role == Role::Control)
             .then(|| listener.take())
             .flatten();
-        starting.push((host, spawn_host(lab, host, inherited)?));
+        match spawn_host(lab, host, inherited, lock) {
+            Ok(child) => starting.push((host, child)),
+            Err(error) => outcome = outcome.and(Err(error)),
+        }
     }
+    // All of them, also after a failure: one that is still starting could not be removed.
     for (host, mut child) in starting {
         let status = child.wait().context("wait for a host to start")?;
         if !status.success() {
             let log = lab.host_dir(&host.name).join("log/host.log");
-            bail!("host {} did not start: {}", host.name, last_line(&log));
+            let failure = anyhow!("host {} did not start: {}", host.name, telling_line(&log));
+            outcome = outcome.and(Err(failure));
         }
     }
-    Ok(())
+    outcome
 }
 
-fn spawn_host(lab: &Lab, host: &Host, listener: Option<OwnedFd>) -> Result<std::process::Child> {
+fn spawn_host(
+    lab: &Lab,
+    host: &Host,
+    listener: Option<OwnedFd>,
+    lock: &LabLock,
+) -> Result<std::process::Child> {
     let path = lab.host_dir(&host.name).join("log/host.log");
     let log = File::create(&path).with_context(|| format!("create {}", path.display()))?;
     let mut command = Command::new(own_exe()?);
     command.args(["lab-host", "--lab", &lab.name, "--host", &host.name]);
     command
-        .stdin(Stdio::null())
+        .stdin(lock.share()?)
         .stdout(Stdio::null())
-        .stderr(log);
+        .stderr(log)
+        // Ctrl-C is for this command, which then ends what it has started.
+        .process_group(0);
     if let Some(listener) = listener {
         command.arg("--inherit-listener");
         super::host::hand_over(&mut command, listener.into());
@@ -206,6 +260,7 @@ fn start_server(lab: &Lab, hosts: &[Host], args: &UpArgs) -> Result<()> {
         argv,
         log,
         listener: true,
+        env: BTreeMap::new(),
     };
     ask(lab, &control.name, &start).map(drop)
 }
@@ -219,7 +274,6 @@ fn start_agent(lab: &Lab, host: &Host, hosts: &[Host], token: &str) -> Result<()
     let mut argv = vec![own_exe()?, "agent".to_owned()];
     let mut flag = |name: &str, value: String| argv.extend([name.to_owned(), value]);
     flag("--join", format!("https://{}:{API_PORT}", control.addr));
-    flag("--token", token.to_owned());
     flag("--node-name", host.name.clone());
     flag("--node-ip", host.addr.to_string());
     flag("--data-dir", path_text(&dir.join("lib"))?);
@@ -227,6 +281,8 @@ fn start_agent(lab: &Lab, host: &Host, hosts: &[Host], token: &str) -> Result<()
     flag("--log-dir", path_text(&dir.join("pods"))?);
     flag("--cgroup-parent", lab.cgroup(&host.name));
     let log = dir.join("log/agent.log");
+    // Arguments are for every user of the machine to see, the environment is not.
+    let env = BTreeMap::from([("MINIK_TOKEN".to_owned(), token.to_owned())]);
     ask(
         lab,
         &host.name,
@@ -235,6 +291,7 @@ fn start_agent(lab: &Lab, host: &Host, hosts: &[Host], token: &str) -> Result<()
             argv,
             log,
             listener: false,
+            env,
         },
     )
     .map(drop)
@@ -256,6 +313,7 @@ fn start_database(lab: &Lab, host: &Host) -> Result<()> {
             argv,
             log,
             listener: false,
+            env: BTreeMap::new(),
         },
     )
     .map(drop)
@@ -279,8 +337,8 @@ async fn wait_for_api(lab: &Lab, api: SocketAddr) -> Result<(Admin, Client)> {
                     READY_DEADLINE.as_secs()
                 ));
             }
-            Err(error) => unit_must_run(lab, "control", "server")
-                .map_err(|ended| ended.context(error.to_string()))?,
+            // Not yet, or never: only a server that still runs is worth waiting for.
+            Err(_) => unit_must_run(lab, "control", "server")?,
         }
         tokio::time::sleep(POLL).await;
     }
@@ -292,11 +350,7 @@ async fn connect(lab: &Lab, admin: &Admin, api: SocketAddr) -> Result<Client> {
         .send(Method::GET, "/readyz", None, Bytes::new())
         .await
         .context("ask /readyz")?;
-    let path = lab.kubeconfig();
-    fs::write(&path, admin.kubeconfig(&format!("https://{api}")))
-        .with_context(|| format!("write {}", path.display()))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
-        .context("protect the kubeconfig")?;
+    lab.write_kubeconfig(&admin.kubeconfig(&format!("https://{api}")))?;
     Ok(client)
 }
 
@@ -352,23 +406,30 @@ fn unit_must_run(lab: &Lab, host: &str, unit: &str) -> Result<()> {
     }
 }
 
-/// The last log line of each unit: the lab is removed after a failure, and its logs with it.
+/// What each unit said last: the lab is removed after a failure, and its logs with it.
 fn last_words(lab: &Lab) -> String {
-    let mut words = String::from("the lab did not come up");
+    let mut words = String::new();
     for host in lab.hosts().unwrap_or_default() {
         for unit in ["server", "agent"] {
             let path = lab.host_dir(&host.name).join(format!("log/{unit}.log"));
             if path.exists() {
-                words.push_str(&format!("\n  {} {unit}: {}", host.name, last_line(&path)));
+                let line = telling_line(&path);
+                words.push_str(&format!("\n  {} {unit} said last: {line}", host.name));
             }
         }
     }
     words
 }
 
-fn last_line(path: &Path) -> String {
+/// The error of a program that ended with one, otherwise the last line of its log.
+fn telling_line(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
-    text.lines().last().unwrap_or("(no output)").to_owned()
+    let lines = || text.lines().filter(|line| !line.trim().is_empty());
+    let error = lines().rfind(|line| line.starts_with("minik: ") || line.starts_with("error: "));
+    error
+        .or_else(|| lines().next_back())
+        .unwrap_or("(nothing)")
+        .to_owned()
 }
 
 fn own_exe() -> Result<String> {
@@ -379,4 +440,27 @@ fn path_text(path: &Path) -> Result<String> {
     path.to_str()
         .map(str::to_owned)
         .with_context(|| format!("{} is not UTF-8", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_of_a_program_is_more_telling_than_what_follows_it() {
+        let dir = std::env::temp_dir().join(format!("minik-telling-{}", std::process::id()));
+        for (log, wanted) in [
+            (
+                "INFO up\nerror: invalid value\n\nFor more information, try '--help'.\n",
+                "error: invalid value",
+            ),
+            ("INFO up\nminik: no space\n", "minik: no space"),
+            ("INFO up\nINFO ready\n\n", "INFO ready"),
+            ("", "(nothing)"),
+        ] {
+            fs::write(&dir, log).expect("write a log");
+            assert_eq!(telling_line(&dir), wanted, "{log:?}");
+        }
+        fs::remove_file(&dir).expect("remove the log");
+    }
 }
