@@ -13,6 +13,14 @@ use jiff::Timestamp;
 
 use super::container::{Exit, Life, RestartPolicy, State};
 
+/// Whether somebody else has declared the Pod over (evicted it, say) although its containers would run on: such a Pod is stopped
+/// and never started again, and its status is theirs.
+pub(super) fn is_overruled(pod: &Pod, lives: &[Life]) -> bool {
+    let policy = RestartPolicy::parse(&pod.spec.restart_policy);
+    matches!(&*pod.status.phase, "Succeeded" | "Failed")
+        && lives.iter().any(|life| life.ended(policy).is_none())
+}
+
 /// What the worker knows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
@@ -293,6 +301,27 @@ mod tests {
                 (phase, ready),
                 "{policy} {life:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_pod_that_was_declared_over_is_over() {
+        let mut running = Life::new("c");
+        running.started(0, at(0));
+        let mut ended = running.clone();
+        ended.observe(exit(1));
+        let cases = [
+            ("Running", "Always", &running, false),
+            ("Failed", "Always", &running, true),
+            ("Failed", "Always", &ended, true),
+            ("Succeeded", "Never", &Life::new("c"), true),
+            ("Failed", "Never", &ended, false),
+        ];
+        for (phase, policy, life, wanted) in cases {
+            let mut pod = pod(policy);
+            pod.status.phase = phase.into();
+            let got = is_overruled(&pod, std::slice::from_ref(life));
+            assert_eq!(got, wanted, "{phase} {policy} {life:?}");
         }
     }
 

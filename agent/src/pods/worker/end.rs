@@ -27,19 +27,24 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 impl Worker {
     /// The end in good order: no new traffic, SIGTERM, the grace period, SIGKILL, and only then the object goes.
     pub(super) async fn terminate(mut self) {
-        let grace = self
-            .pod
-            .metadata
-            .deletion_grace_period_seconds
-            .unwrap_or(GRACE_SECS);
-        if self.sandbox.is_some() && grace > 0 && self.lives.iter().any(Life::is_running) {
+        let grace = self.grace();
+        if self.sandbox.is_some() && !grace.is_zero() && self.lives.iter().any(Life::is_running) {
             drain::wait(&self.context, &self.pod).await;
         }
-        self.stop(Duration::from_secs(u64::try_from(grace).unwrap_or(0)))
-            .await;
+        self.stop(grace).await;
         let _ = self.report().await;
         self.delete_object().await;
         self.remove().await;
+    }
+
+    /// How long the containers may take to end: what the deletion says, or else the Pod.
+    pub(super) fn grace(&self) -> Duration {
+        let (meta, spec) = (&self.pod.metadata, &self.pod.spec);
+        let secs = meta
+            .deletion_grace_period_seconds
+            .or(spec.termination_grace_period_seconds)
+            .unwrap_or(GRACE_SECS);
+        Duration::from_secs(u64::try_from(secs).unwrap_or(0))
     }
 
     /// SIGTERM, wait up to the grace period, SIGKILL, wait.

@@ -19,7 +19,7 @@ use super::{
     container::{Decision, Life, RestartPolicy},
     sandbox::{Sandbox, report},
     spec,
-    status::{Facts, status},
+    status::{Facts, is_overruled, status},
 };
 use crate::{
     backoff::Backoff,
@@ -96,6 +96,7 @@ impl Worker {
         if let Some(sandbox) = &self.sandbox
             && let Ok(state) = sandbox.state().await
         {
+            self.remember(&state);
             self.observe(&state);
         }
         loop {
@@ -110,6 +111,12 @@ impl Worker {
                     self.stop(Duration::ZERO).await;
                     return self.remove().await;
                 }
+            }
+            if is_overruled(&self.pod, &self.lives) {
+                self.stop(self.grace()).await;
+                self.release();
+                self.next_event(None).await;
+                continue;
             }
             let again = self.advance().await;
             let retry = self.report().await;
@@ -135,6 +142,19 @@ impl Worker {
             Ok(()) = self.wanted.changed() => Event::Wanted,
             state = change => state.map_or(Event::ShimGone, Event::State),
             () = sleep_until(at) => Event::Time,
+        }
+    }
+
+    /// An adopted shim may never have started what its predecessor ran: then the server knows the number of restarts.
+    fn remember(&mut self, state: &PodState) {
+        let now = Timestamp::now();
+        for life in &mut self.lives {
+            let mut statuses = self.pod.status.container_statuses.iter();
+            if let Some(status) = statuses.find(|status| *status.name == *life.name)
+                && !state.containers.contains_key(&life.name)
+            {
+                *life = Life::remembered(&life.name, status, now);
+            }
         }
     }
 
@@ -205,6 +225,9 @@ impl Worker {
 
     /// Writes the status if it is not what the server has. Returns when to try again, after a failure.
     async fn report(&mut self) -> Option<Instant> {
+        if is_overruled(&self.pod, &self.lives) {
+            return None;
+        }
         let facts = Facts {
             lives: &self.lives,
             // A Pod that has ended gave its address back, and keeps it in its status.
