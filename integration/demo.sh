@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
 # Shows a Service at work on a three-node lab: every step prints the command, what was answered, and whether that is what a
-# Service promises. Ends with a summary; exit code 0 when all of it held. KEEP=1 leaves the lab up.
+# Service promises. Ends with a summary; exit code 0 when all of it held. KEEP=1 leaves the lab up, LAB names it.
 set -uo pipefail
-cd "$(dirname "$0")/.."
 minik=$(realpath "${1:?usage: demo.sh MINIK_BINARY}")
+script=$(realpath "$0")
+cd "$(dirname "$script")/.."
+. integration/root.sh
 lab=${LAB:-demo}
-PATH=$PWD/target/tools:$PATH
+PATH=$PWD/target/tools:$PATH:/usr/sbin:/sbin
 unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY all_proxy
 export MINIK_LAB=$lab
-[ "$(id -u)" = 0 ] || exec sudo --preserve-env=PATH,KEEP,LAB "$0" "$@"
+if [ "$(id -u)" != 0 ]; then
+  as_root env KEEP="${KEEP:-}" LAB="$lab" "$script" "$minik"
+  exit
+fi
 
 if [ -t 1 ]; then bold=$'\e[1m' green=$'\e[32m' red=$'\e[31m' plain=$'\e[0m'; else bold='' green='' red='' plain=''; fi
 passed=0
@@ -18,30 +23,49 @@ started=$SECONDS
 title() { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
 pass() { passed=$((passed + 1)); printf '%s   ok: %s%s\n' "$green" "$1" "$plain"; }
 fail() { failures+=("$1"); printf '%s   FAILED: %s%s\n' "$red" "$1" "$plain"; }
-show() { printf '%s$ %s%s\n' "$bold" "$*" "$plain"; }
-# Runs a command that must succeed: check "what it shows" command...
+# Prints a command as it could be typed, with the binary's short name.
+show() {
+  local words=("${@/#$minik/minik}")
+  printf '%s$ %s%s\n' "$bold" "${words[*]}" "$plain"
+}
+# Runs a command that must succeed: check WHAT-IT-SHOWS COMMAND...
 check() {
   local what=$1
   shift
-  show "$*"
+  show "$@"
   if "$@"; then pass "$what"; else fail "$what"; fi
 }
-on_node() { "$minik" lab exec "$1" -- "${@:2}"; }
-in_pod() { "$minik" lab exec node1 --pod client -- /minik "$@"; }
+# The same for a function that runs the shown command and looks at its answer: check_that WHAT-IT-SHOWS COMMAND FUNCTION...
+check_that() {
+  local what=$1
+  show "$2"
+  shift 2
+  if "$@"; then pass "$what"; else fail "$what"; fi
+}
+from_pod() { check "$1" "$minik" lab exec --pod client -- /minik fetch "${@:2}"; }
+from_host() { check "$1" "$minik" lab exec "$2" -- "$minik" fetch "${@:3}"; }
 
 finish() {
   if [ "${KEEP:-}" = 1 ]; then
+    local sudo=${SUDO_UID:+sudo }
     printf '\nThe lab stays up:\n  export KUBECONFIG=/run/minik-lab/%s/kubeconfig\n' "$lab"
-    printf '  %s lab --name %s exec node1 -- bash      # enter a node\n' "$minik" "$lab"
-    printf '  %s lab --name %s down\n' "$minik" "$lab"
+    printf '  %s lab --name %s exec node1 -- bash   # enter a node\n' "$sudo$minik" "$lab"
+    printf '  %s lab --name %s exec --pod client -- /minik fetch http://my-service/\n' "$sudo$minik" "$lab"
+    printf '  %s lab --name %s down\n' "$sudo$minik" "$lab"
   else
     "$minik" lab down
   fi
 }
 interrupted() { trap - INT TERM; finish; exit 130; }
+
+if "$minik" lab status >/dev/null 2>&1; then
+  echo "lab \"$lab\" is there already, perhaps from KEEP=1: $minik lab --name $lab down, or choose another name with LAB=" >&2
+  exit 1
+fi
 trap interrupted INT TERM
 
 title "A cluster of three nodes, a client and a database outside of it"
+show "export MINIK_LAB=$lab   # minik is $minik"
 check "the lab is up" "$minik" lab up --nodes 3
 if [ ${#failures[@]} -gt 0 ]; then exit 1; fi
 export KUBECONFIG=/run/minik-lab/$lab/kubeconfig
@@ -50,49 +74,56 @@ check "kubectl sees the nodes" kubectl get nodes -o wide
 title "my-service: a name and a virtual IP in front of three Pods"
 check "applied" kubectl apply -f examples/my-service.yaml -f examples/client.yaml
 check "the Pods run" kubectl wait --for=condition=Ready pod --all --timeout=30s
-check "the Pods are on three nodes" bash -c \
-  'kubectl get pods -o wide; [ "$(kubectl get pods -l app=MyApp -o jsonpath="{range .items[*]}{.spec.nodeName}{\"\n\"}{end}" | sort -u | wc -l)" = 3 ]'
-check "the Service has three endpoints" bash -c \
-  'kubectl get services,endpoints,endpointslices -o wide; [ "$(kubectl get endpoints my-service -o json | jq "[.subsets[].addresses[]] | length")" = 3 ]'
+three_nodes() {
+  kubectl get pods -o wide
+  [ "$(kubectl get pods -l app=MyApp -o json | jq '[.items[].spec.nodeName] | unique | length')" = 3 ]
+}
+check_that "the Pods are on three nodes" "kubectl get pods -o wide" three_nodes
+three_endpoints() {
+  kubectl get services,endpoints,endpointslices -o wide
+  [ "$(kubectl get endpoints my-service -o json | jq '[.subsets[].addresses[]] | length')" = 3 ]
+}
+check_that "the Service has three endpoints" "kubectl get services,endpoints,endpointslices -o wide" three_endpoints
 ip=$(kubectl get service my-service -o jsonpath='{.spec.clusterIP}')
-check "reached by ClusterIP from a Pod" in_pod fetch "http://$ip/"
-check "reached by ClusterIP from a node" on_node node2 "$minik" fetch "http://$ip/"
+from_pod "reached by ClusterIP from a Pod" "http://$ip/"
+from_host "reached by ClusterIP from a node" node2 "http://$ip/"
 for name in my-service my-service.default my-service.default.svc.cluster.local; do
-  check "reached by name: $name" in_pod fetch "http://$name/"
+  from_pod "reached by name: $name" "http://$name/"
 done
 spread() { # spread WANTED-PODS... : 40 connections reach exactly these
-  local answers got wanted
-  answers=$(in_pod fetch --json --count 40 http://my-service/) || { echo "$answers"; return 1; }
+  local answers got
+  answers=$("$minik" lab exec --pod client -- /minik fetch --json --count 40 http://my-service/) || { echo "$answers"; return 1; }
   got=$(jq -rs '[.[] | .hostname] | unique | join(" ")' <<<"$answers")
-  wanted=$*
   jq -rs 'group_by(.hostname)[] | "   \(.[0].hostname) answered \(length) of 40"' <<<"$answers"
-  [ "$got" = "$wanted" ] || { echo "   wanted $wanted, got $got"; return 1; }
+  [ "$got" = "$*" ] || { echo "   wanted $*, got $got"; return 1; }
 }
-check "40 connections are spread over all three Pods" spread my-app-1 my-app-2 my-app-3
+forty="$minik lab exec --pod client -- /minik fetch --json --count 40 http://my-service/"
+check_that "40 connections are spread over all three Pods" "$forty" spread my-app-1 my-app-2 my-app-3
 
 title "A Pod goes, another comes: the Service follows, nobody is reconfigured"
 check "deleted" kubectl delete pod my-app-2 --grace-period=1
 check "created" kubectl apply -f examples/my-app-4.yaml
 check "the new Pod runs" kubectl wait --for=condition=Ready pod/my-app-4 --timeout=30s
-check "the Service is where the Pods are" bash -c 'kubectl get endpoints my-service'
-check "40 connections are spread over the Pods there are now" spread my-app-1 my-app-3 my-app-4
+check "the Service is where the Pods are" kubectl get endpoints my-service
+check_that "40 connections are spread over the Pods there are now" "$forty" spread my-app-1 my-app-3 my-app-4
 
 title "external-database: no selector, endpoints written by hand"
 check "applied" kubectl apply -f examples/external-database.yaml
-check "reached through the Service from a Pod" in_pod fetch --retry 5 http://external-database/
+from_pod "reached through the Service from a Pod" --retry 5 http://external-database/
 refused() {
   local answer
   answer=$(kubectl apply -f examples/wrong-endpoints.yaml 2>&1) && { echo "$answer"; return 1; }
   echo "$answer"
   grep -q 10.96.0.10 <<<"$answer" && grep -q 127.0.0.1 <<<"$answer" && grep -q 169.254.1.1 <<<"$answer"
 }
-check "endpoints that name a ClusterIP, loopback or link-local address are refused" refused
+check_that "endpoints that name a ClusterIP, loopback or link-local address are refused" \
+  "kubectl apply -f examples/wrong-endpoints.yaml" refused
 
 title "my-node-port: from outside the cluster, through any node"
 check "applied" kubectl apply -f examples/node-port.yaml
 for node in node1 node2 node3; do
   addr=$(kubectl get node "$node" -o jsonpath='{.status.addresses[?(@.type=="InternalIP")].address}')
-  check "reached from the outside client through $node" on_node client "$minik" fetch --retry 5 "http://$addr:30080/"
+  from_host "reached from the outside client through $node" client --retry 5 "http://$addr:30080/"
 done
 
 title "Summary"

@@ -1,12 +1,19 @@
 #!/usr/bin/env bash
 # Installs what the demo and the tests need and this machine lacks. Debian and Ubuntu; root, or sudo.
+# KUBECTL_URL names a mirror of https://dl.k8s.io/release.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. integration/root.sh
 tools=$PWD/target/tools
 mkdir -p "$tools"
-PATH=$tools:$PATH
+# A user's PATH may lack the directories of nft and ip.
+PATH=$tools:$PATH:/usr/sbin:/sbin
 
-as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+install() {
+  echo "installing $*"
+  as_root apt-get update -q &&
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"
+}
 
 packages=()
 need() { command -v "$1" >/dev/null || packages+=("$2"); }
@@ -14,34 +21,46 @@ need nft nftables
 need ip iproute2
 need dig dnsutils
 need unshare util-linux
+need setpriv util-linux
+need pgrep procps
 need curl curl
 need jq jq
 need cc gcc
+[ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
 if [ ${#packages[@]} -gt 0 ]; then
-  echo "installing ${packages[*]}"
-  as_root apt-get update -q
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}"
+  install "${packages[@]}" || { echo "tools.sh: needed and not installed: ${packages[*]}" >&2; exit 1; }
 fi
 
-# kubectl is in few distributions: from the project's own download site, checked against its published hash, or else
-# from the distribution.
+# kubectl is in few distributions, and old there: from the project's own download site, checked against its published hash.
 kubectl_version=v1.36.2
-if ! command -v kubectl >/dev/null; then
+download() { curl -fsSL --connect-timeout 10 --retry 2 -o "$2" "$1"; }
+
+# 0: installed. 1: not to be had. A file that is not what was published ends the script.
+download_kubectl() {
+  local arch url new=$tools/kubectl.new wanted got
   case $(uname -m) in
     x86_64) arch=amd64 ;;
     aarch64) arch=arm64 ;;
     *) arch=$(uname -m) ;;
   esac
-  url=https://dl.k8s.io/release/$kubectl_version/bin/linux/$arch/kubectl
-  echo "installing kubectl $kubectl_version"
-  if curl -fsSL --connect-timeout 10 -o "$tools/kubectl.new" "$url" &&
-    echo "$(curl -fsSL "$url.sha256")  $tools/kubectl.new" | sha256sum --check --quiet; then
-    chmod +x "$tools/kubectl.new"
-    mv "$tools/kubectl.new" "$tools/kubectl"
-  else
-    rm -f "$tools/kubectl.new"
-    as_root apt-get update -q
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends kubernetes-client
+  url=${KUBECTL_URL:-https://dl.k8s.io/release}/$kubectl_version/bin/linux/$arch/kubectl
+  echo "installing kubectl $kubectl_version from $url"
+  trap 'rm -f "$tools/kubectl.new" "$tools/kubectl.sha256"' EXIT
+  download "$url.sha256" "$tools/kubectl.sha256" && download "$url" "$new" || return 1
+  wanted=$(cut -c1-64 "$tools/kubectl.sha256")
+  got=$(sha256sum "$new" | cut -c1-64)
+  if [ "$got" != "$wanted" ]; then
+    echo "tools.sh: $url is not what was published: its SHA-256 is $got, wanted $wanted. Nothing was installed." >&2
+    exit 1
   fi
+  chmod +x "$new"
+  mv "$new" "$tools/kubectl"
+}
+
+if ! command -v kubectl >/dev/null; then
+  download_kubectl || install kubernetes-client || {
+    echo "tools.sh: kubectl is needed, and neither its download site nor the distribution has it (is this machine offline?):" >&2
+    echo "  put kubectl on PATH or into target/tools, or set KUBECTL_URL to a mirror of https://dl.k8s.io/release" >&2
+    exit 1
+  }
 fi
-command -v kubectl >/dev/null || { echo "kubectl is needed: put it on PATH" >&2; exit 1; }
