@@ -21,11 +21,11 @@ const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslice
 
 /// An API, and its controllers until they are dropped.
 async fn cluster() -> (Api, Controllers) {
-    cluster_with(Applied::default()).await
+    cluster_with(Duration::from_secs(50), Applied::default()).await
 }
 
-/// The same, with nodes that tell what they have applied.
-async fn cluster_with(applied: Applied) -> (Api, Controllers) {
+/// The same, with another time after which a silent node is lost, and with nodes that tell what they have applied.
+async fn cluster_with(node_grace: Duration, applied: Applied) -> (Api, Controllers) {
     let api = Api::new().await;
     let cluster = Cluster {
         ca_pem: "a certificate".into(),
@@ -34,7 +34,7 @@ async fn cluster_with(applied: Applied) -> (Api, Controllers) {
         cluster_dns: "10.96.0.10".parse().unwrap(),
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
-        node_grace: Duration::from_secs(50),
+        node_grace,
     };
     controller::bootstrap(&api.registry, &cluster)
         .await
@@ -217,7 +217,8 @@ async fn a_pod_waits_for_a_node_and_says_so_until_it_has_one() {
         ["Successfully assigned default/p to n1"]
     );
     let failed = told(&list, "FailedScheduling");
-    assert_eq!(failed[0], "no nodes available to schedule pods");
+    let wanted = "no nodes available to schedule pods".to_owned();
+    assert!(failed.contains(&wanted), "{failed:?}");
 }
 
 #[tokio::test]
@@ -250,7 +251,7 @@ async fn a_gated_pod_is_not_scheduled_before_its_gates_are_gone() {
 #[tokio::test]
 async fn a_service_says_whether_every_ready_node_has_it() {
     let applied = Applied::default();
-    let (api, _controllers) = cluster_with(applied.clone()).await;
+    let (api, _controllers) = cluster_with(Duration::from_secs(50), applied.clone()).await;
     ready_node(&api, "node1").await;
     ready_node(&api, "node2").await;
     let service = json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}], "selector": {"app": "web"}}});
@@ -274,4 +275,99 @@ async fn a_service_says_whether_every_ready_node_has_it() {
     })
     .await;
     assert_eq!(programmed["status"]["loadBalancer"], json!({}));
+}
+
+/// `key:effect` of each taint, without the common prefix.
+fn taints(node: &Value) -> Vec<String> {
+    let taints = node["spec"]["taints"].as_array().into_iter().flatten();
+    let texts = taints.map(|taint| {
+        let key = taint["key"].as_str().unwrap();
+        let key = key.trim_start_matches("node.kubernetes.io/");
+        format!("{key}:{}", taint["effect"].as_str().unwrap())
+    });
+    texts.collect()
+}
+
+#[tokio::test]
+async fn a_new_node_is_kept_free_until_it_says_that_it_is_ready() {
+    let (api, _running) = cluster().await;
+    let made = api
+        .made("/api/v1/nodes", json!({"metadata": {"name": "n1"}}))
+        .await;
+    assert_eq!(taints(&made), ["not-ready:NoSchedule"]);
+    let path = "/api/v1/nodes/n1";
+    let says =
+        |status: &str| json!({"status": {"conditions": [{"type": "Ready", "status": status}]}});
+    for (status, wanted) in [
+        ("True", &[][..]),
+        ("False", &["not-ready:NoSchedule", "not-ready:NoExecute"]),
+        ("True", &[]),
+    ] {
+        let (code, _) = api.merge(&format!("{path}/status"), says(status)).await;
+        assert_eq!(code, 200);
+        eventually(&api, path, "taints", |node| taints(node) == wanted).await;
+    }
+    let cordon = json!({"spec": {"unschedulable": true}});
+    assert_eq!(api.merge(path, cordon).await.0, 200);
+    eventually(&api, path, "a cordon", |node| {
+        taints(node) == ["unschedulable:NoSchedule"]
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pods_leave_a_lost_node_when_their_toleration_is_over_and_stay_on_one_that_is_back() {
+    let (api, _running) = cluster_with(Duration::from_secs(1), Applied::default()).await;
+    ready_node(&api, "n1").await;
+    let on_n1 = |name: &str, secs: u32| {
+        let mut pod = pod(name);
+        pod["spec"]["nodeName"] = "n1".into();
+        pod["spec"]["tolerations"] = json!([{
+            "key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": secs,
+        }]);
+        pod
+    };
+    for (name, secs, ip) in [("short", 0, "10.244.0.8"), ("long", 3600, "10.244.0.9")] {
+        api.made(PODS, on_n1(name, secs)).await;
+        let path = format!("{PODS}/{name}/status");
+        assert_eq!(api.merge(&path, running(ip)).await.0, 200);
+    }
+    let gone = eventually(&api, &format!("{PODS}/short"), "eviction", |pod| {
+        pod["metadata"]["deletionTimestamp"].is_string()
+    })
+    .await;
+    let why = condition(&gone, "DisruptionTarget");
+    assert_eq!(
+        (&why["status"], &why["reason"]),
+        (&json!("True"), &json!("DeletionByTaintManager"))
+    );
+    eventually(&api, &format!("{PODS}/long"), "not ready", |pod| {
+        condition(pod, "Ready")["reason"] == "NodeNotReady"
+    })
+    .await;
+    let node = eventually(&api, "/api/v1/nodes/n1", "taints", |node| {
+        taints(node) == ["unreachable:NoSchedule", "unreachable:NoExecute"]
+    })
+    .await;
+    assert_eq!(condition(&node, "Ready")["status"], "Unknown");
+
+    // The agent is back: it renews its Lease for as long as this takes, and says that it is ready.
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    let lease =
+        json!({"metadata": {"name": "n1"}, "spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}});
+    api.made(leases, lease).await;
+    for beat in 1..3000 {
+        let time = format!("2026-01-01T{:02}:{:02}:00.000000Z", beat / 60, beat % 60);
+        let renewed = json!({"spec": {"renewTime": time}});
+        api.merge(&format!("{leases}/n1"), renewed).await;
+        let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        api.merge("/api/v1/nodes/n1/status", ready).await;
+        if taints(&api.get("/api/v1/nodes/n1").await.1).is_empty() {
+            break;
+        }
+    }
+    let (_, node) = api.get("/api/v1/nodes/n1").await;
+    assert_eq!(taints(&node), Vec::<String>::new());
+    let (_, pod) = api.get(&format!("{PODS}/long")).await;
+    assert!(pod["metadata"]["deletionTimestamp"].is_null(), "{pod}");
 }

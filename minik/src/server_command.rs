@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use apiserver::server::{Config, Server, inherited};
+use apiserver::{
+    registry::DefaultTolerations,
+    server::{Config, Server, inherited},
+};
 use clap::Args;
 use ipnet::IpNet;
 
@@ -53,6 +56,12 @@ pub(crate) struct ServerArgs {
     /// Seconds without a heartbeat after which a node counts as lost.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
     node_grace_secs: u16,
+    /// Seconds a Pod that does not say stays on a node that is not ready.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(i64).range(0..))]
+    default_not_ready_toleration_seconds: i64,
+    /// Seconds a Pod that does not say stays on a node that is not heard of.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(i64).range(0..))]
+    default_unreachable_toleration_seconds: i64,
     /// Run an agent too: a whole cluster on this host.
     #[arg(long)]
     agent: bool,
@@ -77,6 +86,10 @@ pub(crate) fn run(args: &ServerArgs) -> Result<()> {
         cluster_dns: args.cluster_dns,
         tls_sans: args.tls_san.clone(),
         node_grace: Duration::from_secs(args.node_grace_secs.into()),
+        default_tolerations: DefaultTolerations {
+            not_ready_secs: args.default_not_ready_toleration_seconds,
+            unreachable_secs: args.default_unreachable_toleration_seconds,
+        },
     };
     let advertised = config.advertised();
     let server = Server::bind(config).map_err(|error| anyhow!("{error}"))?;

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Cluster, bootstrap, endpoint_slice, endpoints, join_token, mirroring, namespace,
-    node::{self, Heartbeats},
+    node::{self, Evictions, Heartbeats},
     scheduler, service_account,
     watch::{self, Seen},
     world::{Dirty, Key, Trigger, World},
@@ -69,6 +69,7 @@ struct Controllers {
     cluster: Cluster,
     world: World,
     heartbeats: Heartbeats,
+    evictions: Evictions,
     /// What failed, to be looked at again at this time.
     later: Option<(Instant, Dirty)>,
     next_token: Option<Timestamp>,
@@ -83,6 +84,7 @@ impl Controllers {
             cluster,
             world: World::default(),
             heartbeats: Heartbeats::default(),
+            evictions: Evictions::default(),
             later: None,
             next_token: None,
             swept: false,
@@ -92,23 +94,31 @@ impl Controllers {
     /// How long nothing has to be done unless something is seen.
     fn idle_time(&self) -> Duration {
         let now = Instant::now();
-        let loss = self.heartbeats.next_loss(self.cluster.node_grace, now);
+        let loss = self.heartbeats.next_loss(self.cluster.node_grace);
         let retry = self.later.as_ref().map(|(at, _)| *at);
         let due = [loss, retry]
             .into_iter()
             .flatten()
             .min()
             .map(|at| at.saturating_duration_since(now));
-        let token = self
-            .next_token
-            .map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
-        [due, token].into_iter().flatten().min().unwrap_or(FOREVER)
+        let by_the_clock = [self.next_token, self.evictions.next()];
+        let by_the_clock =
+            by_the_clock.into_iter().flatten().min().map(|at| {
+                Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
+            });
+        [due, by_the_clock]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(FOREVER)
     }
 
     /// Looks at everything that was touched until nothing is.
     async fn reconcile(&mut self) {
         let now = Instant::now();
-        self.heartbeats.observe(&self.world, now);
+        for name in &self.world.dirty.nodes {
+            self.heartbeats.observe(&self.world, name, now);
+        }
         self.due(now);
         self.keep_own_services().await;
         while !self.world.dirty.is_empty() {
@@ -141,17 +151,10 @@ impl Controllers {
         if let Some((_, dirty)) = self.later.take_if(|(at, _)| *at <= now) {
             self.world.dirty.merge(dirty);
         }
-        let names: Vec<Box<str>> = self
-            .world
-            .nodes
-            .all()
-            .map(|node| node.metadata.name.clone())
-            .collect();
-        for name in names {
-            if !node::plan(&self.world, &self.cluster, &self.heartbeats, &name, now).is_empty() {
-                self.world.dirty.nodes.insert(name);
-            }
-        }
+        let lost = self.heartbeats.take_lost(self.cluster.node_grace, now);
+        let evicting = self.evictions.take_due(Timestamp::now());
+        self.world.dirty.nodes.extend(lost);
+        self.world.dirty.nodes.extend(evicting);
         self.world.dirty.join_tokens |= self.next_token.is_some_and(|at| at <= Timestamp::now());
     }
 
@@ -169,13 +172,12 @@ impl Controllers {
                 next_round.push(name.clone());
                 continue;
             }
-            actions.extend(node::plan(
-                world,
-                &self.cluster,
-                &self.heartbeats,
-                name,
-                Instant::now(),
-            ));
+            let lost = self.heartbeats.is_lost(name);
+            actions.extend(node::plan(world, &self.cluster, name, lost));
+            actions.extend(self.evictions.plan(world, name, Timestamp::now()));
+        }
+        for name in &dirty.fallen {
+            actions.extend(node::plan_fallen(world, name));
         }
         for name in &dirty.namespaces {
             if let Some(namespace) = world.namespaces.get(&(Box::default(), name.clone()))

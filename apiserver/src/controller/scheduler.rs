@@ -1,4 +1,5 @@
-//! Gives Pods a node: ready, schedulable, tolerated, matching the nodeSelector; and of those the emptiest.
+//! Gives Pods a node: schedulable, without a taint they do not tolerate (as nodes that are not ready have), matching the
+//! nodeSelector; and of those the emptiest.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -23,7 +24,6 @@ const COMPONENT: &str = "default-scheduler";
 /// Why a node is not for a Pod, in upstream's words.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Unfit {
-    NotReady,
     Unschedulable,
     Taint(Box<str>, Box<str>),
     Selector,
@@ -32,7 +32,6 @@ enum Unfit {
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotReady => f.write_str("node(s) were not ready"),
             Self::Unschedulable => f.write_str("node(s) were unschedulable"),
             Self::Taint(key, value) => {
                 write!(f, "node(s) had untolerated taint {{{key}: {value}}}")
@@ -167,14 +166,6 @@ fn choose<'a>(world: &'a World, pod: &Pod, load: &Load) -> Result<&'a str, Strin
 }
 
 fn check(node: &Node, pod: &Pod) -> Option<Unfit> {
-    let ready = node
-        .status
-        .conditions
-        .iter()
-        .any(|c| &*c.r#type == "Ready" && &*c.status == "True");
-    if !ready || node.metadata.deletion_timestamp.is_some() {
-        return Some(Unfit::NotReady);
-    }
     let tolerated = |taint: &Taint| {
         let mut tolerations = pod.spec.tolerations.iter();
         tolerations.any(|toleration| tolerates(toleration, taint))
@@ -184,7 +175,8 @@ fn check(node: &Node, pod: &Pod) -> Option<Unfit> {
         effect: "NoSchedule".into(),
         ..Taint::default()
     };
-    if node.spec.unschedulable && !tolerated(&cordon) {
+    let going = node.metadata.deletion_timestamp.is_some();
+    if going || (node.spec.unschedulable && !tolerated(&cordon)) {
         return Some(Unfit::Unschedulable);
     }
     let hard = |taint: &&Taint| matches!(&*taint.effect, "NoSchedule" | "NoExecute");
@@ -196,7 +188,7 @@ fn check(node: &Node, pod: &Pod) -> Option<Unfit> {
 }
 
 /// Source: k8s.io/api/core/v1 Toleration.ToleratesTaint.
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+pub(super) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let effect = toleration.effect.is_empty() || toleration.effect == taint.effect;
     let key = toleration.key.is_empty() || toleration.key == taint.key;
     let value = &*toleration.operator == "Exists" || toleration.value == taint.value;
@@ -239,8 +231,6 @@ fn refuse(pod: &Pod, message: &str) -> Vec<Action> {
 
 #[cfg(test)]
 mod tests {
-    use api::core::NodeCondition;
-
     use super::*;
     use crate::store::Revision;
 
@@ -250,12 +240,13 @@ mod tests {
         node.metadata
             .labels
             .insert("kubernetes.io/hostname".into(), name.into());
-        let status = if ready { "True" } else { "False" };
-        node.status.conditions.push(NodeCondition {
-            r#type: "Ready".into(),
-            status: status.into(),
-            ..NodeCondition::default()
-        });
+        if !ready {
+            node.spec.taints.push(Taint {
+                key: "node.kubernetes.io/not-ready".into(),
+                effect: "NoSchedule".into(),
+                ..Taint::default()
+            });
+        }
         node
     }
 
@@ -443,7 +434,7 @@ mod tests {
         };
         assert_eq!(
             patch["status"]["conditions"][0]["message"],
-            "0/1 nodes are available: 1 node(s) were not ready."
+            "0/1 nodes are available: 1 node(s) had untolerated taint {node.kubernetes.io/not-ready: }."
         );
         assert_eq!(event["reason"], "FailedScheduling");
         let mut told = pod("a", "x");

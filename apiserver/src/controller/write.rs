@@ -25,6 +25,15 @@ pub(super) enum Action {
     Delete(&'static Kind, Key, Box<str>),
     /// Empties `spec.finalizers` of a Namespace.
     Finalize(Box<str>),
+    /// Deletes the Pod of this uid from a node it may not stay on, and tells so.
+    Evict {
+        /// The Pod.
+        pod: Key,
+        /// Its uid.
+        uid: Box<str>,
+        /// What is told.
+        event: Box<Value>,
+    },
     /// Gives the Pod of this uid its node, and tells so.
     Bind {
         /// The Pod.
@@ -96,21 +105,27 @@ pub(super) async fn execute(registry: &Registry, action: Action) -> Result<Done,
             })
             .await
         }
-        Action::Delete(kind, (namespace, name), uid) => {
-            let options = DeleteOptions {
-                uid: Some(uid.into()),
-                ..DeleteOptions::default()
-            };
-            match registry
-                .delete(kind, scope(&namespace), &name, &options)
-                .await
-            {
-                // Gone, or another one of that name now.
-                Err(error) if error.is_not_found() || error.is_conflict() => Ok(Done::Nothing),
-                Err(error) => Err(error),
-                Ok(deleted) if deleted.gone => Ok(Done::Gone(kind, deleted.object)),
-                Ok(deleted) => Ok(Done::Put(kind, deleted.object)),
+        Action::Delete(kind, key, uid) => delete(registry, kind, &key, uid).await,
+        Action::Evict { pod, uid, event } => {
+            let disrupted = registry.modify(
+                &PODS,
+                Some(&pod.0),
+                &pod.1,
+                Part::Status,
+                &options,
+                |target| {
+                    if target["metadata"]["uid"] == *uid {
+                        disrupt(target);
+                    }
+                    Ok(())
+                },
+            );
+            match disrupted.await {
+                Err(error) if error.is_not_found() => return Ok(Done::Nothing),
+                other => drop(other?),
             }
+            tell(registry, &pod, *event).await;
+            delete(registry, &PODS, &pod, uid).await
         }
         Action::Finalize(name) => {
             let change = |value: &mut Value| {
@@ -141,14 +156,57 @@ pub(super) async fn execute(registry: &Registry, action: Action) -> Result<Done,
                 Err(error) if error.is_conflict() || error.is_not_found() => Ok(Done::Nothing),
                 Err(error) => Err(error),
                 Ok(object) => {
-                    let told = registry.create(&EVENTS, Some(&namespace), *event, &options);
-                    if let Err(error) = told.await {
-                        tracing::warn!(%error, namespace = %namespace, pod = %name, "an event cannot be written");
-                    }
+                    tell(registry, &(namespace, name), *event).await;
                     Ok(Done::Put(&PODS, object))
                 }
             }
         }
+    }
+}
+
+/// Says in the Pod why it goes (KEP-3329).
+fn disrupt(pod: &mut Value) {
+    let conditions = pod["status"]["conditions"].as_array();
+    let mut conditions = conditions.cloned().unwrap_or_default();
+    conditions.retain(|condition| condition["type"] != "DisruptionTarget");
+    conditions.push(serde_json::json!({
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "DeletionByTaintManager",
+        "message": "Taint manager: deleting due to NoExecute taint",
+        "lastTransitionTime": api::meta::Time::now(),
+    }));
+    pod["status"]["conditions"] = conditions.into();
+}
+
+/// Writes an event; without it the work is done all the same.
+async fn tell(registry: &Registry, (namespace, pod): &Key, event: Value) {
+    let options = WriteOptions::default();
+    let told = registry.create(&EVENTS, Some(namespace), event, &options);
+    if let Err(error) = told.await {
+        tracing::warn!(%error, %namespace, %pod, "an event cannot be written");
+    }
+}
+
+async fn delete(
+    registry: &Registry,
+    kind: &'static Kind,
+    (namespace, name): &Key,
+    uid: Box<str>,
+) -> Result<Done, ApiError> {
+    let options = DeleteOptions {
+        uid: Some(uid.into()),
+        ..DeleteOptions::default()
+    };
+    match registry
+        .delete(kind, scope(namespace), name, &options)
+        .await
+    {
+        // Gone, or another one of that name now.
+        Err(error) if error.is_not_found() || error.is_conflict() => Ok(Done::Nothing),
+        Err(error) => Err(error),
+        Ok(deleted) if deleted.gone => Ok(Done::Gone(kind, deleted.object)),
+        Ok(deleted) => Ok(Done::Put(kind, deleted.object)),
     }
 }
 

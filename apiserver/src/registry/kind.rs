@@ -103,6 +103,9 @@ pub struct Rules {
     pub fields: &'static [SelectableField],
     /// Fills what a new object has and a client does not say: initial status, labels that are always there.
     pub prepare_create: fn(&mut Value),
+    /// Adds what the cluster's configuration asks for: (context, old when there is one, new). Runs before validation, on
+    /// creates and on writes that are not to a subresource, as admission plugins do.
+    pub admit: fn(&Context, Option<&Value>, &mut Value),
     /// Keeps or clears fields when an object changes: (context, old, new).
     pub prepare_update: fn(&Context, &Value, &mut Value),
     /// Defaults that depend on other fields. Runs on every write, after the schema's own defaults.
@@ -131,6 +134,7 @@ impl Rules {
         ttl: None,
         fields: &[],
         prepare_create: |_| {},
+        admit: |_, _, _| {},
         prepare_update: |_, _, _| {},
         default: |_| {},
         validate: |_, _, _, _| {},

@@ -47,6 +47,28 @@ pub struct Context {
     pub service_cidrs: Vec<IpNet>,
     /// The ports NodePorts come from.
     pub node_ports: RangeInclusive<u16>,
+    /// How long Pods that do not say stay on a node that is not fit any more.
+    pub default_tolerations: DefaultTolerations,
+}
+
+/// For how many seconds Pods tolerate the NoExecute taints of a node that is not ready, or not reachable, unless they say so
+/// themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefaultTolerations {
+    /// `node.kubernetes.io/not-ready`. Flag `--default-not-ready-toleration-seconds`.
+    pub not_ready_secs: i64,
+    /// `node.kubernetes.io/unreachable`. Flag `--default-unreachable-toleration-seconds`.
+    pub unreachable_secs: i64,
+}
+
+impl Default for DefaultTolerations {
+    /// Upstream's five minutes.
+    fn default() -> Self {
+        Self {
+            not_ready_secs: 300,
+            unreachable_secs: 300,
+        }
+    }
 }
 
 impl Default for Context {
@@ -56,6 +78,7 @@ impl Default for Context {
                 ipnet::Ipv4Net::new([10, 96, 0, 0].into(), 16).expect("16 is a prefix length"),
             )],
             node_ports: 30000..=32767,
+            default_tolerations: DefaultTolerations::default(),
         }
     }
 }

@@ -53,6 +53,7 @@ impl Registry {
     ) -> Result<Object, ApiError> {
         let New { kind, prefix, .. } = &new;
         (kind.rules.prepare_create)(&mut value);
+        (kind.rules.admit)(&self.context, None, &mut value);
         let mut names_left = NAME_ATTEMPTS;
         for _ in 0..ATTEMPTS {
             match self.try_create(&new, &value, options).await? {
@@ -273,6 +274,7 @@ impl Registry {
         (kind.rules.default)(new);
         if part == Part::Main {
             (kind.rules.prepare_update)(&self.context, old, new);
+            (kind.rules.admit)(&self.context, Some(old), new);
         }
         if part == Part::Binding {
             // What only a binding may change is not for the kind's own rules, and a Pod that was put on a node is still

@@ -10,7 +10,10 @@ use api::names;
 use ipnet::IpNet;
 
 use super::ServerError;
-use crate::{pki::ServerNames, registry::Context};
+use crate::{
+    pki::ServerNames,
+    registry::{Context, DefaultTolerations},
+};
 
 /// How the server is to run. Every default works on one host.
 #[derive(Debug)]
@@ -36,6 +39,9 @@ pub struct Config {
     pub tls_sans: Vec<String>,
     /// How long a node may be silent before it counts as lost.
     pub node_grace: Duration,
+    /// How long Pods stay on a node that is not ready or not reachable, unless they say so themselves. Flags
+    /// `--default-not-ready-toleration-seconds` and `--default-unreachable-toleration-seconds`.
+    pub default_tolerations: DefaultTolerations,
 }
 
 impl Default for Config {
@@ -55,6 +61,7 @@ impl Default for Config {
             cluster_dns: Ipv4Addr::new(10, 96, 0, 10).into(),
             tls_sans: Vec::new(),
             node_grace: Duration::from_secs(50),
+            default_tolerations: DefaultTolerations::default(),
         }
     }
 }
@@ -198,6 +205,7 @@ impl Config {
     pub(super) fn context(&self) -> Context {
         Context {
             service_cidrs: self.service_cidrs.clone(),
+            default_tolerations: self.default_tolerations,
             ..Context::default()
         }
     }

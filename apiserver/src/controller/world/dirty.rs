@@ -20,6 +20,8 @@ pub(in crate::controller) struct Dirty {
     pub(in crate::controller) edited: BTreeSet<Key>,
     pub(in crate::controller) namespaces: BTreeSet<Box<str>>,
     pub(in crate::controller) nodes: BTreeSet<Box<str>>,
+    /// Nodes that were ready and are not any more.
+    pub(in crate::controller) fallen: BTreeSet<Box<str>>,
     /// Pods that wait for a node.
     pub(in crate::controller) unscheduled: BTreeSet<Key>,
     pub(in crate::controller) join_tokens: bool,
@@ -43,6 +45,7 @@ impl Dirty {
             edited,
             namespaces,
             nodes,
+            fallen,
             unscheduled,
             join_tokens,
         } = other;
@@ -53,6 +56,7 @@ impl Dirty {
         self.edited.extend(edited);
         self.namespaces.extend(namespaces);
         self.nodes.extend(nodes);
+        self.fallen.extend(fallen);
         self.unscheduled.extend(unscheduled);
         self.join_tokens |= join_tokens;
     }

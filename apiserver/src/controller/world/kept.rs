@@ -8,7 +8,7 @@ use api::{
 };
 
 use super::{Items, Key, Trigger, World, key_of, waits_for_a_node};
-use crate::controller::{node_is_ready as is_ready, pods::ZONE};
+use crate::controller::pods::ZONE;
 
 /// One kind's place in the world.
 pub(in crate::controller) trait Kept: Resource {
@@ -85,6 +85,17 @@ fn pod(world: &mut World, before: Option<&Pod>, after: Option<&Pod>) {
         }
     }
     world.touch_services_of(before, after);
+    // Somebody new on a node that nobody may stay on.
+    let moved = |pod: Option<&Pod>| {
+        pod.map(|pod| (pod.spec.node_name.clone(), pod.spec.tolerations.clone()))
+    };
+    if let Some((name, _)) = moved(after).filter(|_| moved(before) != moved(after)) {
+        let node = world.nodes.get(&(Box::default(), name.clone()));
+        let mut taints = node.into_iter().flat_map(|node| &node.spec.taints);
+        if taints.any(|taint| &*taint.effect == "NoExecute") {
+            world.dirty.nodes.insert(name);
+        }
+    }
     for pod in [before, after].into_iter().flatten() {
         if pod.metadata.deletion_timestamp.is_some() {
             world
@@ -107,6 +118,24 @@ fn slice(world: &mut World, before: Option<&EndpointSlice>, after: Option<&Endpo
 fn node(world: &mut World, before: Option<&Node>, after: Option<&Node>) {
     let Some(node) = after.or(before) else { return };
     world.dirty.nodes.insert(node.metadata.name.clone());
+    let ready = |node: &Node| {
+        let mut conditions = node.status.conditions.iter();
+        let ready = conditions.find(|condition| &*condition.r#type == "Ready");
+        ready.map(|condition| condition.status.clone())
+    };
+    // One that was lost while no controller ran may not have been dealt with.
+    let (was, is) = (before.map(ready), after.map(ready));
+    let fell = match (
+        was.as_ref().map(Option::as_deref),
+        is.as_ref().map(Option::as_deref),
+    ) {
+        (_, None | Some(Some("True"))) => false,
+        (None, Some(is)) => is == Some("Unknown"),
+        (Some(was), Some(_)) => was == Some("True"),
+    };
+    if fell {
+        world.dirty.fallen.insert(node.metadata.name.clone());
+    }
     // Endpoints carry their node's zone, and leave with it.
     let zone = |node: Option<&Node>| node.map(|node| node.metadata.labels.get(ZONE).cloned());
     if zone(before) != zone(after) {
@@ -123,7 +152,6 @@ fn node(world: &mut World, before: Option<&Node>, after: Option<&Node>) {
     let place = |node: Option<&Node>| {
         node.map(|node| {
             (
-                is_ready(node),
                 node.spec.unschedulable,
                 node.spec.taints.clone(),
                 node.metadata.labels.clone(),

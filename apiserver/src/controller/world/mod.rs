@@ -112,6 +112,7 @@ pub(in crate::controller) struct World {
     pub(in crate::controller) dirty: Dirty,
     pods_by_label: HashMap<LabelOfNamespace, BTreeSet<Box<str>>>,
     slices_by_service: HashMap<Key, BTreeSet<Box<str>>>,
+    pods_by_node: HashMap<Box<str>, BTreeSet<Key>>,
     /// The Pods that wait for a node.
     waiting: BTreeSet<Key>,
 }
@@ -175,6 +176,12 @@ impl World {
             .collect()
     }
 
+    /// The Pods that have this node.
+    pub(in crate::controller) fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<Pod>> {
+        let keys = self.pods_by_node.get(node).into_iter().flatten();
+        keys.filter_map(|key| self.pods.get(key))
+    }
+
     /// The slices that say they belong to a Service.
     pub(in crate::controller) fn slices_of(&self, service: &Key) -> Vec<&Arc<EndpointSlice>> {
         let names = self.slices_by_service.get(service).unwrap_or(&EMPTY);
@@ -204,6 +211,16 @@ impl World {
         for (name, value) in &metadata.labels {
             let place = (metadata.namespace.clone(), name.clone(), value.clone());
             index(&mut self.pods_by_label, place, &metadata.name, present);
+        }
+        let node = &pod.spec.node_name;
+        if present && !node.is_empty() {
+            let pods = self.pods_by_node.entry(node.clone()).or_default();
+            pods.insert(key_of(pod));
+        } else if let Some(pods) = self.pods_by_node.get_mut(node) {
+            pods.remove(&key_of(pod));
+            if pods.is_empty() {
+                self.pods_by_node.remove(node);
+            }
         }
         if present && waits_for_a_node(pod) {
             self.waiting.insert(key_of(pod));

@@ -1,6 +1,6 @@
 //! Node (core/v1).
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{items, text_at};
 use crate::registry::{
@@ -28,6 +28,11 @@ pub static NODES: Kind = Kind {
         default: |node| {
             if !node["spec"].is_object() {
                 node["spec"] = serde_json::json!({});
+            }
+        },
+        admit: |_, old, node| {
+            if old.is_none() {
+                keep_free(node);
             }
         },
         validate: |_, new, old, causes| {
@@ -73,6 +78,21 @@ pub static NODES: Kind = Kind {
         },
     },
 };
+
+/// Nothing is scheduled to a new node before it says that it is ready.
+/// Source: kubernetes/kubernetes plugin/pkg/admission/nodetaint.
+fn keep_free(node: &mut Value) {
+    let taint = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
+    match node["spec"]["taints"].as_array_mut() {
+        None => node["spec"]["taints"] = json!([taint]),
+        Some(taints) => {
+            let same = |own: &Value| own["key"] == taint["key"] && own["effect"] == taint["effect"];
+            if !taints.iter().any(same) {
+                taints.push(taint);
+            }
+        }
+    }
+}
 
 fn status(node: &Value) -> String {
     let ready = items(&node["status"]["conditions"])

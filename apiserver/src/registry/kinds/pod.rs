@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{items, pod_cells, text_at};
 use crate::registry::{
-    Context,
+    Context, DefaultTolerations,
     causes::Causes,
     kind::{ALL_VERBS, Kind, Rules, STATUS, Subresource},
     meta,
@@ -59,6 +59,7 @@ pub static PODS: Kind = Kind {
                 pod["status"]["conditions"] = json!([gated(Timestamp::now())]);
             }
         },
+        admit: |context, _, pod| tolerate_for_a_while(&context.default_tolerations, pod),
         validate,
         grace,
         ..Rules::GENERIC
@@ -78,6 +79,31 @@ pub static PODS: Kind = Kind {
         cells: pod_cells::fill,
     },
 };
+
+/// Lets a Pod that does not say otherwise stay for a while on a node that is not ready, or not reachable.
+/// Source: kubernetes/kubernetes plugin/pkg/admission/defaulttolerationseconds.
+fn tolerate_for_a_while(defaults: &DefaultTolerations, pod: &mut Value) {
+    for (key, secs) in [
+        ("node.kubernetes.io/not-ready", defaults.not_ready_secs),
+        ("node.kubernetes.io/unreachable", defaults.unreachable_secs),
+    ] {
+        let says = items(&pod["spec"]["tolerations"]).iter().any(|toleration| {
+            let own = text_at(toleration, &["key"]);
+            let effect = text_at(toleration, &["effect"]);
+            (own.is_empty() || own == key) && matches!(effect, "" | "NoExecute")
+        });
+        if says {
+            continue;
+        }
+        let toleration = json!({
+            "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": secs,
+        });
+        match pod["spec"]["tolerations"].as_array_mut() {
+            Some(tolerations) => tolerations.push(toleration),
+            None => pod["spec"]["tolerations"] = json!([toleration]),
+        }
+    }
+}
 
 /// Why nothing schedules the Pod.
 fn gated(now: Timestamp) -> Value {
@@ -400,6 +426,51 @@ mod tests {
             ("nginx@sha256:00", "IfNotPresent"),
         ] {
             assert_eq!(pull_policy(image), wanted, "{image}");
+        }
+    }
+
+    #[test]
+    fn a_pod_tolerates_an_unfit_node_for_a_while_unless_it_says_otherwise() {
+        let defaults = DefaultTolerations {
+            not_ready_secs: 30,
+            unreachable_secs: 60,
+        };
+        let own =
+            |key: &str, effect: &str| json!({"key": key, "operator": "Exists", "effect": effect});
+        let (not_ready, unreachable) = (
+            ("node.kubernetes.io/not-ready", Some(30)),
+            ("node.kubernetes.io/unreachable", Some(60)),
+        );
+        for (before, wanted) in [
+            (Value::Null, vec![not_ready, unreachable]),
+            (
+                json!([own("k", "")]),
+                vec![("k", None), not_ready, unreachable],
+            ),
+            (
+                json!([own(not_ready.0, "")]),
+                vec![(not_ready.0, None), unreachable],
+            ),
+            (
+                json!([own(unreachable.0, "NoSchedule")]),
+                vec![(unreachable.0, None), not_ready, unreachable],
+            ),
+            (json!([own("", "")]), vec![("", None)]),
+            (
+                json!([own("", "NoSchedule")]),
+                vec![("", None), not_ready, unreachable],
+            ),
+        ] {
+            let mut pod = json!({"spec": {"tolerations": before}});
+            tolerate_for_a_while(&defaults, &mut pod);
+            let once = pod.clone();
+            tolerate_for_a_while(&defaults, &mut pod);
+            assert_eq!(pod, once, "a second time changes nothing");
+            let got: Vec<_> = items(&pod["spec"]["tolerations"])
+                .iter()
+                .map(|t| (text_at(t, &["key"]), t["tolerationSeconds"].as_i64()))
+                .collect();
+            assert_eq!(got, wanted);
         }
     }
 
