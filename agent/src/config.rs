@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::PathBuf,
 };
 
@@ -29,11 +29,16 @@ pub struct Options {
     pub cgroup_parent: String,
     /// `--dns-upstream`: who answers names outside the cluster; none means that they do not resolve.
     pub dns_upstreams: Vec<IpAddr>,
+    /// `--healthz-bind-address`: where the node answers `/healthz` and `/livez`.
+    pub healthz_bind: Option<SocketAddr>,
     /// `--label KEY=VALUE`: labels of the Node object.
     pub labels: Vec<String>,
     /// The minik binary, which shims and the built-in image are made of.
     pub executable: PathBuf,
 }
+
+/// The reference proxy's address.
+const HEALTHZ: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10256);
 
 /// Checked options.
 #[derive(Clone, Debug)]
@@ -47,6 +52,7 @@ pub struct Config {
     pub(crate) log_dir: PathBuf,
     pub(crate) cgroup_parent: String,
     pub(crate) dns_upstreams: Vec<SocketAddr>,
+    pub(crate) healthz_bind: SocketAddr,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) executable: PathBuf,
 }
@@ -131,6 +137,7 @@ impl Options {
                 .iter()
                 .map(|ip| SocketAddr::new(*ip, 53))
                 .collect(),
+            healthz_bind: self.healthz_bind.unwrap_or(HEALTHZ),
             labels: labels(&self.labels)?,
             executable: self.executable,
         })

@@ -12,11 +12,13 @@
 //! them), rules outlive it (the kernel holds them), and everything else is read from the API server again.
 //!
 //! Reading order: [`client`], [`join`], `reflector` (pure: `step`), `view`, `translate` (pure: Kubernetes words in, network and
-//! DNS words out), `reconcile` (the loop), [`network`], `pods`, `node`, `neighbours`, `run` (the order in which everything starts).
+//! DNS words out), `reconcile` (the loop), [`network`], `pods`, `node`, `neighbours`, `health` (what load
+//! balancers ask), `run` (the order in which everything starts).
 
 mod backoff;
 pub mod client;
 mod config;
+mod health;
 pub mod join;
 mod neighbours;
 pub mod network;

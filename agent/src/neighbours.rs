@@ -6,20 +6,35 @@ use api::core::Node;
 use ipnet::IpNet;
 use tokio::{sync::mpsc, time::timeout};
 
-use crate::{backoff::Backoff, pods, reflector::Delta};
+use crate::{backoff::Backoff, health::Health, pods, reflector::Delta};
 
 /// How often routes are written anew although no node changed.
 const ROUTES_EVERY: Duration = Duration::from_secs(30);
+
+/// The cluster autoscaler's mark on a node that it is about to delete.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+
+/// Whether load balancers may send to a node: not once it is about to go.
+fn is_eligible(node: &Node) -> bool {
+    let marked = node
+        .spec
+        .taints
+        .iter()
+        .any(|taint| &*taint.key == TO_BE_DELETED);
+    !marked && node.metadata.deletion_timestamp.is_none()
+}
 
 /// The other nodes and their Pod ranges.
 pub(crate) struct Neighbours {
     own_name: String,
     known: BTreeMap<Box<str>, Node>,
+    health: Health,
 }
 
 impl Neighbours {
-    pub(crate) fn new(own_name: &str) -> Self {
+    pub(crate) fn new(own_name: &str, health: Health) -> Self {
         Self {
+            health,
             own_name: own_name.to_owned(),
             known: BTreeMap::new(),
         }
@@ -60,6 +75,8 @@ impl Neighbours {
                 Delta::Progress(_) => {}
             }
         }
+        let own = self.known.get(self.own_name.as_str());
+        self.health.set_node_eligible(own.is_some_and(is_eligible));
     }
 
     /// Pod range -> node address of every other node.

@@ -12,7 +12,7 @@ use api::core::Node;
 use dataplane::{
     Dataplane, DataplaneError, Verified,
     kernel::{KernelError, Netlink, Ownership},
-    model::{self, Change, Desired, Frontend},
+    model::{self, Change, Desired, Family, Frontend},
 };
 use dns::Zone;
 use http::Method;
@@ -28,6 +28,7 @@ use crate::{
     Config,
     backoff::Backoff,
     client::{Client, ClientError, Path},
+    health::Health,
     join::{self, ClusterConfig, JoinError},
     neighbours::Neighbours,
     network::{Network, NetworkConfig, NetworkError},
@@ -125,7 +126,14 @@ async fn agent(config: Config) -> Result<(), AgentError> {
         ),
         namespaces: follow(&mut tasks, &client, Path::core("namespaces")),
     };
-    let mut neighbours = Neighbours::new(&config.node_name);
+    let health = Health::new(families(&cluster));
+    tasks.spawn(health.clone().serve_node(config.healthz_bind));
+    tasks.spawn(
+        health
+            .clone()
+            .serve_services(client.clone(), config.node_name.clone()),
+    );
+    let mut neighbours = Neighbours::new(&config.node_name, health.clone());
     let own = neighbours.wait_for_own_range(&mut nodes).await;
     let (pod_cidr, topology_zone) = own.ok_or(AgentError::NoNodes)?;
 
@@ -152,6 +160,7 @@ async fn agent(config: Config) -> Result<(), AgentError> {
         zone,
         local_pods_reader,
         rules,
+        health,
     )
     .map_err(AgentError::Thread)?;
     let context = Arc::new(pods::Context::new(pods::Setup {
@@ -271,6 +280,12 @@ fn open_runtime(config: &Config) -> Result<Runtime, runtime::RuntimeError> {
         exe: config.executable.clone(),
         built_in: config.executable.clone(),
     })
+}
+
+/// The families of the cluster's Services.
+fn families(cluster: &ClusterConfig) -> BTreeSet<Family> {
+    let networks = cluster.service_cidrs.iter();
+    networks.map(|net| Family::of(net.addr())).collect()
 }
 
 /// What the rules hold besides Services.

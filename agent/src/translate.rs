@@ -5,6 +5,7 @@
 //! (terminating endpoints), KEP-2086 (internalTrafficPolicy) and the zone and node hints of KEP-3015.
 
 mod endpoints;
+mod health;
 mod records;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use ipnet::IpNet;
 
 use crate::objects::{EndpointSlice, Protocol, Service, ServicePort, ServiceType};
 use endpoints::PortEndpoints;
+pub(crate) use health::health_check;
 pub(crate) use records::records;
 
 /// The node that translates: decides what is local.

@@ -75,6 +75,7 @@ pub(crate) struct ServiceSpec {
     pub(crate) external_name: Option<Box<str>>,
     pub(crate) internal_traffic_policy: Option<TrafficPolicy>,
     pub(crate) external_traffic_policy: Option<TrafficPolicy>,
+    pub(crate) health_check_node_port: u16,
     #[serde(deserialize_with = "null_as_default")]
     pub(crate) load_balancer_source_ranges: Vec<Box<str>>,
     pub(crate) session_affinity: Option<Box<str>>,

@@ -25,6 +25,7 @@ use tokio::{
 
 use crate::{
     backoff::Backoff,
+    health::{Health, HealthCheck},
     objects::{EndpointSlice, Key, Service},
     reflector::Delta,
     translate::{self, Here},
@@ -62,6 +63,7 @@ pub(crate) struct Reconciler {
     view: SharedView,
     zone: Zone,
     rules: Programmer,
+    health: Health,
     claims: Claims,
     /// The addresses of the Pods on this node, and those the rules have.
     local_pods: watch::Receiver<BTreeSet<IpAddr>>,
@@ -84,6 +86,7 @@ impl Reconciler {
         zone: Zone,
         local_pods: watch::Receiver<BTreeSet<IpAddr>>,
         rules: R,
+        health: Health,
     ) -> std::io::Result<(Self, watch::Receiver<Option<Position>>)> {
         let (applied, reader) = watch::channel(None);
         let reconciler = Self {
@@ -92,6 +95,7 @@ impl Reconciler {
             view,
             zone,
             rules: Programmer::start(rules)?,
+            health,
             claims: Claims::default(),
             local_pods,
             applied_pods: BTreeSet::new(),
@@ -133,6 +137,7 @@ impl Reconciler {
             Ok(()) = self.local_pods.changed() => {}
             else => return false,
         }
+        self.health.queued();
         true
     }
 
@@ -174,6 +179,7 @@ impl Reconciler {
         match done {
             Ok(()) => {
                 self.backoff.reset();
+                self.health.updated();
                 if services > 0 {
                     let elapsed_ms = started.elapsed().as_secs_f64() * 1000.0;
                     tracing::debug!(services, elapsed_ms, "rules and names follow");
@@ -196,13 +202,14 @@ impl Reconciler {
     /// The difference only: its cost does not depend on how many Services there are.
     async fn update(&mut self) -> Result<(), RulesError> {
         let local_pods = self.changed_pods();
-        let (put, names, remove) = {
+        let (put, names, remove, checks) = {
             let view = lock(&self.view);
             let (mut put, remove) = self.claims.update(&self.pending.services, |key| {
                 frontends(&view, key, &self.here)
             });
             put.local_pods = local_pods;
-            (put, names(&view, &self.pending), remove)
+            let checks = checks(&view, self.pending.services.iter(), &self.here);
+            (put, names(&view, &self.pending), remove, checks)
         };
         // From here until the end the rules are neither the old nor the new ones.
         self.known = false;
@@ -213,13 +220,14 @@ impl Reconciler {
         if remove != Change::default() {
             self.rules.run(Step::Update(remove)).await?;
         }
+        self.health.apply(checks);
         self.settle();
         Ok(())
     }
 
     /// Everything: at the start and after a failure.
     async fn replace(&mut self) -> Result<(), RulesError> {
-        let (desired, names) = {
+        let (desired, names, checks) = {
             let view = lock(&self.view);
             let all: HashSet<Key> = view.service_keys().cloned().collect();
             self.claims = Claims::default();
@@ -233,12 +241,14 @@ impl Reconciler {
                 .filter_map(|(frontend, fate)| Some((frontend, fate?)))
                 .collect();
             desired.local_pods.clone_from(&self.local_pods.borrow());
-            (desired, names(&view, &self.pending))
+            let checks = checks(&view, view.service_keys(), &self.here);
+            (desired, names(&view, &self.pending), checks)
         };
         let pods = desired.local_pods.clone();
         self.rules.run(Step::Replace(desired)).await?;
         self.zone.apply(names);
         self.zone.set_synced(true);
+        self.health.replace(checks);
         self.applied_pods = pods;
         self.settle();
         Ok(())
@@ -267,6 +277,20 @@ fn frontends(view: &View, key: &Key, here: &Here) -> BTreeMap<Frontend, Fate> {
     };
     let slices: Vec<_> = view.slices(key).collect();
     translate::frontends(service, &slices, here)
+}
+
+/// The health checks of Services.
+fn checks<'a>(
+    view: &View,
+    services: impl Iterator<Item = &'a Key>,
+    here: &Here,
+) -> Vec<(Key, Option<HealthCheck>)> {
+    let check = |key: &Key| {
+        let service = view.service(key)?;
+        let slices: Vec<_> = view.slices(key).collect();
+        translate::health_check(service, &slices, here)
+    };
+    services.map(|key| (key.clone(), check(key))).collect()
 }
 
 /// What dirty namespaces and Services mean to the zone.

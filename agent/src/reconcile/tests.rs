@@ -82,6 +82,7 @@ fn bench() -> Bench {
         zone,
         local_pods,
         rules.clone(),
+        Health::new([]),
     )
     .expect("thread");
     Bench {
@@ -211,4 +212,30 @@ async fn a_failed_batch_is_followed_by_a_whole_replacement_that_loses_nothing() 
         bench.applied.borrow().map(Position::both),
         Some(Revision(1000))
     );
+}
+
+#[tokio::test]
+async fn the_health_check_of_a_service_comes_and_goes_with_its_rules() {
+    let mut bench = bench();
+    let mut balanced = service("a", "10.96.0.1", 3);
+    balanced.spec.kind = crate::objects::ServiceType::LoadBalancer;
+    balanced.spec.external_traffic_policy = Some(crate::objects::TrafficPolicy::Local);
+    balanced.spec.health_check_node_port = 32_000;
+    let key = balanced.key();
+    bench.sync(vec![balanced.clone(), service("b", "10.96.0.2", 4)]);
+    let ports = |bench: &Bench| -> Vec<u16> {
+        let checks = bench.reconciler.health.checks();
+        checks.values().map(|check| check.port.get()).collect()
+    };
+    assert!(ports(&bench).is_empty(), "not before the rules");
+    bench.reconciler.reconcile().await;
+    assert_eq!(ports(&bench), [32_000]);
+    balanced.spec.health_check_node_port = 32_001;
+    bench.change(vec![Delta::Put(balanced)]);
+    bench.reconciler.reconcile().await;
+    assert_eq!(ports(&bench), [32_001]);
+    let revision = Revision(2000);
+    bench.change(vec![Delta::Remove { key, revision }]);
+    bench.reconciler.reconcile().await;
+    assert!(ports(&bench).is_empty());
 }

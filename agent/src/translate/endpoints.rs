@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
+    net::IpAddr,
     num::NonZeroU16,
     sync::Arc,
 };
@@ -133,6 +134,13 @@ impl<'a> PortEndpoints<'a> {
             cluster: cluster.into(),
             local: local.into(),
         }
+    }
+
+    /// The addresses of the ready endpoints on this node.
+    pub(super) fn local_ready(&self, family: Family) -> impl Iterator<Item = IpAddr> + use<> {
+        let ready = self.select(family, |endpoint| endpoint.is_ready());
+        let local = self.local(&ready).into_iter();
+        local.map(|endpoint| endpoint.addr)
     }
 
     fn select(&self, family: Family, wanted: impl Fn(&Endpoint) -> bool) -> Vec<model::Endpoint> {

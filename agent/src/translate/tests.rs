@@ -227,6 +227,46 @@ fn a_service_of_another_proxy_has_names_but_no_frontends() {
 }
 
 #[test]
+fn a_health_check_counts_the_addresses_of_ready_endpoints_here() {
+    let spec = |fields: Value| {
+        let mut whole = json!({
+            "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 32000,
+            "clusterIPs": ["10.96.0.7", "fd00:96::7"],
+            "ports": [{"name": "web", "port": 80}, {"name": "tls", "port": 443}],
+        });
+        let fields = fields.as_object().expect("object").clone();
+        whole.as_object_mut().expect("object").extend(fields);
+        service(whole)
+    };
+    let mut slice = slice(&[
+        "10.244.1.2@n1 ready",
+        "10.244.1.3@n1 ready",
+        "10.244.1.4@n1 serving",
+        "10.244.1.5@n1 unready",
+        "10.244.2.2@n2 ready",
+        "fd00:244::2@n1 ready",
+    ]);
+    slice.ports = serde_json::from_value(json!([
+        {"name": "web", "port": 8080}, {"name": "tls", "port": 8443},
+    ]))
+    .expect("ports");
+    let check = health_check(&spec(json!({})), &[&slice], &here()).expect("a health check");
+    assert_eq!(check.port.get(), 32000);
+    assert_eq!(
+        check.local_endpoints,
+        BTreeMap::from([(Family::V4, 2), (Family::V6, 1)])
+    );
+    for without in [
+        json!({"type": "NodePort"}),
+        json!({"externalTrafficPolicy": "Cluster"}),
+        json!({"healthCheckNodePort": 0}),
+    ] {
+        let got = health_check(&spec(without.clone()), &[&slice], &here());
+        assert_eq!(got, None, "{without}");
+    }
+}
+
+#[test]
 fn ports_are_matched_by_name_and_protocol() {
     let service = service(json!({"ports": [
         {"name": "web", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"},
