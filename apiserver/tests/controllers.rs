@@ -371,3 +371,78 @@ async fn pods_leave_a_lost_node_when_their_toleration_is_over_and_stay_on_one_th
     let (_, pod) = api.get(&format!("{PODS}/long")).await;
     assert!(pod["metadata"]["deletionTimestamp"].is_null(), "{pod}");
 }
+
+#[tokio::test]
+async fn a_namespace_goes_with_its_content_and_says_what_it_waits_for() {
+    let (api, _running) = cluster().await;
+    api.made("/api/v1/namespaces", json!({"metadata": {"name": "x"}}))
+        .await;
+    let path = "/api/v1/namespaces/x";
+    let mut on_n1 = pod("p");
+    on_n1["spec"]["nodeName"] = "n1".into();
+    api.made(&format!("{path}/pods"), on_n1).await;
+    let held = json!({"metadata": {"name": "held", "finalizers": ["example.com/held"]}});
+    api.made(&format!("{path}/configmaps"), held).await;
+    assert_eq!(api.delete(path).await.0, 200);
+
+    let remaining = |namespace: &Value, what: &str| {
+        let remaining = condition(namespace, "NamespaceContentRemaining");
+        remaining["status"] == "True" && remaining["message"].as_str().unwrap().ends_with(what)
+    };
+    eventually(&api, path, "the Pod", |namespace| {
+        remaining(namespace, ": pods. has 1 resource instances")
+    })
+    .await;
+    let (_, map) = api.get(&format!("{path}/configmaps/held")).await;
+    assert!(
+        map["metadata"]["deletionTimestamp"].is_null(),
+        "what Pods may need stays until they are gone"
+    );
+    // Stopped, as its agent would say it.
+    api.delete(&format!("{path}/pods/p?gracePeriodSeconds=0"))
+        .await;
+    let namespace = eventually(&api, path, "the ConfigMap", |namespace| {
+        remaining(namespace, ": configmaps. has 1 resource instances")
+    })
+    .await;
+    let finalizers = condition(&namespace, "NamespaceFinalizersRemaining");
+    assert_eq!(
+        (&finalizers["status"], &finalizers["message"]),
+        (
+            &json!("True"),
+            &json!("Some finalizers are remaining: example.com/held in 1 resource instances")
+        )
+    );
+    let failure = condition(&namespace, "NamespaceDeletionContentFailure");
+    assert_eq!(failure["status"], "False");
+    let released = json!({"metadata": {"finalizers": null}});
+    api.merge(&format!("{path}/configmaps/held"), released)
+        .await;
+    eventually(&api, path, "the namespace goes", |namespace| {
+        namespace["code"] == 404
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_namespace_with_a_finalizer_of_its_own_waits_for_that_alone() {
+    let (api, _running) = cluster().await;
+    let held = json!({"metadata": {"name": "x", "finalizers": ["example.com/held"]}});
+    api.made("/api/v1/namespaces", held).await;
+    let path = "/api/v1/namespaces/x";
+    assert_eq!(api.delete(path).await.0, 200);
+    let namespace = eventually(&api, path, "the content goes", |namespace| {
+        namespace["spec"]["finalizers"]
+            .as_array()
+            .is_none_or(Vec::is_empty)
+    })
+    .await;
+    let remaining = condition(&namespace, "NamespaceContentRemaining");
+    assert_eq!(remaining["reason"], "ContentRemoved");
+    api.merge(path, json!({"metadata": {"finalizers": null}}))
+        .await;
+    eventually(&api, path, "the namespace goes", |namespace| {
+        namespace["code"] == 404
+    })
+    .await;
+}

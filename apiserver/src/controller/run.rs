@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::{
-    Cluster, bootstrap, endpoint_slice, endpoints, join_token, mirroring, namespace,
+    Cluster, bootstrap, endpoint_slice, endpoints, join_token, mirroring,
+    namespace::Endings,
     node::{self, Evictions, Heartbeats},
     scheduler, service_account,
     watch::{self, Seen},
@@ -70,6 +71,7 @@ struct Controllers {
     world: World,
     heartbeats: Heartbeats,
     evictions: Evictions,
+    endings: Endings,
     /// What failed, to be looked at again at this time.
     later: Option<(Instant, Dirty)>,
     next_token: Option<Timestamp>,
@@ -85,6 +87,7 @@ impl Controllers {
             world: World::default(),
             heartbeats: Heartbeats::default(),
             evictions: Evictions::default(),
+            endings: Endings::default(),
             later: None,
             next_token: None,
             swept: false,
@@ -180,10 +183,14 @@ impl Controllers {
             actions.extend(node::plan_fallen(world, name));
         }
         for name in &dirty.namespaces {
-            if let Some(namespace) = world.namespaces.get(&(Box::default(), name.clone()))
-                && namespace.metadata.deletion_timestamp.is_none()
-            {
-                actions.extend(service_account::plan(world, &self.cluster, namespace));
+            match world.namespaces.get(&(Box::default(), name.clone())) {
+                Some(namespace) if namespace.metadata.deletion_timestamp.is_some() => {
+                    self.endings.watch_over(&self.registry, namespace);
+                }
+                Some(namespace) => {
+                    actions.extend(service_account::plan(world, &self.cluster, namespace));
+                }
+                None => {}
             }
         }
         actions.extend(scheduler::plan(world, dirty.unscheduled.iter().cloned()));
@@ -229,43 +236,9 @@ impl Controllers {
             }
         }
         self.world.dirty.edited = edited;
-        let terminating = self.empty_namespaces(&dirty).await;
         if failed {
             self.again(RETRY, dirty);
-        } else if !terminating.is_empty() {
-            let namespaces = terminating.into_iter().collect();
-            self.again(
-                namespace::LOOK_AGAIN,
-                Dirty {
-                    namespaces,
-                    ..Dirty::default()
-                },
-            );
         }
-    }
-
-    /// The terminating namespaces that still hold something.
-    async fn empty_namespaces(&mut self, dirty: &Dirty) -> Vec<Box<str>> {
-        let mut left = Vec::new();
-        for name in &dirty.namespaces {
-            let namespace = self.world.namespaces.get(&(Box::default(), name.clone()));
-            if namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_none()) {
-                continue;
-            }
-            match namespace::empty(&self.registry, name).await {
-                Ok((released, done)) => {
-                    done.iter().for_each(|done| absorb(&mut self.world, done));
-                    if !released {
-                        left.push(name.clone());
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, namespace = %name, "a namespace cannot be emptied yet");
-                    left.push(name.clone());
-                }
-            }
-        }
-        left
     }
 
     /// What others wrote into our objects is set right a little later.

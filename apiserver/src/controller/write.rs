@@ -23,8 +23,6 @@ pub(super) enum Action {
     Merge(&'static Kind, Key, Part, Box<Value>),
     /// Deletes an object, on the condition that it has this uid. One that is gone is fine.
     Delete(&'static Kind, Key, Box<str>),
-    /// Empties `spec.finalizers` of a Namespace.
-    Finalize(Box<str>),
     /// Deletes the Pod of this uid from a node it may not stay on, and tells so.
     Evict {
         /// The Pod.
@@ -126,19 +124,6 @@ pub(super) async fn execute(registry: &Registry, action: Action) -> Result<Done,
             }
             tell(registry, &pod, *event).await;
             delete(registry, &PODS, &pod, uid).await
-        }
-        Action::Finalize(name) => {
-            let change = |value: &mut Value| {
-                value["spec"]["finalizers"] = Value::Array(Vec::new());
-                Ok(())
-            };
-            match registry
-                .modify(&NAMESPACES, None, &name, Part::Finalize, &options, change)
-                .await
-            {
-                Err(error) if error.is_not_found() => Ok(Done::Nothing),
-                other => other.map(|object| Done::Gone(&NAMESPACES, object)),
-            }
         }
         Action::Bind {
             pod: (namespace, name),

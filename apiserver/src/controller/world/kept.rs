@@ -96,14 +96,6 @@ fn pod(world: &mut World, before: Option<&Pod>, after: Option<&Pod>) {
             world.dirty.nodes.insert(name);
         }
     }
-    for pod in [before, after].into_iter().flatten() {
-        if pod.metadata.deletion_timestamp.is_some() {
-            world
-                .dirty
-                .namespaces
-                .insert(pod.metadata.namespace.clone());
-        }
-    }
 }
 
 fn slice(world: &mut World, before: Option<&EndpointSlice>, after: Option<&EndpointSlice>) {
