@@ -53,6 +53,16 @@ fn unsupported_security(pod: &Pod, container: &Container) -> Option<&'static str
     if security.privileged == Some(true) {
         return Some("privileged containers are not supported yet");
     }
+    let profile = security.seccomp_profile.or(of_pod.seccomp_profile);
+    if profile.is_some_and(|profile| &*profile.r#type != "Unconfined") {
+        return Some("seccompProfile is not supported yet, but for Unconfined");
+    }
+    if security
+        .proc_mount
+        .is_some_and(|mount| &*mount != "Default")
+    {
+        return Some("procMount is not supported yet, but for Default");
+    }
     if capabilities(container).is_none() {
         return Some("securityContext.capabilities names a capability that Linux does not have");
     }
@@ -256,6 +266,26 @@ mod tests {
             (json!({}), json!({}), None),
             (json!({"hostPID": true}), json!({}), Some("hostPID")),
             (json!({"hostIPC": true}), json!({}), Some("hostIPC")),
+            (
+                json!({"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}}),
+                json!({}),
+                Some("seccompProfile"),
+            ),
+            (
+                json!({"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}}}),
+                json!({"seccompProfile": {"type": "Unconfined"}}),
+                None,
+            ),
+            (
+                json!({}),
+                json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "a.json"}}),
+                Some("seccompProfile"),
+            ),
+            (
+                json!({}),
+                json!({"procMount": "Unmasked"}),
+                Some("procMount"),
+            ),
             (
                 json!({"shareProcessNamespace": true}),
                 json!({}),

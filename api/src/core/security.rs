@@ -11,6 +11,7 @@ wire! {
         supplemental_groups: Vec<i64>,
         fs_group: Option<i64>,
         sysctls: Vec<Sysctl>,
+        seccomp_profile: Option<SeccompProfile>,
     }
 
     /// A kernel parameter of the Pod's namespaces.
@@ -30,6 +31,16 @@ wire! {
         run_as_non_root: Option<bool>,
         read_only_root_filesystem: Option<bool>,
         allow_privilege_escalation: Option<bool>,
+        seccomp_profile: Option<SeccompProfile>,
+        proc_mount: Option<Box<str>>,
+    }
+
+    /// Which system calls a container may make.
+    pub struct SeccompProfile {
+        [always] {
+            r#type: Box<str>,
+        }
+        localhost_profile: Option<Box<str>>,
     }
 
     /// Capabilities by name, without `CAP_`; `ALL` stands for every one.

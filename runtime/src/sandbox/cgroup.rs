@@ -20,6 +20,8 @@ const CONTROLLERS: [&str; 3] = ["pids", "memory", "cpu"];
 /// The kernel lets go of an emptied group a moment after its last process ended.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(2);
+/// The limits of swap, v2's and v1's.
+const SWAP_FILES: [&str; 2] = ["memory.swap.max", "memory.memsw.limit_in_bytes"];
 /// Descriptors taken at once to kill processes.
 const PIDFDS: usize = 64;
 const CPU_PERIOD_US: u64 = 100_000;
@@ -75,6 +77,10 @@ impl Cgroup {
             fs::create_dir_all(&place.dir).explain("create cgroup", place.dir.display())?;
             for (file, value) in settings(place.controller, limits) {
                 let path = place.dir.join(file);
+                // A kernel that does not count swap has no such file.
+                if SWAP_FILES.contains(&file) && !path.exists() {
+                    continue;
+                }
                 fs::write(&path, &value)
                     .explain("set", format!("{} to {value}", path.display()))?;
             }
@@ -227,6 +233,12 @@ fn settings(controller: Option<&str>, limits: &Limits) -> Vec<(&'static str, Str
             },
             bytes.to_string(),
         ));
+        // Without this a container takes as much again from swap. v1 counts memory and swap together, v2 apart.
+        files.push(if v2 {
+            (SWAP_FILES[0], "0".to_owned())
+        } else {
+            (SWAP_FILES[1], bytes.to_string())
+        });
     }
     if let Some(millis) = limits.cpu_millis.filter(|_| wants("cpu")) {
         let quota = (millis * CPU_PERIOD_US / 1000).max(1000);
@@ -293,6 +305,7 @@ mod tests {
         let v2 = [
             ("pids.max", "10"),
             ("memory.max", "1048576"),
+            ("memory.swap.max", "0"),
             ("cpu.max", "50000 100000"),
         ];
         assert_eq!(
@@ -301,7 +314,10 @@ mod tests {
         );
         assert_eq!(
             settings(Some("memory"), &limits),
-            [("memory.limit_in_bytes", "1048576".to_owned())]
+            [
+                ("memory.limit_in_bytes", "1048576".to_owned()),
+                ("memory.memsw.limit_in_bytes", "1048576".to_owned())
+            ]
         );
         assert_eq!(settings(Some("pids"), &Limits::default()), []);
     }
