@@ -16,6 +16,8 @@
 //! balancers ask), `run` (the order in which everything starts).
 
 mod backoff;
+#[doc(hidden)]
+pub mod bench;
 pub mod client;
 mod config;
 mod health;
