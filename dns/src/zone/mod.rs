@@ -116,9 +116,9 @@ pub struct Snapshot {
     fixed: Arc<Fixed>,
     synced: bool,
     serial: u32,
-    namespaces: HashTrieMapSync<Box<str>, Namespace>,
-    /// Which services an address belongs to.
-    addresses: HashTrieMapSync<IpAddr, Arc<BTreeSet<ServiceKey>>>,
+    namespaces: HashTrieMapSync<Arc<str>, Namespace>,
+    /// Which services an address belongs to, sorted; nearly always one.
+    addresses: HashTrieMapSync<IpAddr, Arc<[ServiceKey]>>,
 }
 
 /// The configuration, with its names parsed.
@@ -136,15 +136,15 @@ struct Fixed {
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct ServiceKey {
-    namespace: Box<str>,
-    name: Box<str>,
+    namespace: Arc<str>,
+    name: Arc<str>,
 }
 
 /// A namespace exists when it was declared or holds a service: order within a batch does not matter.
 #[derive(Clone, Debug, Default)]
 struct Namespace {
     declared: bool,
-    services: HashTrieMapSync<Box<str>, Arc<Entry>>,
+    services: HashTrieMapSync<Arc<str>, Arc<Entry>>,
 }
 
 /// One service, with the names below it worked out.
@@ -174,7 +174,7 @@ enum Kind {
 #[derive(Debug)]
 struct NamedHost {
     /// The leftmost label, lower case.
-    hostname: Box<str>,
+    hostname: Arc<str>,
     /// `<hostname>.<service>.<namespace>.svc.<domain>`.
     name: Name,
     addr: IpAddr,
@@ -231,7 +231,7 @@ impl Snapshot {
         }
     }
 
-    fn set_namespace(&mut self, name: Box<str>, namespace: Namespace) {
+    fn set_namespace(&mut self, name: Arc<str>, namespace: Namespace) {
         if namespace.declared || !namespace.services.is_empty() {
             self.namespaces.insert_mut(name, namespace);
         } else {
@@ -240,14 +240,10 @@ impl Snapshot {
     }
 
     fn set_service(&mut self, key: ServiceKey, entry: Option<Entry>) {
-        let mut namespace = self
+        let before = self
             .namespaces
             .get(&key.namespace)
-            .cloned()
-            .unwrap_or_default();
-        let before = namespace
-            .services
-            .get(&key.name)
+            .and_then(|namespace| namespace.services.get(&key.name))
             .map(|entry| entry.addrs())
             .unwrap_or_default();
         let after = entry.as_ref().map(Entry::addrs).unwrap_or_default();
@@ -257,24 +253,36 @@ impl Snapshot {
         after
             .difference(&before)
             .for_each(|addr| self.link(*addr, &key));
+        if !self.namespaces.contains_key(&key.namespace) {
+            self.namespaces
+                .insert_mut(Arc::clone(&key.namespace), Namespace::default());
+        }
+        // In place: a copy of the namespace would share the map of its services, and each change copy a part of that.
+        let namespace = self
+            .namespaces
+            .get_mut(&key.namespace)
+            .expect("it was made if it was missing");
         match entry {
             Some(entry) => namespace.services.insert_mut(key.name, Arc::new(entry)),
             None => {
                 namespace.services.remove_mut(&key.name);
             }
         }
-        self.set_namespace(key.namespace, namespace);
+        if !namespace.declared && namespace.services.is_empty() {
+            self.namespaces.remove_mut(&key.namespace);
+        }
     }
 
     fn link(&mut self, addr: IpAddr, key: &ServiceKey) {
-        let mut services = self.addresses.get(&addr).cloned().unwrap_or_default();
-        Arc::make_mut(&mut services).insert(key.clone());
-        self.addresses.insert_mut(addr, services);
+        let others = self.addresses.get(&addr).map(|services| services.iter());
+        let all: BTreeSet<_> = others.into_iter().flatten().chain([key]).cloned().collect();
+        self.addresses.insert_mut(addr, all.into_iter().collect());
     }
 
     fn unlink(&mut self, addr: IpAddr, key: &ServiceKey) {
-        let mut services = self.addresses.get(&addr).cloned().unwrap_or_default();
-        Arc::make_mut(&mut services).remove(key);
+        let services = self.addresses.get(&addr).map(|services| services.iter());
+        let others = services.into_iter().flatten().filter(|other| *other != key);
+        let services: Arc<[ServiceKey]> = others.cloned().collect();
         if services.is_empty() {
             self.addresses.remove_mut(&addr);
         } else {
@@ -338,13 +346,13 @@ impl NamedHost {
     }
 }
 
-fn lower(name: &str) -> Box<str> {
+fn lower(name: &str) -> Arc<str> {
     name.to_ascii_lowercase().into()
 }
 
 /// The hostname of an endpoint that has none: its address with `.` and `:` as `-`. A label may not end with a dash,
 /// so `fd00::` becomes `fd00--0`.
-fn dashed(addr: IpAddr) -> Box<str> {
+fn dashed(addr: IpAddr) -> Arc<str> {
     let mut label = addr.to_string().replace(['.', ':'], "-");
     if label.ends_with('-') {
         label.push('0');
