@@ -10,7 +10,7 @@
 //!
 //! A changed element is deleted and added by one operation: the kernel has no replacement in place.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use crate::{
     model::Family,
@@ -260,15 +260,29 @@ fn compare_elements(
     to: &BTreeMap<Key, Data>,
     difference: &mut TableDifference,
 ) {
-    for (key, old) in from {
-        let new = to.get(key);
-        if new != Some(old) {
-            difference.record(set.clone(), *key, Some(old.clone()), new.cloned());
-        }
+    for (key, old, new) in merge(from, to).filter(|(_, old, new)| old != new) {
+        difference.record(set.clone(), *key, old.cloned(), new.cloned());
     }
-    for (key, new) in to.iter().filter(|(key, _)| !from.contains_key(*key)) {
-        difference.record(set.clone(), *key, None, Some(new.clone()));
-    }
+}
+
+/// Every key of either map, in order, with what each map has for it.
+pub(crate) fn merge<'a>(
+    from: &'a BTreeMap<Key, Data>,
+    to: &'a BTreeMap<Key, Data>,
+) -> impl Iterator<Item = (&'a Key, Option<&'a Data>, Option<&'a Data>)> {
+    let (mut from, mut to) = (from.iter().peekable(), to.iter().peekable());
+    std::iter::from_fn(move || {
+        let order = match (from.peek(), to.peek()) {
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return None,
+        };
+        let old = if order.is_le() { from.next() } else { None };
+        let new = if order.is_ge() { to.next() } else { None };
+        let key = old.or(new).map(|(key, _)| key)?;
+        Some((key, old.map(|(_, data)| data), new.map(|(_, data)| data)))
+    })
 }
 
 #[derive(Default)]

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, io};
 pub use self::{
     fake::Fake,
     netlink::{Netlink, Ownership},
+    sys::release_free_memory,
 };
 use crate::{
     model::Family,

@@ -8,14 +8,17 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Data, Key, Ruleset, Table, Verdict, capacity_for,
+    Data, Key, Name, Ruleset, Table, Verdict, capacity_for,
     frontend::{Element, Known, elements, frontend_key, is_node_port},
     memory::Memories,
     pick::PickChain,
     sets,
     skeleton::{self, Networks},
 };
-use crate::model::{Desired, Family, Frontend};
+use crate::{
+    model::{Desired, Family, Frontend},
+    plan::merge,
+};
 
 /// Networks of one family, without those inside another.
 fn networks_of(family: Family, networks: &BTreeSet<IpNet>) -> Vec<IpNet> {
@@ -61,8 +64,17 @@ fn compile_table(
     };
     let mut table = skeleton::table(family, &networks);
     let mut elements_by_set: BTreeMap<&'static str, Vec<(Key, Data)>> = BTreeMap::new();
-    let mut add =
-        |(set, key, data): Element| elements_by_set.entry(set).or_default().push((key, data));
+    let mut names: BTreeSet<Name> = BTreeSet::new();
+    let mut add = |(set, key, mut data): Element| {
+        // One text for all elements that go to the same chain.
+        if let Data::Verdict(Verdict::Goto(name)) = &mut data {
+            match names.get(name) {
+                Some(shared) => Name::clone_from(name, shared),
+                None => _ = names.insert(name.clone()),
+            }
+        }
+        elements_by_set.entry(set).or_default().push((key, data));
+    };
 
     let mut scratch = Vec::new();
     for (frontend, fate) in desired
@@ -160,12 +172,7 @@ impl Table {
             let Some(old) = onto.and_then(|table| table.sets.get(name)) else {
                 continue;
             };
-            let union = old.elements.len()
-                + set
-                    .elements
-                    .keys()
-                    .filter(|key| !old.elements.contains_key(key))
-                    .count();
+            let union = merge(&old.elements, &set.elements).count();
             if u32::try_from(union).is_ok_and(|union| union <= old.capacity) {
                 set.capacity = old.capacity;
             }

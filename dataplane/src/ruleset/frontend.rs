@@ -181,6 +181,9 @@ fn goto(chain: &str) -> Data {
 
 /// Puts `wanted` into slots so that as few as possible change: who stays keeps its slot, the others fill the holes.
 fn assign_slots(current: &[Option<Endpoint>], wanted: BTreeSet<Endpoint>) -> Vec<Endpoint> {
+    if current.is_empty() {
+        return wanted.into_iter().collect();
+    }
     let (count, mut left) = (wanted.len(), wanted);
     let kept: Vec<Option<Endpoint>> = (0..count)
         .map(|slot| (*current.get(slot)?).filter(|endpoint| left.remove(endpoint)))
