@@ -70,7 +70,7 @@ impl Neighbours {
                     self.known.insert(node.metadata.name.clone(), node);
                 }
                 Delta::Remove { key, .. } => {
-                    self.known.remove(&key.name);
+                    self.known.remove(&*key.name);
                 }
                 Delta::Progress(_) => {}
             }

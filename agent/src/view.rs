@@ -1,6 +1,9 @@
 //! What the agent knows of the cluster's Services: indices over the watched objects, and what changed since the last look.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     objects::{Endpoint, EndpointSlice, Key, Object, Revision, Service, Uid},
@@ -11,11 +14,13 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct View {
     services: HashMap<Key, Service>,
-    /// By Service, then by the slice's name.
-    slices: HashMap<Key, BTreeMap<Box<str>, EndpointSlice>>,
+    /// By Service, ordered by the slice's name; most Services have one.
+    slices: HashMap<Key, Vec<EndpointSlice>>,
     /// The Service each slice belongs to, by the slice's key.
     slice_owners: HashMap<Key, Key>,
     namespaces: BTreeSet<Box<str>>,
+    /// Names that many objects share: of namespaces and nodes.
+    shared_names: HashSet<Arc<str>>,
     dirty: Dirty,
     positions: Positions,
 }
@@ -72,10 +77,7 @@ impl View {
 
     /// The slices of a Service, ordered by name.
     pub(crate) fn slices(&self, service: &Key) -> impl Iterator<Item = &EndpointSlice> {
-        self.slices
-            .get(service)
-            .into_iter()
-            .flat_map(BTreeMap::values)
+        self.slices.get(service).into_iter().flatten()
     }
 
     /// Whether traffic may still be sent to a Pod: whether a slice of its namespace says it is ready. Else the revision up
@@ -90,7 +92,7 @@ impl View {
             .slices
             .iter()
             .filter(|(service, _)| &*service.namespace == namespace);
-        for slice in in_namespace.flat_map(|(_, slices)| slices.values()) {
+        for slice in in_namespace.flat_map(|(_, slices)| slices) {
             for endpoint in slice.endpoints.iter().filter(is_pod) {
                 if endpoint.is_ready() && !endpoint.is_terminating() {
                     return None;
@@ -151,7 +153,8 @@ impl View {
         }
     }
 
-    fn put_service(&mut self, service: Service) {
+    fn put_service(&mut self, mut service: Service) {
+        share(&mut self.shared_names, &mut service.metadata.namespace);
         self.dirty.services.insert(service.key());
         self.services.insert(service.key(), service);
     }
@@ -169,6 +172,11 @@ impl View {
             self.services.remove(&key);
             self.dirty.services.insert(key);
         }
+        self.forget_unused_names();
+    }
+
+    fn forget_unused_names(&mut self) {
+        self.shared_names.retain(|name| Arc::strong_count(name) > 1);
     }
 
     pub(crate) fn apply_slices(&mut self, deltas: Vec<Delta<EndpointSlice>>) {
@@ -191,7 +199,15 @@ impl View {
         }
     }
 
-    fn put_slice(&mut self, slice: EndpointSlice) {
+    fn put_slice(&mut self, mut slice: EndpointSlice) {
+        share(&mut self.shared_names, &mut slice.metadata.namespace);
+        for node in slice
+            .endpoints
+            .iter_mut()
+            .filter_map(|endpoint| endpoint.node_name.as_mut())
+        {
+            share(&mut self.shared_names, node);
+        }
         let key = slice.key();
         let owner = slice.service();
         // A slice may change hands by its label: the old owner loses it.
@@ -201,10 +217,14 @@ impl View {
         let Some(owner) = owner else { return };
         self.dirty.services.insert(owner.clone());
         self.slice_owners.insert(key.clone(), owner.clone());
-        self.slices
-            .entry(owner)
-            .or_default()
-            .insert(key.name, slice);
+        let slices = self.slices.entry(owner).or_default();
+        match find(slices, &key.name) {
+            Ok(place) => slices[place] = slice,
+            Err(place) => {
+                slices.reserve_exact(1);
+                slices.insert(place, slice);
+            }
+        }
     }
 
     fn remove_slice(&mut self, key: &Key) {
@@ -212,7 +232,9 @@ impl View {
             return;
         };
         if let Some(slices) = self.slices.get_mut(&owner) {
-            slices.remove(&key.name);
+            if let Ok(place) = find(slices, &key.name) {
+                slices.remove(place);
+            }
             if slices.is_empty() {
                 self.slices.remove(&owner);
             }
@@ -232,10 +254,12 @@ impl View {
         for key in gone {
             self.remove_slice(&key);
         }
+        self.forget_unused_names();
     }
 
     fn slice(&self, key: &Key) -> Option<&EndpointSlice> {
-        self.slices.get(self.slice_owners.get(key)?)?.get(&key.name)
+        let slices = self.slices.get(self.slice_owners.get(key)?)?;
+        find(slices, &key.name).ok().map(|place| &slices[place])
     }
 
     pub(crate) fn apply_namespaces(&mut self, deltas: Vec<Delta<api::core::Namespace>>) {
@@ -258,13 +282,26 @@ impl View {
                     }
                 }
                 Delta::Remove { key, .. } => {
-                    if self.namespaces.remove(&key.name) {
-                        self.dirty.namespaces.insert(key.name);
+                    if self.namespaces.remove(&*key.name) {
+                        self.dirty.namespaces.insert((*key.name).into());
                     }
                 }
                 Delta::Progress(_) => {}
             }
         }
+    }
+}
+
+/// Where a slice is among those of its Service, or belongs.
+fn find(slices: &[EndpointSlice], name: &str) -> Result<usize, usize> {
+    slices.binary_search_by(|slice| (*slice.metadata.name).cmp(name))
+}
+
+/// Replaces a name by the one that others use already.
+fn share(names: &mut HashSet<Arc<str>>, name: &mut Arc<str>) {
+    match names.get(name) {
+        Some(shared) => Arc::clone_from(name, shared),
+        None => _ = names.insert(Arc::clone(name)),
     }
 }
 
@@ -341,6 +378,43 @@ mod tests {
             revision: Revision(8),
         }]);
         assert_eq!(dirty(&mut view), ["b"]);
+    }
+
+    #[test]
+    fn slices_of_a_service_are_ordered_by_name_and_replaced_in_place() {
+        let mut view = View::default();
+        view.apply_slices(replace(vec![slice("y", "a", 1), slice("x", "a", 2)], 5));
+        view.apply_slices(vec![
+            Delta::Put(slice("z", "a", 6)),
+            Delta::Put(slice("y", "a", 7)),
+        ]);
+        let owner = Key::new("default", "a");
+        let slices = |view: &View| -> Vec<(String, u64)> {
+            let slices = view.slices(&owner);
+            slices
+                .map(|slice| (slice.metadata.name.to_string(), slice.revision().0))
+                .collect()
+        };
+        let wanted = [("x".into(), 2), ("y".into(), 7), ("z".into(), 6)];
+        assert_eq!(slices(&view), wanted);
+        let fresh = vec![slice("z", "a", 6)];
+        view.apply_slices(replace(fresh, 9));
+        assert_eq!(slices(&view), wanted[2..]);
+    }
+
+    #[test]
+    fn names_are_kept_once_and_no_longer_than_they_are_used() {
+        let mut view = View::default();
+        let mut on_a_node = slice("x", "a", 1);
+        on_a_node.endpoints =
+            serde_json::from_str(r#"[{"nodeName": "n1"}, {"nodeName": "n1"}]"#).expect("endpoints");
+        view.apply_slices(replace(vec![on_a_node], 5));
+        let shared: Vec<&str> = view.shared_names.iter().map(|name| &**name).collect();
+        assert_eq!(shared.len(), 2, "{shared:?}");
+        let node = view.shared_names.get("n1").expect("the node's name");
+        assert_eq!(Arc::strong_count(node), 3, "two endpoints and the set");
+        view.apply_slices(replace(vec![], 9));
+        assert!(view.shared_names.is_empty());
     }
 
     #[test]

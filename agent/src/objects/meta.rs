@@ -1,7 +1,8 @@
 //! Names, revisions and labels.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{borrow::Cow, fmt, sync::Arc};
 
+use super::labels::Labels;
 use api::meta::Resource;
 use serde::{
     Deserialize, Deserializer,
@@ -33,11 +34,11 @@ impl<'de> Deserialize<'de> for Revision {
     }
 }
 
-/// Namespace and name; the namespace of a cluster-scoped object is empty.
+/// Namespace and name; the namespace of a cluster-scoped object is empty. Cloning shares both.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
-    pub(crate) namespace: Box<str>,
-    pub(crate) name: Box<str>,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
 }
 
 impl Key {
@@ -59,11 +60,11 @@ impl fmt::Display for Key {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Meta {
-    pub(crate) namespace: Box<str>,
-    pub(crate) name: Box<str>,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
     pub(crate) resource_version: Revision,
     #[serde(deserialize_with = "null_as_default")]
-    pub(crate) labels: BTreeMap<Box<str>, Box<str>>,
+    pub(crate) labels: Labels,
 }
 
 impl Meta {
@@ -75,7 +76,7 @@ impl Meta {
     }
 
     pub(crate) fn label(&self, name: &str) -> Option<&str> {
-        self.labels.get(name).map(|value| &**value)
+        self.labels.get(name)
     }
 }
 

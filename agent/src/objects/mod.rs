@@ -1,6 +1,7 @@
 //! The objects the agent holds for the whole cluster, parsed at the edge: Services and EndpointSlices with only the
 //! fields that decide a packet's or a name's fate. Everything else is `api`'s slim structs.
 
+mod labels;
 mod meta;
 mod service;
 

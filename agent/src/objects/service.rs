@@ -1,16 +1,15 @@
 //! Services and EndpointSlices. <https://kubernetes.io/docs/reference/kubernetes-api/service-resources/>
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::{Key, Meta, Object, Revision, meta::null_as_default};
-
-pub(crate) const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
-/// On the EndpointSlices of a headless Service: they are for DNS only.
-pub(crate) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
-pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+use super::{
+    Key, Meta, Object, Revision,
+    labels::{HEADLESS_LABEL, PROXY_NAME_LABEL, SERVICE_NAME_LABEL},
+    meta::null_as_default,
+};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -66,12 +65,12 @@ pub(crate) struct ServiceSpec {
     pub(crate) cluster_ip: Option<Box<str>>,
     #[serde(rename = "clusterIPs")]
     #[serde(deserialize_with = "null_as_default")]
-    pub(crate) cluster_ips: Vec<Box<str>>,
+    pub(crate) cluster_ips: Box<[Box<str>]>,
     #[serde(deserialize_with = "null_as_default")]
-    pub(crate) ports: Vec<ServicePort>,
+    pub(crate) ports: Box<[ServicePort]>,
     #[serde(rename = "externalIPs")]
     #[serde(deserialize_with = "null_as_default")]
-    pub(crate) external_ips: Vec<Box<str>>,
+    pub(crate) external_ips: Box<[Box<str>]>,
     pub(crate) external_name: Option<Box<str>>,
     pub(crate) internal_traffic_policy: Option<TrafficPolicy>,
     pub(crate) external_traffic_policy: Option<TrafficPolicy>,
@@ -209,7 +208,7 @@ pub(crate) struct EndpointSlice {
     #[serde(deserialize_with = "null_as_default")]
     pub(crate) endpoints: Box<[Endpoint]>,
     #[serde(deserialize_with = "null_as_default")]
-    pub(crate) ports: Vec<EndpointPort>,
+    pub(crate) ports: Box<[EndpointPort]>,
 }
 
 /// An endpoint, parsed: a large cluster has hundreds of thousands of them.
@@ -220,7 +219,8 @@ pub(crate) struct Endpoint {
     pub(crate) addr: Option<IpAddr>,
     conditions: EndpointConditions,
     pub(crate) hostname: Option<Box<str>>,
-    pub(crate) node_name: Option<Box<str>>,
+    /// Shared between the endpoints of the view.
+    pub(crate) node_name: Option<Arc<str>>,
     /// The Pod's uid, when a Pod with a UUID stands behind the endpoint.
     pub(crate) pod_uid: Option<Uid>,
     pub(crate) hints: Option<Box<EndpointHints>>,
@@ -233,24 +233,15 @@ pub(crate) struct Uid([u8; 16]);
 impl Uid {
     /// Reads the form with hyphens.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let digits: Vec<u8> = text
-            .chars()
-            .filter(|digit| *digit != '-')
-            .map(|digit| {
-                digit
-                    .to_digit(16)
-                    .and_then(|value| u8::try_from(value).ok())
-            })
-            .collect::<Option<_>>()?;
-        let bytes: Vec<u8> = digits
-            .chunks(2)
-            .map(|pair| pair[0] << 4 | pair[pair.len() - 1])
-            .collect();
-        bytes
-            .try_into()
-            .ok()
-            .map(Self)
-            .filter(|_| digits.len() == 32)
+        let mut bytes = [0; 16];
+        let mut digits = 0;
+        for digit in text.bytes().filter(|digit| *digit != b'-') {
+            let value = char::from(digit).to_digit(16)?;
+            let byte = bytes.get_mut(digits / 2)?;
+            *byte = *byte << 4 | u8::try_from(value).ok()?;
+            digits += 1;
+        }
+        (digits == 32).then_some(Self(bytes))
     }
 }
 
@@ -263,7 +254,7 @@ struct WireEndpoint {
     #[serde(deserialize_with = "null_as_default")]
     conditions: EndpointConditions,
     hostname: Option<Box<str>>,
-    node_name: Option<Box<str>>,
+    node_name: Option<Arc<str>>,
     target_ref: Option<TargetRef>,
     hints: Option<Box<EndpointHints>>,
 }

@@ -1,6 +1,6 @@
 //! Which Service owns which frontend, so that a change of one Service costs only its own frontends.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, hash_map::Entry};
 
 use dataplane::model::{Change, Fate, Frontend};
 
@@ -10,11 +10,38 @@ use crate::objects::Key;
 /// ClusterIP while its Service is made anew): the first to come has it until it goes.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    by_service: HashMap<Key, Vec<Frontend>>,
-    by_frontend: HashMap<Frontend, Vec<Key>>,
+    by_service: HashMap<Key, Box<[Frontend]>>,
+    by_frontend: HashMap<Frontend, Owners>,
+}
+
+/// The Services that claim a frontend: nearly always one.
+#[derive(Debug)]
+struct Owners {
+    first: Key,
+    /// In the order in which they came.
+    others: Vec<Key>,
 }
 
 impl Claims {
+    /// The claims of all Services from nothing, and what the frontends' first owners make of them.
+    pub(super) fn new<'a>(
+        services: impl Iterator<Item = &'a Key>,
+        translate: impl Fn(&Key) -> BTreeMap<Frontend, Fate>,
+    ) -> (Self, BTreeMap<Frontend, Fate>) {
+        let (mut claims, mut fates) = (Self::default(), Vec::new());
+        for key in services {
+            let mut frontends = Vec::new();
+            for (frontend, fate) in translate(key) {
+                frontends.push(frontend);
+                if claims.claim_one(frontend, key) {
+                    fates.push((frontend, fate));
+                }
+            }
+            claims.remember(key, frontends);
+        }
+        (claims, fates.into_iter().collect())
+    }
+
     /// Takes in the frontends that some Services want now (none, when they are gone) and says what that changes: first
     /// what comes or changes, then what goes.
     ///
@@ -35,11 +62,7 @@ impl Claims {
         }
         let (mut put, mut remove) = (Change::default(), Change::default());
         for frontend in touched {
-            match self
-                .by_frontend
-                .get(&frontend)
-                .and_then(|owners| owners.first())
-            {
+            match self.by_frontend.get(&frontend).map(|owners| &owners.first) {
                 None => {
                     remove.frontends.insert(frontend, None);
                 }
@@ -56,28 +79,58 @@ impl Claims {
     }
 
     fn release_missing(&mut self, key: &Key, wanted: &BTreeMap<Frontend, Fate>) -> Vec<Frontend> {
-        let mut released = self.by_service.remove(key).unwrap_or_default();
+        let mut released = self.by_service.remove(key).unwrap_or_default().into_vec();
         released.retain(|frontend| !wanted.contains_key(frontend));
         for frontend in &released {
-            if let Some(owners) = self.by_frontend.get_mut(frontend) {
-                owners.retain(|owner| owner != key);
-                if owners.is_empty() {
-                    self.by_frontend.remove(frontend);
-                }
-            }
+            self.release_one(*frontend, key);
         }
         released
     }
 
+    fn release_one(&mut self, frontend: Frontend, key: &Key) {
+        let Entry::Occupied(mut owners) = self.by_frontend.entry(frontend) else {
+            return;
+        };
+        let Owners { first, others } = owners.get_mut();
+        if first != key {
+            others.retain(|other| other != key);
+        } else if others.is_empty() {
+            owners.remove();
+        } else {
+            *first = others.remove(0);
+        }
+    }
+
     fn claim(&mut self, key: &Key, frontends: Vec<Frontend>) {
         for frontend in &frontends {
-            let owners = self.by_frontend.entry(*frontend).or_default();
-            if !owners.contains(key) {
-                owners.push(key.clone());
+            self.claim_one(*frontend, key);
+        }
+        self.remember(key, frontends);
+    }
+
+    /// Whether the frontend is this Service's.
+    fn claim_one(&mut self, frontend: Frontend, key: &Key) -> bool {
+        match self.by_frontend.entry(frontend) {
+            Entry::Vacant(entry) => {
+                entry.insert(Owners {
+                    first: key.clone(),
+                    others: Vec::new(),
+                });
+                true
+            }
+            Entry::Occupied(entry) => {
+                let Owners { first, others } = entry.into_mut();
+                if first != key && !others.contains(key) {
+                    others.push(key.clone());
+                }
+                first == key
             }
         }
+    }
+
+    fn remember(&mut self, key: &Key, frontends: Vec<Frontend>) {
         if !frontends.is_empty() {
-            self.by_service.insert(key.clone(), frontends);
+            self.by_service.insert(key.clone(), frontends.into());
         }
     }
 }
@@ -138,6 +191,33 @@ mod tests {
             [(81, Some(&Fate::Drop)), (82, Some(&Fate::Drop))]
         );
         assert_eq!(ports(&remove), [(80, None)]);
+    }
+
+    #[test]
+    fn from_nothing_each_frontend_has_one_owner_and_the_others_inherit() {
+        let state: &[(&str, &[u16], Fate)] = &[
+            ("first", &[80, 81], Fate::Reject),
+            ("second", &[80, 82], Fate::Drop),
+        ];
+        let keys = ["first", "second"].map(|name| Key::new("default", name));
+        let (mut claims, fates) = Claims::new(keys.iter(), |key| {
+            let (_, ports, fate) = state
+                .iter()
+                .find(|(name, ..)| **name == *key.name)
+                .expect("known");
+            ports
+                .iter()
+                .map(|port| (frontend(*port), fate.clone()))
+                .collect()
+        });
+        let wanted = [(80, Fate::Reject), (81, Fate::Reject), (82, Fate::Drop)];
+        assert_eq!(
+            fates,
+            wanted.map(|(port, fate)| (frontend(port), fate)).into()
+        );
+        let (put, remove) = update(&mut claims, &["first"], &state[1..]);
+        assert_eq!(ports(&put), [(80, Some(&Fate::Drop))]);
+        assert_eq!(ports(&remove), [(81, None)]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod programmer;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -229,17 +229,11 @@ impl Reconciler {
     async fn replace(&mut self) -> Result<(), RulesError> {
         let (desired, names, checks) = {
             let view = lock(&self.view);
-            let all: HashSet<Key> = view.service_keys().cloned().collect();
-            self.claims = Claims::default();
-            let (put, _) = self
-                .claims
-                .update(&all, |key| frontends(&view, key, &self.here));
+            let (claims, fates) =
+                Claims::new(view.service_keys(), |key| frontends(&view, key, &self.here));
+            self.claims = claims;
             let mut desired = self.base.clone();
-            desired.frontends = put
-                .frontends
-                .into_iter()
-                .filter_map(|(frontend, fate)| Some((frontend, fate?)))
-                .collect();
+            desired.frontends = fates;
             desired.local_pods.clone_from(&self.local_pods.borrow());
             let checks = checks(&view, view.service_keys(), &self.here);
             (desired, names(&view, &self.pending), checks)
@@ -251,6 +245,8 @@ impl Reconciler {
         self.health.replace(checks);
         self.applied_pods = pods;
         self.settle();
+        // The lists, the rules' first version and the plan to get there were several times what stays.
+        dataplane::kernel::release_free_memory();
         Ok(())
     }
 
@@ -303,8 +299,8 @@ fn names(view: &View, dirty: &Dirty) -> Vec<records::Change> {
             exists: view.has_namespace(name),
         });
     let services = dirty.services.iter().map(|key| records::Change::Service {
-        namespace: key.namespace.clone(),
-        name: key.name.clone(),
+        namespace: (*key.namespace).into(),
+        name: (*key.name).into(),
         records: view
             .service(key)
             .and_then(|service| translate::records(service, &view.slices(key).collect::<Vec<_>>())),
