@@ -13,6 +13,7 @@ pub(super) fn fill(service: &mut Value) {
         service["spec"] = json!({});
     }
     let spec = &mut service["spec"];
+    drop_empty(spec);
     set_if_empty(spec, "type", "ClusterIP");
     set_if_empty(spec, "sessionAffinity", "None");
     affinity(spec);
@@ -42,6 +43,24 @@ pub(super) fn fill(service: &mut Value) {
     }
     if !service["status"]["loadBalancer"].is_object() {
         service["status"]["loadBalancer"] = json!({});
+    }
+}
+
+/// Saying nothing in these fields is as good as not saying them.
+fn drop_empty(spec: &mut Value) {
+    const FIELDS: &[&str] = &[
+        "clusterIP",
+        "clusterIPs",
+        "externalName",
+        "externalTrafficPolicy",
+        "ipFamilies",
+        "ipFamilyPolicy",
+        "loadBalancerIP",
+    ];
+    for field in FIELDS {
+        if spec[*field] == "" || spec[*field].as_array().is_some_and(Vec::is_empty) {
+            remove(spec, field);
+        }
     }
 }
 
