@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 
 use super::{Merge, Shape, Strategy, Type};
 
+/// The longest lists that are merged; those of real objects have dozens of items.
+const MAX_ITEMS: usize = 5000;
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
 const ORDER: &str = "$setElementOrder/";
@@ -28,6 +30,11 @@ pub enum PatchError {
     /// A list of maps that the schema merges by no key.
     #[error("cannot merge lists without merge key")]
     NoMergeKey,
+    /// A list so long that comparing each item with each other one would take seconds.
+    #[error(
+        "a list of more than {MAX_ITEMS} items cannot be merged: replace it by a JSON or merge patch"
+    )]
+    TooManyItems,
     /// Scalars and maps in one list.
     #[error("list of mixed types")]
     MixedList,
@@ -138,6 +145,7 @@ fn retain_keys(target: &mut Object, patch: &Object) -> Result<()> {
     let keys = keys
         .as_array()
         .ok_or_else(|| PatchError::Directive(RETAIN_KEYS.into()))?;
+    limit(&[keys])?;
     let listed = |name: &str| keys.iter().any(|key| key.as_str() == Some(name));
     let stray = patch
         .iter()
@@ -154,6 +162,7 @@ fn delete_scalars(target: &mut Object, name: &str, gone: &Value) -> Result<()> {
         .as_array()
         .ok_or_else(|| PatchError::Directive(format!("{DELETE}{name}").into()))?;
     if let Some(Value::Array(list)) = target.get_mut(name) {
+        limit(&[list, gone])?;
         list.retain(|item| !gone.contains(item));
     }
     Ok(())
@@ -200,6 +209,12 @@ fn merge_ordered(
         Some(Value::Array(list)) => Some(list.as_slice()),
         Some(other) => return merge_field(node, target, name, other),
     };
+    let before = target.get(name).and_then(Value::as_array);
+    limit(&[
+        order,
+        patch.unwrap_or_default(),
+        before.map_or(&[], Vec::as_slice),
+    ])?;
     let (child, merge) = node.child(name);
     check_order(name, merge.key, patch.unwrap_or_default(), order)?;
     let before = match target.get(name) {
@@ -255,12 +270,20 @@ fn check_order(name: &str, key: Option<&str>, patch: &[Value], order: &[Value]) 
     Ok(())
 }
 
+fn limit(lists: &[&[Value]]) -> Result<()> {
+    if lists.iter().any(|list| list.len() > MAX_ITEMS) {
+        return Err(PatchError::TooManyItems);
+    }
+    Ok(())
+}
+
 fn merge_list(
     node: Node<'_>,
     key: Option<&str>,
     target: Vec<Value>,
     patch: &[Value],
 ) -> Result<Vec<Value>> {
+    limit(&[&target, patch])?;
     let objects = target
         .iter()
         .chain(patch)
@@ -466,6 +489,19 @@ mod tests {
             merged,
             json!({"spec": {"containers": named(&["server", "c", "new", "a", "b"])}})
         );
+    }
+
+    #[test]
+    fn lists_too_long_to_be_compared_are_refused() {
+        let names: Vec<String> = (0..=MAX_ITEMS).map(|index| format!("a/{index}")).collect();
+        for patch in [
+            json!({"metadata": {"finalizers": names}}),
+            json!({"metadata": {"$deleteFromPrimitiveList/finalizers": names}}),
+            json!({"metadata": {"$setElementOrder/finalizers": names}}),
+        ] {
+            let pod = json!({"metadata": {"finalizers": ["b/c"]}});
+            assert_eq!(merge("", "Pod", pod, patch), Err(PatchError::TooManyItems));
+        }
     }
 
     #[test]
