@@ -137,6 +137,21 @@ fn revision(object: &serde_json::Value) -> Revision {
 }
 
 #[tokio::test]
+async fn w12_a_watch_whose_time_is_up_ends_also_when_there_is_more_to_tell() {
+    let api = Api::new().await;
+    let start = revision(&api.made(CONFIG_MAPS, config_map("a")).await);
+    api.made(CONFIG_MAPS, config_map("b")).await;
+    let query = WatchQuery {
+        start: WatchStart::After(start),
+        timeout: Duration::ZERO,
+        ..WatchQuery::default()
+    };
+    let watch = api.registry.watch(&kinds::CONFIG_MAPS, None, &query);
+    let mut watch = watch.await.unwrap();
+    assert!(watch.next().await.is_none());
+}
+
+#[tokio::test]
 async fn a_node_that_is_waited_for_tells_at_once_how_far_it_is() {
     let api = Api::new().await;
     let hourly = Duration::from_secs(3600);

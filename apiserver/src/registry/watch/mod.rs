@@ -179,9 +179,10 @@ impl WatchStream {
                 }
                 continue;
             }
+            // Changes have the first word, but not for ever: a watch whose events never pause ends in time all the same.
             tokio::select! {
                 biased;
-                item = self.cursor.next() => match item {
+                item = self.cursor.next(), if Instant::now() < self.deadline => match item {
                     Ok(store::WatchItem::Events(events)) => self.pending.extend(events),
                     Ok(store::WatchItem::Progress(_)) => {}
                     Err(error) => {
