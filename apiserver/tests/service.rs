@@ -4,6 +4,10 @@
 
 mod common;
 
+use apiserver::{
+    registry::{Context, kinds},
+    store::{Durability, Expect, Operation, Write},
+};
 use common::{Api, SERVICES, service};
 use serde_json::{Value, json};
 
@@ -257,6 +261,136 @@ async fn families_the_cluster_does_not_have_are_refused() {
     assert_eq!(made["spec"]["ipFamilies"], json!(["IPv4"]));
 }
 
+async fn dual_stack() -> Api {
+    let net = |text: &str| text.parse().unwrap();
+    Api::with(Context {
+        service_cidrs: vec![net("10.96.0.0/16"), net("fd00:96::/112")],
+        ..Context::default()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_second_family_goes_only_when_asked_to_and_with_its_address() {
+    let api = dual_stack().await;
+    let mut body = service("a");
+    body["spec"]["ipFamilyPolicy"] = "PreferDualStack".into();
+    let made = api.made(SERVICES, body.clone()).await;
+    let second = made["spec"]["clusterIPs"][1].clone();
+    assert!(ip_is_taken(&api, &second).await, "{made}");
+    let path = format!("{SERVICES}/a");
+    for fewer in [
+        json!({"clusterIPs": [made["spec"]["clusterIP"]]}),
+        json!({"ipFamilies": ["IPv4"]}),
+    ] {
+        let (code, status) = api.merge(&path, json!({"spec": fewer})).await;
+        assert_eq!(code, 422, "{status}");
+        let (field, message) = cause(&status);
+        assert_eq!(field, "spec.ipFamilyPolicy");
+        assert!(
+            message.contains("must be 'SingleStack' to release the secondary"),
+            "{message}"
+        );
+    }
+    // The manifest names neither families nor addresses.
+    body["spec"]["ipFamilyPolicy"] = "SingleStack".into();
+    let (code, changed) = api.put(&path, body).await;
+    assert_eq!(code, 200, "{changed}");
+    assert_eq!(
+        changed["spec"]["clusterIPs"],
+        json!([made["spec"]["clusterIP"]])
+    );
+    assert_eq!(changed["spec"]["ipFamilies"], json!(["IPv4"]));
+    assert!(!ip_is_taken(&api, &second).await);
+}
+
+#[tokio::test]
+async fn a_service_that_prefers_two_families_is_not_given_the_second_by_the_way() {
+    let api = dual_stack().await;
+    let made = api.made(SERVICES, service("a")).await;
+    // As one that was made when the cluster had one family.
+    let mut stored = made.clone();
+    let metadata = stored["metadata"].as_object_mut().unwrap();
+    metadata.retain(|field, _| !matches!(field.as_str(), "resourceVersion" | "managedFields"));
+    stored["spec"]["ipFamilyPolicy"] = "PreferDualStack".into();
+    let write = Write {
+        key: kinds::SERVICES.key(Some("default"), "a").into(),
+        expect: Expect::Any,
+        operation: Operation::Put {
+            value: stored.to_string().into(),
+            ttl: None,
+        },
+    };
+    api.registry
+        .backend()
+        .commit(vec![write], Durability::Strict)
+        .await
+        .unwrap();
+    let other = json!({"spec": {"selector": {"app": "other"}}});
+    let (code, changed) = api.merge(&format!("{SERVICES}/a"), other).await;
+    assert_eq!(code, 200, "{changed}");
+    assert_eq!(changed["spec"]["clusterIPs"], made["spec"]["clusterIPs"]);
+    assert_eq!(changed["spec"]["ipFamilies"], json!(["IPv4"]));
+}
+
+#[tokio::test]
+async fn a_load_balancer_says_in_its_status_where_it_is_reached() {
+    let api = Api::new().await;
+    api.made(SERVICES, of_type("lb", "LoadBalancer")).await;
+    api.made(SERVICES, service("inner")).await;
+    let status = |point: Value| json!({"status": {"loadBalancer": {"ingress": [point]}}});
+    for (name, point, field, wanted) in [
+        (
+            "lb",
+            json!({"ip": "bogus"}),
+            "ip",
+            "must be a valid IP address",
+        ),
+        (
+            "lb",
+            json!({"hostname": "a", "ipMode": "VIP"}),
+            "ipMode",
+            "`ip` is not set",
+        ),
+        (
+            "lb",
+            json!({"ip": "192.0.2.1", "ipMode": "x"}),
+            "ipMode",
+            "Unsupported value",
+        ),
+        (
+            "lb",
+            json!({"hostname": "192.0.2.1"}),
+            "hostname",
+            "not an IP address",
+        ),
+        (
+            "inner",
+            json!({"ip": "192.0.2.1"}),
+            "",
+            "may only be used when",
+        ),
+    ] {
+        let path = format!("{SERVICES}/{name}/status");
+        let (code, answer) = api.merge(&path, status(point)).await;
+        assert_eq!(code, 422, "{answer}");
+        let (got, message) = cause(&answer);
+        assert!(
+            got.ends_with(field) && message.contains(wanted),
+            "{got}: {message}"
+        );
+    }
+    let (code, changed) = api
+        .merge(
+            &format!("{SERVICES}/lb/status"),
+            status(json!({"ip": "192.0.2.1"})),
+        )
+        .await;
+    assert_eq!(code, 200, "{changed}");
+    let point = &changed["status"]["loadBalancer"]["ingress"][0];
+    assert_eq!(point, &json!({"ip": "192.0.2.1", "ipMode": "VIP"}));
+}
+
 #[tokio::test]
 async fn what_a_service_may_not_say() {
     let api = Api::new().await;
@@ -368,6 +502,11 @@ async fn addresses_that_lead_nowhere_are_refused_as_endpoints() {
         ("0.0.0.0", "may not be unspecified"),
         ("224.0.0.1", "may not be in the link-local multicast range"),
         ("database", "must be a valid IP address"),
+        ("10.0.0.01", "must not have leading 0s"),
+        (
+            "::ffff:127.0.0.1",
+            "must not be an IPv4-mapped IPv6 address",
+        ),
     ];
     for (ip, wanted) in cases {
         let endpoints = json!({"metadata": {"name": "a"}, "subsets": [{"addresses": [{"ip": ip}], "ports": [{"port": 42}]}]});

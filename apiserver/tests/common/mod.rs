@@ -46,8 +46,13 @@ pub struct Api {
 impl Api {
     /// An empty cluster with the namespace `default`.
     pub async fn new() -> Self {
+        Self::with(Context::default()).await
+    }
+
+    /// The same with another configuration.
+    pub async fn with(context: Context) -> Self {
         let store = EmbeddedStore::with_engine(MemoryEngine::default(), None).unwrap();
-        let registry = Registry::new(Arc::new(store), Context::default());
+        let registry = Registry::new(Arc::new(store), context);
         let router = router(State {
             registry: registry.clone(),
             authorizer: Arc::new(Lenient),

@@ -30,10 +30,13 @@ pub(super) fn fill(
     if request.policy.is_empty() {
         request.policy = default_policy(old, &request);
     }
-    if old.is_some() && request.policy == "SingleStack" {
-        request.trim(old.map(|old| &old["spec"]));
-    }
     let mut causes = Causes::default();
+    if let Some(old) = old {
+        if request.is_as_before(&old["spec"], &service["spec"]) {
+            return Ok(());
+        }
+        request.shrink(&old["spec"], &mut causes);
+    }
     request.infer(&configured, &mut causes);
     request.complete(&configured);
     causes.into_result(&SERVICES, meta::text(service, "name"))?;
@@ -81,15 +84,36 @@ impl Request {
         }
     }
 
-    /// Going back to one family: lists that were not touched keep their first entry.
-    fn trim(&mut self, old: Option<&Value>) {
-        let Some(old) = old else { return };
+    /// A Service that prefers two families and has one does not get the other by an update of something else, also when
+    /// the cluster has it by now.
+    fn is_as_before(&self, old: &Value, new: &Value) -> bool {
+        let prefers = |policy: &Value| policy == "PreferDualStack";
+        prefers(&old["ipFamilyPolicy"])
+            && self.policy == "PreferDualStack"
+            && ["type", "clusterIPs", "ipFamilies"]
+                .iter()
+                .all(|field| old[*field] == new[*field])
+    }
+
+    /// Going back to one family: each list that was not touched keeps its first entry. Only `SingleStack` may do so.
+    fn shrink(&mut self, old: &Value, causes: &mut Causes) {
         if self.headless && self.selectorless {
             return;
         }
-        if texts(&old["clusterIPs"]) == self.ips && texts(&old["ipFamilies"]) == self.families {
-            self.ips.truncate(1);
-            self.families.truncate(1);
+        let lists = [
+            ("clusterIPs", &mut self.ips, "cluster IP"),
+            ("ipFamilies", &mut self.families, "IP family"),
+        ];
+        for (field, list, what) in lists {
+            let before = texts(&old[field]);
+            if self.policy == "SingleStack" {
+                if *list == before {
+                    list.truncate(1);
+                }
+            } else if !list.is_empty() && list.len() < before.len() {
+                let detail = format!("must be 'SingleStack' to release the secondary {what}");
+                causes.invalid("spec.ipFamilyPolicy", self.policy.as_str(), &detail);
+            }
         }
     }
 

@@ -9,10 +9,10 @@ use crate::registry::causes::Causes;
 /// Refuses an address that no packet can be sent to on behalf of a Service: unspecified, loopback, link-local,
 /// link-local multicast (upstream's ValidateEndpointIP), and any ClusterIP, which would lead in a circle.
 pub(crate) fn check(path: &str, address: &str, service_cidrs: &[IpNet], causes: &mut Causes) {
-    let Ok(ip) = address.parse::<IpAddr>() else {
-        let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-        causes.invalid(path, address, detail);
-        return;
+    // Strictly: an IPv4 address in IPv6 clothes would pass for neither loopback nor a ClusterIP.
+    let ip = match api::ip::parse_strict(address) {
+        Ok(ip) => ip,
+        Err(reason) => return causes.invalid(path, address, &reason),
     };
     if let Some(cidr) = service_cidrs.iter().find(|cidr| cidr.contains(&ip)) {
         let detail = format!(

@@ -44,6 +44,14 @@ pub(super) fn fill(service: &mut Value) {
     if !service["status"]["loadBalancer"].is_object() {
         service["status"]["loadBalancer"] = json!({});
     }
+    let points = &mut service["status"]["loadBalancer"];
+    if let Some(points) = points.get_mut("ingress").and_then(Value::as_array_mut) {
+        for point in points {
+            if !text(point, "ip").is_empty() {
+                set_if_empty(point, "ipMode", "VIP");
+            }
+        }
+    }
 }
 
 /// Saying nothing in these fields is as good as not saying them.

@@ -24,6 +24,10 @@ pub(super) fn service(_context: &Context, new: &Value, old: Option<&Value>, caus
     external_name(spec, causes);
     policies(spec, causes);
     load_balancer(spec, causes);
+    // What is stored stays legal, so that a Service that changes its type is not held up by its old status.
+    if old.is_none_or(|old| old["status"]["loadBalancer"] != new["status"]["loadBalancer"]) {
+        load_balancer_status(new, causes);
+    }
     if let Some(old) = old {
         unchanged(&old["spec"], spec, causes);
     }
@@ -165,12 +169,9 @@ fn cluster_ips(spec: &Value, causes: &mut Causes) {
     }
     let mut parsed: Vec<IpAddr> = Vec::new();
     for (index, ip) in plural.iter().enumerate() {
-        match ip.parse() {
+        match api::ip::parse_strict(ip) {
             Ok(ip) => parsed.push(ip),
-            Err(_) => {
-                let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-                causes.invalid(format!("spec.clusterIPs[{index}]"), *ip, detail);
-            }
+            Err(reason) => causes.invalid(format!("spec.clusterIPs[{index}]"), *ip, &reason),
         }
     }
     if let [first, second] = parsed.as_slice()
@@ -260,9 +261,8 @@ fn load_balancer(spec: &Value, causes: &mut Causes) {
         let range = range.as_str().unwrap_or_default();
         if !balanced {
             causes.forbidden(path, "may only be used when `type` is 'LoadBalancer'");
-        } else if range.trim().parse::<ipnet::IpNet>().is_err() {
-            let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            causes.invalid(path, range, detail);
+        } else if let Err(reason) = api::ip::parse_cidr(range.trim()) {
+            causes.invalid(path, range, &reason);
         }
     }
     let class = text(spec, "loadBalancerClass");
@@ -278,6 +278,45 @@ fn load_balancer(spec: &Value, causes: &mut Causes) {
     if !balanced && !spec["allocateLoadBalancerNodePorts"].is_null() {
         let detail = "may only be used when `type` is 'LoadBalancer'";
         causes.forbidden("spec.allocateLoadBalancerNodePorts", detail);
+    }
+}
+
+/// Where a load balancer says the Service is reached (upstream's ValidateLoadBalancerStatus).
+fn load_balancer_status(service: &Value, causes: &mut Causes) {
+    let points = list(&service["status"]["loadBalancer"], "ingress");
+    let path = "status.loadBalancer.ingress";
+    if !points.is_empty() && text(&service["spec"], "type") != "LoadBalancer" {
+        causes.forbidden(
+            path,
+            "may only be used when `spec.type` is \"LoadBalancer\"",
+        );
+    }
+    for (index, point) in points.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        let (ip, mode, host) = (
+            text(point, "ip"),
+            text(point, "ipMode"),
+            text(point, "hostname"),
+        );
+        if !ip.is_empty()
+            && let Err(reason) = api::ip::parse_strict(ip)
+        {
+            causes.invalid(format!("{path}.ip"), ip, &reason);
+        }
+        if ip.is_empty() && !mode.is_empty() {
+            let detail = "may not be specified when `ip` is not set";
+            causes.forbidden(format!("{path}.ipMode"), detail);
+        } else if !mode.is_empty() && !matches!(mode, "VIP" | "Proxy") {
+            causes.not_supported(format!("{path}.ipMode"), mode, &["Proxy", "VIP"]);
+        }
+        if !host.is_empty() {
+            let path = format!("{path}.hostname");
+            if host.parse::<IpAddr>().is_ok() {
+                causes.invalid(path, host, "must be a DNS name, not an IP address");
+            } else {
+                causes.check(path, host, names::dns1123_subdomain(host));
+            }
+        }
     }
 }
 
