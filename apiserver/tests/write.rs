@@ -191,6 +191,15 @@ async fn m9_generation_counts_changes_of_the_spec_only() {
     let (_, running) = api.merge(&format!("{path}/status"), status).await;
     assert_eq!(running["metadata"]["generation"], 2);
     assert_eq!(running["status"]["phase"], "Running");
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let slice = json!({"metadata": {"name": "s"}, "addressType": "IPv4"});
+    api.made(slices, slice).await;
+    let both = json!({
+        "metadata": {"labels": {"a": "b"}},
+        "endpoints": [{"addresses": ["192.0.2.1"]}],
+    });
+    let (_, changed) = api.merge(&format!("{slices}/s"), both).await;
+    assert_eq!(changed["metadata"]["generation"], 2, "one write, one step");
 }
 
 #[tokio::test]
@@ -276,6 +285,10 @@ async fn m14_string_data_becomes_data_and_sizes_are_limited() {
     assert_eq!(made["type"], "Opaque");
     let body = json!({"metadata": {"name": "big"}, "data": {"a": "x".repeat(1_100_000)}});
     assert_eq!(api.post(CONFIG_MAPS, body).await.0, 422);
+    // Of base64 counts what it stands for.
+    let of = |size_bytes| json!({"metadata": {"name": "big"}, "stringData": {"a": "x".repeat(size_bytes)}});
+    assert_eq!(api.post(secrets, of(1024 * 1024 + 1)).await.0, 422);
+    api.made(secrets, of(1024 * 1024)).await;
 }
 
 #[tokio::test]
@@ -507,6 +520,18 @@ async fn x2_preconditions_and_contradictions() {
     assert_eq!(api.call("DELETE", &path, wrong).await.0, 409);
     let both = json!({"orphanDependents": true, "propagationPolicy": "Background"});
     assert_eq!(api.call("DELETE", &path, both).await.0, 422);
+    // What is not understood does not pass for nothing said.
+    for unread in [
+        json!({"preconditions": {"uid": 5}}),
+        json!({"gracePeriodSeconds": "0"}),
+        json!({"dryRun": "All"}),
+        json!({"kind": "Pod"}),
+        json!([]),
+    ] {
+        let (code, status) = api.call("DELETE", &path, unread.clone()).await;
+        assert_eq!(code, 400, "{unread}: {status}");
+    }
+    assert_eq!(api.get(&path).await.0, 200);
 }
 
 #[tokio::test]
@@ -687,6 +712,46 @@ async fn pods_keep_their_containers() {
         .call_as("PATCH", &format!("{PODS}/a"), json_patch, image)
         .await;
     assert_eq!(code, 200, "{status}");
+    let none = json!([{"op": "replace", "path": "/spec/containers/0/image", "value": ""}]);
+    let (code, status) = api
+        .call_as("PATCH", &format!("{PODS}/a"), json_patch, none)
+        .await;
+    assert_eq!(code, 422);
+    let field = &status["details"]["causes"][0]["field"];
+    assert_eq!(field, "spec.containers[0].image");
+}
+
+#[tokio::test]
+async fn a_pod_range_is_a_range_and_stays_once_given() {
+    let api = Api::new().await;
+    let nodes = "/api/v1/nodes";
+    let of = |ranges: &[&str]| json!({"metadata": {"name": "n"}, "spec": {"podCIDR": ranges[0], "podCIDRs": ranges}});
+    for (ranges, wanted) in [
+        (
+            &["10.244.0.1/24"][..],
+            "must not have bits set beyond the prefix length",
+        ),
+        (
+            &["10.244.0.0/24", "10.244.1.0/24"],
+            "no more than one CIDR for each IP family",
+        ),
+        (&["all"], "must be a valid CIDR value"),
+    ] {
+        let (code, status) = api.post(nodes, of(ranges)).await;
+        assert_eq!(code, 422);
+        assert!(
+            status["message"].as_str().unwrap().contains(wanted),
+            "{status}"
+        );
+    }
+    let mut two = of(&["10.244.0.0/24"]);
+    two["spec"]["podCIDR"] = "10.244.9.0/24".into();
+    assert_eq!(api.post(nodes, two).await.0, 422);
+    api.made(nodes, of(&["10.244.0.0/24"])).await;
+    let more = json!({"spec": {"podCIDRs": ["10.244.0.0/24", "fd00::/64"]}});
+    let (code, status) = api.merge("/api/v1/nodes/n", more).await;
+    assert_eq!(code, 422);
+    assert_eq!(status["details"]["causes"][0]["field"], "spec.podCIDRs");
 }
 
 #[tokio::test]

@@ -289,7 +289,9 @@ async fn delete_body(call: &mut Call) -> Result<Value, ApiError> {
     if bytes.is_empty() {
         return Ok(json!({}));
     }
-    Ok(body::document(&media_type, &bytes, ("", "v1", "DeleteOptions"))?.value)
+    let options = body::document(&media_type, &bytes, ("", "v1", "DeleteOptions"))?.value;
+    schema::check_options("DeleteOptions", &options)?;
+    Ok(options)
 }
 
 async fn delete(call: &mut Call, target: &Target) -> Result<Response, ApiError> {

@@ -69,6 +69,23 @@ pub(super) fn duplicates(
     }
 }
 
+/// Refuses options of another kind or with values of wrong types: a precondition that is not understood must not pass for
+/// none.
+pub(super) fn check_options(kind: &str, value: &Value) -> Result<(), ApiError> {
+    let bad = |detail: String| {
+        ApiError::BadRequest(format!("the body cannot be handled as {kind}: {detail}"))
+    };
+    match value["kind"].as_str() {
+        None | Some("") => {}
+        Some(got) if got == kind => {}
+        Some(got) => return Err(bad(format!("kind is \"{got}\""))),
+    }
+    let known = schema::lookup("", "v1", kind);
+    known.map_or(Ok(()), |of| {
+        of.check(value).map_err(|error| bad(error.to_string()))
+    })
+}
+
 fn prune(kind: &Kind, value: &mut Value) -> Vec<String> {
     let Some(of) = of(kind) else {
         return Vec::new();

@@ -1,5 +1,7 @@
 //! The rules of `metadata`, the same for every kind (M1-M7, M15).
 
+use std::collections::HashSet;
+
 use api::names;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -212,7 +214,8 @@ pub fn bump_generation(kind: &Kind, old: &Value, new: &mut Value) {
         };
         content(old) != content(new)
     };
-    if changed {
+    // Once, also where the kind's own rules have raised it for labels.
+    if changed && old["metadata"]["generation"] == new["metadata"]["generation"] {
         raise_generation(new);
     }
 }
@@ -272,7 +275,7 @@ fn finalizer_rules(new: &Value, old: Option<&Value>, causes: &mut Causes) {
     let Some(old) = old.filter(|old| is_terminating(old)) else {
         return;
     };
-    let kept = finalizers(old);
+    let kept: HashSet<&str> = finalizers(old).into_iter().collect();
     let added: Vec<&str> = finalizers(new)
         .into_iter()
         .filter(|finalizer| !kept.contains(finalizer))

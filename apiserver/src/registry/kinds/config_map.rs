@@ -23,7 +23,7 @@ pub static CONFIG_MAPS: Kind = Kind {
     rules: Rules {
         create_on_update: true,
         validate: |_, new, old, causes| {
-            sizes(&["data", "binaryData"], new, causes);
+            sizes(&["data", "binaryData"], &["binaryData"], new, causes);
             for key in new["binaryData"].as_object().into_iter().flatten() {
                 if new["data"].get(key.0).is_some() {
                     let path = format!("data[{}]", key.0);
@@ -54,7 +54,8 @@ pub(super) fn keys(map: &Value) -> usize {
 }
 
 /// Checks the keys, and that all values together stay within 1 MiB (M14).
-pub(super) fn sizes(fields: &[&str], new: &Value, causes: &mut Causes) {
+/// Fields in `base64` count as what they decode to.
+pub(super) fn sizes(fields: &[&str], base64: &[&str], new: &Value, causes: &mut Causes) {
     const LIMIT: usize = 1024 * 1024;
     let mut size_bytes = 0;
     for field in fields {
@@ -66,12 +67,22 @@ pub(super) fn sizes(fields: &[&str], new: &Value, causes: &mut Causes) {
                 let detail = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
                 causes.invalid(format!("{field}[{key}]"), key.as_str(), detail);
             }
-            size_bytes += value.as_str().unwrap_or_default().len();
+            let text = value.as_str().unwrap_or_default();
+            size_bytes += if base64.contains(field) {
+                decoded_len(text)
+            } else {
+                text.len()
+            };
         }
     }
     if size_bytes > LIMIT {
         causes.too_long(fields[0], LIMIT);
     }
+}
+
+/// How many bytes a base64 text stands for.
+fn decoded_len(text: &str) -> usize {
+    text.trim_end_matches('=').len() * 3 / 4
 }
 
 /// Once `immutable` is true it and these fields stay as they are.

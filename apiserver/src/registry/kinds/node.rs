@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{items, text_at};
 use crate::registry::{
+    causes::Causes,
     kind::{ALL_VERBS, Kind, Rules, STATUS},
     table::{AGE, Column, NAME, Table},
 };
@@ -36,7 +37,14 @@ pub static NODES: Kind = Kind {
             }
         },
         validate: |_, new, old, causes| {
+            pod_ranges(new, causes);
             let Some(old) = old else { return };
+            if !items(&old["spec"]["podCIDRs"]).is_empty()
+                && old["spec"]["podCIDRs"] != new["spec"]["podCIDRs"]
+            {
+                let detail = "node updates may not change podCIDR except from \"\" to valid";
+                causes.forbidden("spec.podCIDRs", detail);
+            }
             let before = text_at(old, &["spec", "podCIDR"]);
             if !before.is_empty() && before != text_at(new, &["spec", "podCIDR"]) {
                 let detail = "node updates may not change podCIDR except from \"\" to valid";
@@ -91,6 +99,31 @@ fn keep_free(node: &mut Value) {
                 taints.push(taint);
             }
         }
+    }
+}
+
+/// One range of each family at most, the first of which is the singular one.
+fn pod_ranges(node: &Value, causes: &mut Causes) {
+    let ranges = items(&node["spec"]["podCIDRs"]);
+    let texts = || {
+        ranges
+            .iter()
+            .map(|range| range.as_str().unwrap_or_default())
+    };
+    let mut families = Vec::new();
+    for (index, range) in texts().enumerate() {
+        match api::ip::parse_cidr_strict(range) {
+            Ok(range) => families.push(range.addr().is_ipv4()),
+            Err(reason) => causes.invalid(format!("spec.podCIDRs[{index}]"), range, &reason),
+        }
+    }
+    if ranges.len() > 2 || families == [true, true] || families == [false, false] {
+        let detail = "may specify no more than one CIDR for each IP family";
+        causes.invalid("spec.podCIDRs", node["spec"]["podCIDRs"].clone(), detail);
+    }
+    let first = text_at(node, &["spec", "podCIDR"]);
+    if texts().next().is_some_and(|range| range != first) {
+        causes.invalid("spec.podCIDR", first, "must be the first of `podCIDRs`");
     }
 }
 

@@ -279,6 +279,9 @@ fn validate(_context: &Context, new: &Value, old: Option<&Value>, causes: &mut C
     let spec = &new["spec"];
     if let Some(old) = old {
         unchanged(&old["spec"], spec, causes);
+        for list in ["initContainers", "containers"] {
+            images(list, spec, causes);
+        }
         return;
     }
     if items(&spec["containers"]).is_empty() {
@@ -318,6 +321,15 @@ fn validate(_context: &Context, new: &Value, old: Option<&Value>, causes: &mut C
         }
     }
     crate::registry::meta::labels("spec.nodeSelector", &spec["nodeSelector"], causes);
+}
+
+/// An image may change, and not go.
+fn images(list: &str, spec: &Value, causes: &mut Causes) {
+    for (index, container) in items(&spec[list]).iter().enumerate() {
+        if text_at(container, &["image"]).is_empty() {
+            causes.required(format!("spec.{list}[{index}].image"), "");
+        }
+    }
 }
 
 fn check_container(path: &str, container: &Value, causes: &mut Causes) {

@@ -28,7 +28,7 @@ pub static SECRETS: Kind = Kind {
         })],
         default: fill,
         validate: |_, new, old, causes| {
-            sizes(&["data"], new, causes);
+            sizes(&["data"], &["data"], new, causes);
             for (key, value) in new["data"].as_object().into_iter().flatten() {
                 if STANDARD.decode(value.as_str().unwrap_or_default()).is_err() {
                     let path = format!("data[{key}]");
