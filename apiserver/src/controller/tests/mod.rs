@@ -3,6 +3,7 @@
 mod endpoint_slice;
 mod endpoints;
 mod mirroring;
+mod slice_changes;
 
 use api::{
     core::{Endpoints, Node, Pod, Service},
