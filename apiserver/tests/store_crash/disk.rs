@@ -28,6 +28,24 @@ pub(crate) enum Call {
     SyncEnd(u64),
 }
 
+impl Call {
+    /// Whether it changes, names or syncs something below one of these directories of the store.
+    pub(crate) fn is_about(&self, directories: &[&str]) -> bool {
+        let (Self::Create(path)
+        | Self::Mkdir(path)
+        | Self::Truncate(path, _)
+        | Self::Write(path, ..)
+        | Self::Rename(path, _)
+        | Self::Unlink(path)
+        | Self::SyncBegin(path, _)) = self
+        else {
+            return false;
+        };
+        let mut names = path.split('/').skip(1);
+        names.any(|name| directories.contains(&name))
+    }
+}
+
 /// Everything one or more processes did, in order.
 pub(crate) struct Recording {
     bytes: Vec<u8>,

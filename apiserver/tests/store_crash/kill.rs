@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     Random, number, seed,
-    workload::{Book, Life, MESSAGE_BYTES, Message},
+    workload::{Book, Engine, Life, MESSAGE_BYTES, Message},
 };
 
 const LARGEST: u64 = 200_000;
@@ -16,16 +16,24 @@ const LARGEST: u64 = 200_000;
 /// `STORE_KILLS` asks for more than the usual hundred.
 #[test]
 fn a_hundred_kills_lose_nothing_that_was_acknowledged() {
+    kill_often(Engine::Hardened, number("STORE_KILLS", 100));
+}
+
+#[test]
+fn kills_while_the_file_is_written_anew_lose_nothing() {
+    kill_often(Engine::Rewriting, number("STORE_KILLS", 60));
+}
+
+fn kill_often(engine: Engine, kills: u64) {
     let dir = tempfile::tempdir().expect("a directory");
-    let kills = number("STORE_KILLS", 100);
     let mut random = Random(seed());
     let mut book = Book::default();
     for kill in 0..kills {
         // Counted in messages, not in time: half of them fall into the opening and the first writes.
         let after = random.below(if kill % 2 == 0 { 60 } else { 600 });
-        live(dir.path(), &mut book, Some(after), random.next());
+        live(dir.path(), engine, &mut book, Some(after), random.next());
         if kill % 10 == 9 {
-            live(dir.path(), &mut book, None, random.next());
+            live(dir.path(), engine, &mut book, None, random.next());
         }
     }
     println!("{kills} kills, {} commits acknowledged", book.acknowledged);
@@ -36,10 +44,10 @@ fn a_hundred_kills_lose_nothing_that_was_acknowledged() {
 }
 
 /// One life: killed after so many messages, or ended by its own clean stop.
-fn live(dir: &Path, book: &mut Book, kill_after: Option<u64>, seed: u64) {
+fn live(dir: &Path, engine: Engine, book: &mut Book, kill_after: Option<u64>, seed: u64) {
     let life = Life {
         dir: dir.join("store"),
-        hardened: true,
+        engine,
         writes: if kill_after.is_some() { 1 << 32 } else { 3 },
         close: kill_after.is_none(),
         largest: LARGEST,

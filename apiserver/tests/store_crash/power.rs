@@ -13,7 +13,7 @@ use crate::{
     Random,
     disk::{Call, Cut, Disk, Recording, Unsynced},
     number, seed,
-    workload::{self, Book, DEADLINE, Life, MESSAGE_BYTES, Message},
+    workload::{self, Book, DEADLINE, Engine, Life, MESSAGE_BYTES, Message},
 };
 
 const LARGEST: u64 = 600_000;
@@ -22,37 +22,52 @@ const LARGEST: u64 = 600_000;
 #[test]
 fn the_store_opens_whole_after_cuts_that_lose_everything_unsynced() {
     let cuts = number("STORE_CUTS", 120);
-    let broken = cut_often(true, Unsynced::Lost, cuts);
+    let broken = cut_often(Engine::Hardened, Unsynced::Lost, cuts);
     assert!(broken.is_empty(), "{} of {cuts}: {broken:#?}", broken.len());
 }
 
 #[test]
 fn the_store_opens_whole_after_cuts_that_leave_random_pages() {
     let cuts = number("STORE_CUTS", 120);
-    let broken = cut_often(true, Unsynced::SomePages, cuts);
+    let broken = cut_often(Engine::Hardened, Unsynced::SomePages, cuts);
     assert!(broken.is_empty(), "{} of {cuts}: {broken:#?}", broken.len());
+}
+
+/// Three of four of these cuts fall into a rewrite of the file.
+#[test]
+fn the_store_opens_whole_after_cuts_while_its_file_is_written_anew() {
+    let cuts = number("STORE_CUTS", 80);
+    for unsynced in [Unsynced::Lost, Unsynced::SomePages] {
+        let broken = cut_often(Engine::Rewriting, unsynced, cuts);
+        assert!(broken.is_empty(), "{} of {cuts}: {broken:#?}", broken.len());
+    }
 }
 
 /// The tests above mean something: sled as its README shows it does not pass them.
 #[test]
 fn sled_without_the_hardening_fails_the_same_cuts() {
     for unsynced in [Unsynced::Lost, Unsynced::SomePages] {
-        let broken = cut_often(false, unsynced, 20);
+        let broken = cut_often(Engine::Plain, unsynced, 20);
         println!("plain sled, {unsynced:?}: {broken:#?}");
         assert!(!broken.is_empty(), "{unsynced:?} found nothing");
     }
 }
 
 /// Records one run, cuts it so many times, and says what was wrong each time.
-fn cut_often(hardened: bool, unsynced: Unsynced, cuts: u64) -> Vec<String> {
+fn cut_often(engine: Engine, unsynced: Unsynced, cuts: u64) -> Vec<String> {
     let dir = tempfile::tempdir().expect("a directory");
-    let recording = record(dir.path(), hardened);
+    let recording = record(dir.path(), engine);
     let mut random = Random(seed() ^ cuts << 32);
     let first = first_acknowledgement(&recording);
+    let rewriting: Vec<usize> = (0..recording.calls.len())
+        .filter(|call| recording.calls[*call].is_about(&["sled.copy", "sled.new", "sled.old"]))
+        .collect();
+    assert_eq!(rewriting.is_empty(), engine != Engine::Rewriting);
     let mut points: Vec<usize> = (0..cuts)
         .map(|cut| match cut % 4 {
+            1.. if engine == Engine::Rewriting => rewriting[random.index(0..rewriting.len())] + 1,
             // sled itself promises nothing before the first flush: only the hardened store is cut while it is created.
-            0 if hardened => random.index(0..first),
+            0 if engine != Engine::Plain => random.index(0..first),
             _ => random.index(first + 1..recording.calls.len() + 1),
         })
         .collect();
@@ -77,10 +92,10 @@ fn cut_often(hardened: bool, unsynced: Unsynced, cuts: u64) -> Vec<String> {
         let cut = Cut {
             unsynced,
             // Plain sled syncs no directory at all: without this, all of its files would be gone at every cut.
-            names_survive: !hardened,
+            names_survive: engine == Engine::Plain,
         };
         disk.write(cut, &mut random, &rebuilt);
-        if let Err(what) = check(rebuilt.join("store"), book.clone(), hardened) {
+        if let Err(what) = check(rebuilt.join("store"), book.clone(), engine) {
             broken.push(format!("cut at call {point}: {what}"));
         }
         // A store that hangs keeps its files open; they go with the directory.
@@ -106,7 +121,7 @@ fn first_acknowledgement(recording: &Recording) -> usize {
 }
 
 /// Three lives: killed, closed cleanly, killed; each goes on with the files of the one before.
-fn record(dir: &Path, hardened: bool) -> Recording {
+fn record(dir: &Path, engine: Engine) -> Recording {
     let recorder = build_recorder(dir);
     let root = dir.join("recorded");
     fs::create_dir(&root).expect("a directory");
@@ -116,7 +131,7 @@ fn record(dir: &Path, hardened: bool) -> Recording {
     for close in [false, true, false] {
         let life = Life {
             dir: root.join("store"),
-            hardened,
+            engine,
             writes: 40,
             close,
             largest: LARGEST,
@@ -161,7 +176,7 @@ fn build_recorder(dir: &Path) -> PathBuf {
 }
 
 /// Opens a rebuilt store on a thread of its own: a damaged sled may panic, or never return.
-fn check(dir: PathBuf, book: Book, hardened: bool) -> Result<(), String> {
+fn check(dir: PathBuf, book: Book, engine: Engine) -> Result<(), String> {
     let (verdict, verdicts) = mpsc::channel();
     thread::spawn(move || {
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
@@ -171,7 +186,7 @@ fn check(dir: PathBuf, book: Book, hardened: bool) -> Result<(), String> {
                 .expect("a runtime");
             runtime.block_on(async {
                 let store =
-                    workload::open(&dir, hardened).map_err(|error| format!("open: {error}"))?;
+                    workload::open(&dir, engine).map_err(|error| format!("open: {error}"))?;
                 workload::check(&store, book, LARGEST).await?;
                 store.close().await.map_err(|error| error.to_string())
             })

@@ -18,7 +18,7 @@ use std::{
 use apiserver::store::{
     Backend, Durability, EmbeddedStore, Expect, ListOptions, Operation, Outcome, Revision,
     StoreError, Watch, WatchItem, Write,
-    engine::{KvEngine, Op, Visit},
+    engine::{Growth, KvEngine, Op, SledEngine, Visit},
 };
 use bytes::Bytes;
 
@@ -337,11 +337,31 @@ fn everything() -> std::ops::Range<Bytes> {
 }
 
 /// How a child runs.
+/// What keeps the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    /// sled as its README shows it.
+    Plain,
+    /// The product's.
+    Hardened,
+    /// The product's, which takes its file to have grown too large at every start.
+    Rewriting,
+}
+
+impl Engine {
+    fn number(self) -> u64 {
+        match self {
+            Self::Plain => 0,
+            Self::Hardened => 1,
+            Self::Rewriting => 2,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Life {
     pub(crate) dir: PathBuf,
-    /// With the hardened engine, or with sled as its README shows it.
-    pub(crate) hardened: bool,
+    pub(crate) engine: Engine,
     /// Transactions per writer before the end.
     pub(crate) writes: u64,
     /// End with `close`, else by asking to be killed.
@@ -358,7 +378,7 @@ impl Life {
         command
             .args(["--ignored", "--exact", "workload::child", "--nocapture"])
             .env("STORE_CHILD_DIR", &self.dir)
-            .env("STORE_CHILD_HARDENED", u64::from(self.hardened).to_string())
+            .env("STORE_CHILD_ENGINE", self.engine.number().to_string())
             .env("STORE_CHILD_WRITES", self.writes.to_string())
             .env("STORE_CHILD_CLOSE", u64::from(self.close).to_string())
             .env("STORE_CHILD_LARGEST", self.largest.to_string())
@@ -373,7 +393,11 @@ impl Life {
         let text = std::env::var_os("STORE_CHILD_DIR").expect("run by the tests of this file");
         Self {
             dir: PathBuf::from(text),
-            hardened: number("STORE_CHILD_HARDENED", 1) == 1,
+            engine: match number("STORE_CHILD_ENGINE", 1) {
+                0 => Engine::Plain,
+                1 => Engine::Hardened,
+                _ => Engine::Rewriting,
+            },
             writes: number("STORE_CHILD_WRITES", 0),
             close: number("STORE_CHILD_CLOSE", 0) == 1,
             largest: number("STORE_CHILD_LARGEST", 0),
@@ -383,11 +407,18 @@ impl Life {
 }
 
 /// Opens the store with the engine asked for.
-pub(crate) fn open(dir: &Path, hardened: bool) -> Result<EmbeddedStore, StoreError> {
-    if hardened {
-        EmbeddedStore::open(dir)
-    } else {
-        EmbeddedStore::with_engine(PlainSled::open(dir), None)
+pub(crate) fn open(dir: &Path, engine: Engine) -> Result<EmbeddedStore, StoreError> {
+    match engine {
+        Engine::Plain => EmbeddedStore::with_engine(PlainSled::open(dir), None),
+        Engine::Hardened => EmbeddedStore::open(dir),
+        Engine::Rewriting => {
+            let always = Growth {
+                file_bytes: 0,
+                times_live: 0,
+            };
+            let engine = SledEngine::open_with(dir, always)?;
+            EmbeddedStore::with_engine(engine, Some(dir.to_owned()))
+        }
     }
 }
 
@@ -450,7 +481,7 @@ fn child() {
 }
 
 async fn live(life: Life, reporter: Reporter) {
-    let store = open(&life.dir, life.hardened).expect("the store opens");
+    let store = open(&life.dir, life.engine).expect("the store opens");
     for message in read_back(&store, life.largest)
         .await
         .expect("the store is whole")

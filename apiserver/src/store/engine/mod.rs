@@ -4,7 +4,10 @@ mod memory;
 mod sled;
 
 pub(crate) use self::sled::MAX_VALUE_BYTES;
-pub use self::{memory::MemoryEngine, sled::SledEngine};
+pub use self::{
+    memory::MemoryEngine,
+    sled::{Growth, SledEngine},
+};
 
 use super::StoreError;
 

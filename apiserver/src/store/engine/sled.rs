@@ -9,11 +9,17 @@
 //! - values stay below the size at which sled moves them to files it never syncs (`blobs/` stays empty);
 //! - one thread flushes, after every batch, with the blocking call: seven `flush_async` at once deadlock;
 //! - the background flusher stays on, because garbage collection hangs on it, but nothing relies on it;
-//! - a panic while opening (its answer to damage) becomes [`StoreError::Corrupt`].
+//! - what a crash or a full disk has left of an unfinished `snap.*` file is removed before opening: sled takes it for the
+//!   newest one, and refuses to open;
+//! - a panic while opening (its answer to damage) becomes [`StoreError::Corrupt`];
+//! - its file grows to many times what lives in it and never shrinks: at the start it is written anew ([`rewrite`]).
+
+mod rewrite;
 
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::MetadataExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
@@ -28,12 +34,27 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// The largest value that is handed to [`KvEngine::apply`]: 16 of them fit a leaf.
 pub(crate) const MAX_VALUE_BYTES: usize = 24 << 10;
 
+/// When the engine's file is written anew: it is larger than both.
+#[derive(Clone, Copy, Debug)]
+pub struct Growth {
+    /// Smaller files are left alone.
+    pub file_bytes: u64,
+    /// So many times the keys and values that live in it.
+    pub times_live: u64,
+}
+
+impl Default for Growth {
+    fn default() -> Self {
+        Self {
+            file_bytes: 64 << 20,
+            times_live: 4,
+        }
+    }
+}
+
 /// The embedded store's engine on a directory.
 pub struct SledEngine {
-    db: ::sled::Db,
-    /// The file that holds all data, opened a second time.
-    data: File,
-    dir: PathBuf,
+    tree: Tree,
     _lock: File,
 }
 
@@ -44,11 +65,48 @@ impl SledEngine {
     /// [`StoreError::Locked`] when another process has it open, [`StoreError::Corrupt`] when its files cannot be read
     /// back, [`StoreError::Io`] for the file system's refusals.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        Self::open_with(dir, Growth::default())
+    }
+
+    /// As [`SledEngine::open`], with another idea of what has grown too large.
+    ///
+    /// # Errors
+    /// As [`SledEngine::open`].
+    pub fn open_with(dir: &Path, growth: Growth) -> Result<Self, StoreError> {
         fs::create_dir_all(dir).map_err(io_error("create", dir))?;
         let lock = lock(dir)?;
-        let tree = dir.join("sled");
+        let tree = rewrite::open(dir, growth)?;
+        Ok(Self { tree, _lock: lock })
+    }
+}
+
+impl KvEngine for SledEngine {
+    fn apply(&self, ops: Vec<Op>) -> Result<(), StoreError> {
+        self.tree.apply(ops)
+    }
+
+    fn barrier(&self) -> Result<(), StoreError> {
+        self.tree.barrier()
+    }
+
+    fn scan(&self, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        self.tree.scan(visit)
+    }
+}
+
+/// sled in one directory.
+struct Tree {
+    db: ::sled::Db,
+    /// The file that holds all data, opened a second time.
+    data: File,
+    dir: PathBuf,
+}
+
+impl Tree {
+    /// Opens or creates it; all that is on the way to it is durable afterwards.
+    fn open(dir: &Path) -> Result<Self, StoreError> {
         let config = ::sled::Config::new()
-            .path(&tree)
+            .path(dir)
             .segment_size(SEGMENT_BYTES)
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(Some(1000));
@@ -56,25 +114,32 @@ impl SledEngine {
             path: dir.display().to_string(),
             detail,
         };
+        remove_unfinished_snapshots(dir).map_err(io_error("clean up", dir))?;
         let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
         let db = match opened {
             Ok(Ok(db)) => db,
             Ok(Err(::sled::Error::Io(source))) if source.kind() != io::ErrorKind::Other => {
-                return Err(io_error("open", &tree)(source));
+                return Err(io_error("open", dir)(source));
             }
             Ok(Err(error)) => return Err(corrupt(error.to_string())),
             Err(panic) => return Err(corrupt(panic_text(&*panic))),
         };
-        let data = File::open(tree.join("db")).map_err(io_error("open", &tree.join("db")))?;
-        let engine = Self {
+        let data = File::open(dir.join("db")).map_err(io_error("open", &dir.join("db")))?;
+        let tree = Self {
             db,
             data,
-            dir: tree,
-            _lock: lock,
+            dir: dir.to_owned(),
         };
-        engine.sync_everything()?;
-        engine.refuse_blobs()?;
-        Ok(engine)
+        tree.sync_everything()?;
+        tree.refuse_blobs()?;
+        Ok(tree)
+    }
+
+    /// What the file takes on the disk.
+    fn file_bytes(&self) -> Result<u64, StoreError> {
+        let metadata = self.data.metadata();
+        let metadata = metadata.map_err(io_error("inspect", &self.dir.join("db")))?;
+        Ok(metadata.blocks() * 512)
     }
 
     /// A cut soon after creation must not leave files that exist without their content.
@@ -89,12 +154,7 @@ impl SledEngine {
             parent,
             grandparent,
         ];
-        for place in places {
-            File::open(&place)
-                .and_then(|file| file.sync_all())
-                .map_err(io_error("sync", &place))?;
-        }
-        Ok(())
+        places.iter().try_for_each(|place| sync(place))
     }
 
     fn refuse_blobs(&self) -> Result<(), StoreError> {
@@ -114,12 +174,13 @@ impl SledEngine {
         move |error| StoreError::Io {
             operation,
             path: path.clone(),
-            source: io::Error::other(error),
+            source: match error {
+                ::sled::Error::Io(source) => source,
+                other => io::Error::other(other),
+            },
         }
     }
-}
 
-impl KvEngine for SledEngine {
     fn apply(&self, ops: Vec<Op>) -> Result<(), StoreError> {
         let mut batch = ::sled::Batch::default();
         for op in ops {
@@ -160,7 +221,30 @@ impl KvEngine for SledEngine {
     }
 }
 
-/// sled's own lock is on a file that a rewrite would replace.
+/// A snapshot of sled's index gets its name when it is complete and synced. The one before is removed only then.
+fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a file or directory durable.
+fn sync(path: &Path) -> Result<(), StoreError> {
+    let synced = File::open(path).and_then(|file| file.sync_all());
+    synced.map_err(io_error("sync", path))
+}
+
+/// sled's own lock is on a file that a rewrite replaces.
 fn lock(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join("LOCK");
     let file = File::options()
@@ -184,5 +268,40 @@ fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> S
         operation,
         path,
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unfinished_snapshot_does_not_keep_a_store_from_opening() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let put = |engine: &SledEngine, key: &str| {
+            let op = Op::Put(key.into(), b"value".to_vec());
+            engine.apply(vec![op]).expect("apply");
+            engine.barrier().expect("barrier");
+        };
+        put(&SledEngine::open(dir.path()).expect("open"), "one");
+        for (name, content) in [
+            ("snap.0000000000000001", ""),
+            ("snap.FFFFFFFFFFFFFFFF", "part"),
+        ] {
+            let unfinished = dir.path().join(format!("sled/{name}.generating"));
+            fs::write(&unfinished, content).expect("a file");
+            let engine = SledEngine::open(dir.path()).expect("open");
+            assert!(!unfinished.exists());
+            put(&engine, name);
+        }
+        let engine = SledEngine::open(dir.path()).expect("open");
+        let mut keys = 0;
+        engine
+            .scan(&mut |_, _| {
+                keys += 1;
+                Ok(())
+            })
+            .expect("scan");
+        assert_eq!(keys, 3);
     }
 }
