@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io::ErrorKind,
     net::SocketAddr,
     num::{NonZeroU16, NonZeroUsize},
     sync::Arc,
@@ -92,6 +93,53 @@ pub enum AgentError {
     Ended(String),
 }
 
+impl AgentError {
+    /// Whether what the agent was told cannot work: a flag, a malformed or missing token.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::Join(JoinError::NoToken | JoinError::Token(_)) | Self::Domain(_)
+        )
+    }
+
+    /// Whether this process, or this node, may not do it: no privileges, a token that is refused, another cluster's CA.
+    #[must_use]
+    pub fn is_not_permitted(&self) -> bool {
+        match self {
+            Self::Kernel(KernelError::NotPermitted(_)) => true,
+            Self::Join(JoinError::WrongCa { .. } | JoinError::Refused(_)) => true,
+            Self::Register(error) => error.is_forbidden() || error.is_unauthorized(),
+            error => error.io_kind() == Some(ErrorKind::PermissionDenied),
+        }
+    }
+
+    /// Whether something that the agent needs is missing or in use: a feature of the kernel, our tables, the port of DNS.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        matches!(
+            self,
+            Self::Kernel(KernelError::Unsupported(_))
+                | Self::Rules(DataplaneError::Occupied { .. })
+                | Self::Dns(dns::server::ServerError::Bind { .. })
+        )
+    }
+
+    /// Whether a file could not be read or written.
+    #[must_use]
+    pub fn is_io(&self) -> bool {
+        self.io_kind().is_some()
+    }
+
+    fn io_kind(&self) -> Option<ErrorKind> {
+        match self {
+            Self::Join(JoinError::File(error)) => Some(error.source.kind()),
+            Self::Runtime(runtime::RuntimeError::Io { source, .. }) => Some(source.kind()),
+            _ => None,
+        }
+    }
+}
+
 /// An error with its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
@@ -113,6 +161,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 }
 
 async fn agent(config: Config) -> Result<(), AgentError> {
+    // A node that cannot program its kernel must not become one. (This socket is only to try it.)
+    drop(Netlink::open(Ownership::Never)?);
     let (client, cluster) = join(&config).await?;
     let mut tasks = JoinSet::new();
     let readiness = register(&mut tasks, &client, &config).await?;

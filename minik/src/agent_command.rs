@@ -6,10 +6,10 @@ use std::{
 };
 
 use agent::{Config, Options};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::shutdown;
+use crate::{exit_code::Told, shutdown};
 
 /// How a node is to run; shared with `minik server --agent`.
 #[derive(Args, Debug)]
@@ -72,11 +72,9 @@ pub(crate) fn run(args: &AgentArgs) -> Result<()> {
     runtime.block_on(async { run_agent(config, shutdown::requested()?).await })
 }
 
-/// Runs an agent. Its errors tell their causes themselves: as a chain they would be told twice.
+/// Runs an agent.
 pub(crate) async fn run_agent(config: Config, stop: impl Future<Output = ()>) -> Result<()> {
-    agent::run(config, stop)
-        .await
-        .map_err(|error| anyhow!("{error}"))
+    Ok(agent::run(config, stop).await.map_err(Told)?)
 }
 
 /// The checked configuration of an agent.
@@ -104,5 +102,5 @@ pub(crate) fn local_config(
         labels: args.label.clone(),
         executable: std::env::current_exe().context("find this program's own file")?,
     };
-    Ok(options.validate()?)
+    Ok(options.validate().map_err(Told)?)
 }

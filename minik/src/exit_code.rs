@@ -63,7 +63,9 @@ fn of_server(error: &ServerError) -> u8 {
             PkiError::Damaged { .. } | PkiError::KeyMissing { .. } | PkiError::KeyMismatch { .. },
         ) => DATA,
         ServerError::Store(error) => of_store(error),
-        ServerError::Bootstrap(ApiError::Store(error)) => of_store(error),
+        ServerError::Bootstrap(ApiError::Store(error) | ApiError::NoSpace(error)) => {
+            of_store(error)
+        }
         ServerError::StoreFailed { .. } => SOFTWARE,
         ServerError::Listen { .. } | ServerError::Pki(_) | ServerError::Bootstrap(_) => OTHER,
     }

@@ -7,6 +7,7 @@ mod admin;
 mod agent_command;
 mod duration;
 mod echo;
+mod exit_code;
 mod fetch;
 mod lab;
 mod pod_exec;
@@ -28,6 +29,7 @@ use tracing_subscriber::EnvFilter;
     version,
     about,
     arg_required_else_help = true,
+    after_help = exit_code::HELP,
     max_term_width = 110
 )]
 struct Cli {
@@ -68,7 +70,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("minik: {}", causes(&error));
-            ExitCode::FAILURE
+            ExitCode::from(exit_code::of(&error))
         }
     }
 }

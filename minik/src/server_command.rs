@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use apiserver::{
     registry::DefaultTolerations,
     server::{Config, Server, inherited},
@@ -17,6 +17,7 @@ use ipnet::IpNet;
 use crate::{
     admin::Admin,
     agent_command::{LocalArgs, local_config, run_agent},
+    exit_code::Told,
     shutdown, token,
 };
 
@@ -74,7 +75,7 @@ pub(crate) struct ServerArgs {
 
 /// Serves until SIGTERM or SIGINT.
 pub(crate) fn run(args: &ServerArgs) -> Result<()> {
-    let inherited = inherited(listen_fds()?)?;
+    let inherited = inherited(listen_fds()?).map_err(Told)?;
     let config = Config {
         data_dir: args.data_dir.clone(),
         bind: args.bind,
@@ -91,8 +92,16 @@ pub(crate) fn run(args: &ServerArgs) -> Result<()> {
             unreachable_secs: args.default_unreachable_toleration_seconds,
         },
     };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let context = runtime.enter();
+    shutdown::report_file_size_limit()?;
     let advertised = config.advertised();
-    let server = Server::bind(config).map_err(|error| anyhow!("{error}"))?;
+    let server = Server::bind(config).map_err(Told)?;
+    drop(context);
     let url = format!(
         "https://{}",
         SocketAddr::new(advertised, server.address().port())
@@ -111,33 +120,47 @@ pub(crate) fn run(args: &ServerArgs) -> Result<()> {
         eprintln!("to join another host: `minik token create{data_dir}` here, and there");
         eprintln!("  minik agent --join {url} --token TOKEN");
     }
-
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
     runtime.block_on(async {
         let stop = shutdown::requested()?;
-        if !args.agent {
-            return server.serve(stop).await.map_err(Into::into);
+        if args.agent {
+            serve_with_agent(server, args, &url, stop).await
+        } else {
+            Ok(server.serve(stop).await.map_err(Told)?)
         }
-        let (ended, end) = tokio::sync::oneshot::channel::<()>();
-        let agent = own_agent(args, &url);
+    })
+}
+
+/// A server and an agent that end together: without one of them a one-node cluster is none, and whoever supervises this
+/// process starts both again.
+async fn serve_with_agent(
+    server: Server,
+    args: &ServerArgs,
+    url: &str,
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
+    let (agent_ended, agent_end) = tokio::sync::oneshot::channel::<()>();
+    let (server_ended, server_end) = tokio::sync::oneshot::channel::<()>();
+    let serving = async {
         let served = server.serve(async {
             tokio::select! {
                 () = stop => {}
-                _ = end => {}
+                _ = agent_end => {}
             }
         });
-        let (served, agent) = tokio::join!(served, async {
-            let result = agent.await;
-            // Without its agent a one-node cluster is none: whoever supervises this process starts both again.
-            drop(ended);
-            result
-        });
-        served.map_err(anyhow::Error::from).and(agent)
-    })
+        let served = served.await;
+        drop(server_ended);
+        served
+    };
+    let running = async {
+        let ended = tokio::select! {
+            ended = own_agent(args, url) => ended,
+            _ = server_end => Ok(()),
+        };
+        drop(agent_ended);
+        ended
+    };
+    let (served, ended) = tokio::join!(serving, running);
+    served.map_err(|error| Told(error).into()).and(ended)
 }
 
 /// How many listening sockets were handed over, as `sd_listen_fds(3)` has it.
@@ -155,12 +178,16 @@ async fn own_agent(args: &ServerArgs, url: &str) -> Result<()> {
     let stop = shutdown::requested()?;
     let admin = Admin::read(&args.data_dir)?;
     let client = admin.client(url)?;
-    let token = token::create(&client, admin.ca(), OWN_TOKEN_TTL, "this host's own agent").await?;
-    let config = local_config(
-        &args.local,
-        &args.agent_data_dir,
-        url.to_owned(),
-        Some(token),
-    )?;
+    let token = token::create(&client, admin.ca(), OWN_TOKEN_TTL, "this host's own agent").await;
+    // A node that joined before needs none, and must come back on a full disk too.
+    let token = token
+        .inspect_err(|error| {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "no token for this host's own agent"
+            )
+        })
+        .ok();
+    let config = local_config(&args.local, &args.agent_data_dir, url.to_owned(), token)?;
     run_agent(config, stop).await
 }

@@ -157,6 +157,9 @@ pub enum ApiError {
         /// Its name.
         name: String,
     },
+    /// The disk is nearly full. Not an internal error: whoever reads this can do something about it.
+    #[error("{0}")]
+    NoSpace(std::sync::Arc<StoreError>),
     /// The store failed.
     #[error("Internal error occurred: {0}")]
     Store(std::sync::Arc<StoreError>),
@@ -187,6 +190,7 @@ impl From<StoreError> for ApiError {
                 current: Revision(current),
             } => Self::FutureRevision { wanted, current },
             StoreError::TooLarge { limit_bytes, .. } => Self::TooLarge { limit_bytes },
+            StoreError::NoSpace { .. } => Self::NoSpace(std::sync::Arc::new(error)),
             other => Self::Store(std::sync::Arc::new(other)),
         }
     }
@@ -282,9 +286,9 @@ impl ApiError {
             Self::UnsupportedMediaType { .. } => (415, "UnsupportedMediaType"),
             Self::Invalid { .. } | Self::Unprocessable(_) => (422, "Invalid"),
             Self::Contention { .. } => (500, "ServerTimeout"),
+            // RFC 4918, section 11.5. It passes when somebody makes room, so clients are not told to try again.
+            Self::NoSpace(_) => (507, "InsufficientStorage"),
             Self::Store(error) => match **error {
-                // RFC 4918, section 11.5. It passes when somebody makes room, so clients are not told to try again.
-                StoreError::NoSpace { .. } => (507, "InsufficientStorage"),
                 StoreError::Unavailable(_) => (503, "ServiceUnavailable"),
                 _ => (500, "InternalError"),
             },

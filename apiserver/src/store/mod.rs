@@ -268,7 +268,7 @@ pub enum StoreError {
     #[error("store unavailable: {0}")]
     Unavailable(String),
     /// A file operation failed.
-    #[error("{operation} {path}: {source}")]
+    #[error("{operation} {path}: {source}{}", advice(source))]
     Io {
         /// What was attempted.
         operation: &'static str,
@@ -277,4 +277,18 @@ pub enum StoreError {
         /// The cause.
         source: std::io::Error,
     },
+}
+
+/// What to do about a file operation's failure, where that is known.
+fn advice(source: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ": free some space, then start again",
+        ErrorKind::FileTooLarge => {
+            ": raise this process's limit of file sizes (ulimit -f, LimitFSIZE=)"
+        }
+        ErrorKind::ReadOnlyFilesystem => ": mount the file system for writing",
+        ErrorKind::PermissionDenied => ": give this user the file, or run as the user who owns it",
+        _ => "",
+    }
 }

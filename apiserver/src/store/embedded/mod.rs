@@ -66,6 +66,7 @@ impl EmbeddedStore {
     /// # Errors
     /// [`StoreError::Locked`], [`StoreError::Corrupt`], [`StoreError::Io`].
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        space::make_room(dir);
         Self::with_engine(SledEngine::open(dir)?, Some(dir.to_owned()))
     }
 

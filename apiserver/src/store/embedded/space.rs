@@ -12,7 +12,7 @@
 use std::{
     fs::{self, File},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use crate::store::{Operation, StoreError, Write};
@@ -73,10 +73,17 @@ impl Usage {
     }
 }
 
+/// Gives the reserve of an earlier run back when the disk is full: opening the engine writes too.
+pub(super) fn make_room(dir: &Path) {
+    if usage(dir).is_some_and(|usage| usage.free < RESERVE_BYTES) {
+        Reserve::of(dir).release();
+    }
+}
+
 impl Space {
     pub(super) fn new(dir: Option<PathBuf>) -> Self {
         Self {
-            reserve: Reserve(dir.as_ref().map(|dir| dir.join("RESERVE"))),
+            reserve: dir.as_deref().map_or(Reserve(None), Reserve::of),
             dir,
             low: false,
         }
@@ -135,7 +142,7 @@ impl Space {
     }
 }
 
-fn usage(dir: &std::path::Path) -> Option<Usage> {
+fn usage(dir: &Path) -> Option<Usage> {
     let disk = nix::sys::statvfs::statvfs(dir).ok()?;
     Some(Usage {
         total: disk.blocks() * disk.fragment_size(),
@@ -162,6 +169,10 @@ fn need(writes: &[Write], length: impl Fn(&[u8]) -> Option<usize>) -> Need {
 struct Reserve(Option<PathBuf>);
 
 impl Reserve {
+    fn of(dir: &Path) -> Self {
+        Self(Some(dir.join("RESERVE")))
+    }
+
     /// Gives the room back; false when there was none.
     fn release(&self) -> bool {
         self.0.as_ref().is_some_and(|path| {
@@ -188,7 +199,7 @@ impl Reserve {
     }
 }
 
-fn allocate(path: &std::path::Path) -> io::Result<()> {
+fn allocate(path: &Path) -> io::Result<()> {
     let file = File::create(path)?;
     let length = i64::try_from(RESERVE_BYTES).unwrap_or(i64::MAX);
     let mode = nix::fcntl::FallocateFlags::empty();
@@ -294,7 +305,7 @@ mod tests {
     fn the_reserve_is_room_that_can_be_given_back_once() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("RESERVE");
-        let mut reserve = Reserve(Some(path.clone()));
+        let mut reserve = Reserve::of(dir.path());
         assert!(!reserve.release());
         reserve.make();
         let size = path.metadata().expect("the reserve").len();
