@@ -3,6 +3,8 @@
 //! Nothing here imports the product: a test sees what a user sees. `integration/test.sh` enters a private network namespace
 //! before it starts any test, and [`Lab::up`] refuses to work outside of one.
 
+pub mod server;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -240,6 +242,39 @@ impl Lab {
     pub fn minik_on(&self, host: &str, args: &[&str]) -> Answer {
         let minik = minik().to_string_lossy().into_owned();
         self.on(host, &[&[minik.as_str()], args].concat())
+    }
+
+    /// Creates a join token on the control host.
+    #[must_use]
+    pub fn token(&self) -> String {
+        let data = self.dir().join("control/lib/server");
+        let data = data.to_string_lossy();
+        let answer = self.minik_on("control", &["token", "create", "--data-dir", &data]);
+        answer.ok().trim().to_owned()
+    }
+
+    /// Starts a command on a host, which goes on after this. Its output is `NAME.log` in the host's directory, its process
+    /// id on the host is `NAME.pid` there.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_on(&self, host: &str, name: &str, command: &[&str]) {
+        let dir = self.dir().join(host);
+        let dir = dir.to_string_lossy();
+        let script =
+            format!("cd {dir}; setsid \"$@\" >>{name}.log 2>&1 </dev/null & echo $! > {name}.pid");
+        let shell = ["sh", "-c", &script, "sh"];
+        let _ = self.on(host, &[&shell[..], command].concat()).ok();
+    }
+
+    /// `kill -9` of what [`Lab::start_on`] has started.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill_on(&self, host: &str, name: &str) {
+        let pid = self.dir().join(host).join(format!("{name}.pid"));
+        let pid = fs::read_to_string(pid).expect("it was started");
+        let _ = self.on(host, &["kill", "-9", pid.trim()]).ok();
     }
 
     /// Runs the built-in image's `/minik ...` in a Pod of the default namespace.

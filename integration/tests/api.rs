@@ -1,13 +1,11 @@
 //! The API through an unmodified kubectl, and what the commands say to bad input.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{fs, path::Path, process::Stdio};
 
-use integration::{DEADLINE, Lab, eventually, minik, run};
+use integration::{
+    DEADLINE, Lab, eventually, minik, run,
+    server::{Kill, Server},
+};
 
 const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {selector: {app: s}, ports: [{port: 80}]}\n";
 
@@ -232,108 +230,6 @@ fn wrong_manifests_are_refused_with_field_value_and_advice() {
     );
 }
 
-/// Ends a process when dropped.
-struct Kill(Child);
-
-impl Drop for Kill {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A server of its own on loopback, in a directory of its own.
-struct Server {
-    dir: std::path::PathBuf,
-    process: Option<Kill>,
-    port: u16,
-}
-
-impl Server {
-    fn start(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("minik-test-{name}-{}", std::process::id()));
-        fs::create_dir_all(&dir).expect("create a directory");
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .and_then(|socket| socket.local_addr())
-            .expect("a port")
-            .port();
-        let mut server = Self {
-            dir,
-            process: None,
-            port,
-        };
-        server.process = Some(Kill(server.command().spawn().expect("start the server")));
-        eventually("the server answers", DEADLINE, || {
-            server.token(&["list"]).result()
-        });
-        server
-    }
-
-    fn command(&self) -> Command {
-        self.command_with(&[])
-    }
-
-    /// `minik server`, with some flags changed or added.
-    fn command_with(&self, changed: &[(&str, &str)]) -> Command {
-        let (bind, data) = (
-            format!("127.0.0.1:{}", self.port),
-            self.dir.join("server").to_string_lossy().into_owned(),
-        );
-        let usual = [
-            ("--bind", bind.as_str()),
-            ("--advertise-address", "127.0.0.1"),
-            ("--data-dir", &data),
-        ];
-        let mut command = Command::new(minik());
-        command.arg("server").stderr(Stdio::null());
-        for (flag, value) in usual {
-            if !changed.iter().any(|(name, _)| *name == flag) {
-                command.args([flag, value]);
-            }
-        }
-        for (flag, value) in changed {
-            command.args([flag, value]);
-        }
-        command
-    }
-
-    fn token(&self, args: &[&str]) -> integration::Answer {
-        run(Command::new(minik())
-            .arg("token")
-            .args(args)
-            .arg("--data-dir")
-            .arg(self.dir.join("server")))
-    }
-
-    /// `minik agent --join`, which must fail.
-    fn refused_join(&self, token: &str) -> String {
-        let url = format!("https://127.0.0.1:{}", self.port);
-        let mut command = Command::new(minik());
-        command.args([
-            "agent",
-            "--join",
-            &url,
-            "--token",
-            token,
-            "--node-name",
-            "n",
-            "--node-ip",
-            "127.0.0.1",
-        ]);
-        for dir in ["data", "run", "log"] {
-            command.arg(format!("--{dir}-dir")).arg(self.dir.join(dir));
-        }
-        run(&mut command).refused()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.process = None;
-        let _ = fs::remove_dir_all(&self.dir);
-    }
-}
-
 #[test]
 fn a_token_that_is_malformed_wrong_expired_or_revoked_is_refused_and_says_so() {
     let server = Server::start("tokens");
@@ -353,13 +249,15 @@ fn a_token_that_is_malformed_wrong_expired_or_revoked_is_refused_and_says_so() {
         .to_owned();
     let revoked = server.token(&["create"]).ok().trim().to_owned();
     let _ = server.token(&["revoke", &revoked]).ok();
-    for (token, words) in [
-        ("nonsense", &["--token"][..]),
-        (&wrong_secret, &["token", "401"]),
-        (&wrong_ca, &["another CA", "not sent"]),
-        (&revoked, &["token"]),
+    for (token, words, code) in [
+        ("nonsense", &["--token"][..], 2),
+        (&wrong_secret, &["token", "401"], 77),
+        (&wrong_ca, &["another CA", "not sent"], 77),
+        (&revoked, &["token"], 77),
     ] {
-        let refusal = server.refused_join(token);
+        let answer = server.join(token);
+        assert_eq!(answer.code, Some(code), "{answer:?}");
+        let refusal = answer.refused();
         for word in words {
             assert!(refusal.contains(word), "{word:?} is missing in: {refusal}");
         }
@@ -377,9 +275,12 @@ fn a_token_that_is_malformed_wrong_expired_or_revoked_is_refused_and_says_so() {
         let listed = server.token(&["list"]).result()?;
         (!listed.contains(&id)).then_some(()).ok_or(listed)
     });
-    let refusal = server.refused_join(&short);
-    assert!(refusal.contains("401"), "{refusal}");
-    let bad = server.token(&["create", "--ttl", "soon"]).refused();
+    let refusal = server.join(&short);
+    assert_eq!(refusal.code, Some(77), "{refusal:?}");
+    assert!(refusal.err.contains("401"), "{refusal:?}");
+    let bad = server.token(&["create", "--ttl", "soon"]);
+    assert_eq!(bad.code, Some(2), "{bad:?}");
+    let bad = bad.refused();
     assert!(
         bad.contains("--ttl") && bad.contains("soon") && bad.contains("24h"),
         "{bad}"
@@ -391,13 +292,15 @@ fn a_token_that_is_malformed_wrong_expired_or_revoked_is_refused_and_says_so() {
 #[test]
 fn a_server_that_cannot_start_says_which_flag_and_what_to_do() {
     let server = Server::start("starts");
-    let second = |changed: &[(&str, &str)]| {
-        run(server.command_with(changed).stderr(Stdio::piped())).refused()
+    let second = |code: i32, changed: &[(&str, &str)]| {
+        let answer = run(server.command_with(changed).stderr(Stdio::piped()));
+        assert_eq!(answer.code, Some(code), "{answer:?}");
+        answer.refused()
     };
-    let locked = second(&[("--bind", "127.0.0.1:0")]);
+    let locked = second(69, &[("--bind", "127.0.0.1:0")]);
     assert!(locked.contains("in use"), "{locked}");
     let other = server.dir.join("other");
-    let taken = second(&[("--data-dir", &other.to_string_lossy())]);
+    let taken = second(69, &[("--data-dir", &other.to_string_lossy())]);
     assert!(
         taken.contains("--bind") && taken.contains(&server.port.to_string()),
         "{taken}"
@@ -408,11 +311,33 @@ fn a_server_that_cannot_start_says_which_flag_and_what_to_do() {
         ("--bind", "here"),
         ("--cluster-dns", "1.2.3.4"),
     ] {
-        let refusal = second(&[(flag, value)]);
+        let refusal = second(2, &[(flag, value)]);
         assert!(
             refusal.contains(flag) && refusal.contains(value),
             "{flag} {value}: {refusal}"
         );
+    }
+    // A file is where the directory should be.
+    let file = server.dir.join("file");
+    fs::write(&file, "").expect("a file");
+    let refusal = second(
+        74,
+        &[
+            ("--bind", "127.0.0.1:0"),
+            ("--data-dir", &file.to_string_lossy()),
+        ],
+    );
+    assert!(
+        refusal.contains("--data-dir") && refusal.contains(&*file.to_string_lossy()),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn the_help_names_the_exit_codes() {
+    let help = run(std::process::Command::new(minik()).arg("--help")).ok();
+    for line in ["Exit codes:", "65  the store", "70  the store failed"] {
+        assert!(help.contains(line), "{help}");
     }
 }
 
@@ -423,10 +348,13 @@ fn a_damaged_store_is_never_repaired_silently() {
     server.process = None;
     let store = server.dir.join("server/store");
     // The largest one beside it is a reserve of empty space.
+    // The largest one beside it is a reserve of empty space.
     let damaged = overwrite_largest_file(&store.join("sled"));
     let mut command = server.command();
     command.stderr(Stdio::piped());
-    let refusal = run(&mut command).refused();
+    let answer = run(&mut command);
+    assert_eq!(answer.code, Some(65), "{answer:?}");
+    let refusal = answer.refused();
     assert!(
         refusal.contains("damaged") && refusal.contains(&*store.to_string_lossy()),
         "{refusal}"
@@ -449,70 +377,4 @@ fn overwrite_largest_file(dir: &Path) -> std::path::PathBuf {
     let (size, path) = files.pop().expect("the store has files");
     fs::write(&path, vec![0xA5; usize::try_from(size).expect("size")]).expect("overwrite");
     path
-}
-
-#[test]
-fn an_agent_without_privileges_or_kernel_support_says_so() {
-    // No capabilities at all: neither a network nor nf_tables can be programmed.
-    let lab = Lab::up(1, &[]);
-    let token = {
-        let data = lab.dir().join("control/lib/server");
-        let control = minik();
-        lab.on(
-            "control",
-            &[
-                &control.to_string_lossy(),
-                "token",
-                "create",
-                "--data-dir",
-                &data.to_string_lossy(),
-            ],
-        )
-        .ok()
-    };
-    let minik = minik().to_string_lossy().into_owned();
-    let dir = lab.dir().join("node1/unprivileged");
-    let dir = dir.to_string_lossy();
-    let answer = lab.on(
-        "client",
-        &[
-            "setpriv",
-            "--bounding-set=-all",
-            "--inh-caps=-all",
-            "--ambient-caps=-all",
-            "--no-new-privs",
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            &minik,
-            "agent",
-            "--join",
-            "https://198.18.0.2:6443",
-            "--token",
-            token.trim(),
-            "--node-name",
-            "weak",
-            "--node-ip",
-            "198.18.0.100",
-            "--data-dir",
-            &dir,
-            "--run-dir",
-            &dir,
-            "--log-dir",
-            &dir,
-        ],
-    );
-    let refusal = answer.refused();
-    assert!(
-        refusal.contains("root") || refusal.contains("CAP_NET_ADMIN") || refusal.contains("denied"),
-        "{refusal}"
-    );
-    eventually(
-        "no half-joined node is left",
-        Duration::from_secs(5),
-        || {
-            let nodes = lab.kubectl(&["get", "nodes", "-o", "name"]).result()?;
-            (!nodes.contains("weak")).then_some(()).ok_or(nodes)
-        },
-    );
 }

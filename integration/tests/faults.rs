@@ -84,6 +84,69 @@ fn a_killed_server_or_agent_loses_nothing_and_breaks_no_flow() {
 }
 
 #[test]
+fn a_killed_server_keeps_its_ca_its_tokens_and_its_revocations() {
+    let lab = Lab::up(1, &[]);
+    let data = lab.dir().join("control/lib/server");
+    let valid = lab.token();
+    let revoked = lab.token();
+    let revoke = ["token", "revoke", &revoked, "--data-dir"];
+    let _ = lab
+        .minik_on(
+            "control",
+            &[&revoke[..], &[&data.to_string_lossy()]].concat(),
+        )
+        .ok();
+    let ca = || std::fs::read(data.join("tls/ca.crt")).expect("the CA's certificate");
+    let before = ca();
+    let _ = lab.lab(&["kill", "control"]).ok();
+    let _ = lab.lab(&["start", "control"]).ok();
+    eventually("the server is back", DEADLINE, || {
+        lab.kubectl(&["get", "nodes"]).result()
+    });
+    assert!(before == ca(), "the server has made itself another CA");
+
+    let dir = lab.dir().join("client");
+    let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
+    let minik = minik().to_string_lossy().into_owned();
+    let cgroup = format!("minik-lab/{}/late", lab.name());
+    let (data, run, log) = (path("lib"), path("run"), path("pods"));
+    let agent = |token| {
+        [
+            &minik,
+            "agent",
+            "--join",
+            "https://198.18.0.2:6443",
+            "--token",
+            token,
+            "--node-name",
+            "late",
+            "--node-ip",
+            "198.18.0.100",
+            "--data-dir",
+            &data,
+            "--run-dir",
+            &run,
+            "--log-dir",
+            &log,
+            "--cgroup-parent",
+            &cgroup,
+        ]
+        .map(str::to_owned)
+    };
+    let refused = agent(&revoked);
+    let refused = refused.each_ref().map(String::as_str);
+    let refusal = lab.on("client", &refused);
+    assert_eq!(refusal.code, Some(77), "{refusal:?}");
+    assert!(refusal.err.contains("401"), "{refusal:?}");
+    let joining = agent(&valid);
+    lab.start_on("client", "agent", &joining.each_ref().map(String::as_str));
+    eventually("the valid token joins", DEADLINE, || {
+        let wait = ["wait", "--for=condition=Ready", "node/late", "--timeout=5s"];
+        lab.kubectl(&wait).result()
+    });
+}
+
+#[test]
 fn a_flushed_ruleset_is_back_and_other_tables_stay() {
     let (lab, ip) = lab_with_a_service(2, &[]);
     let target = format!("tcp://{ip}:81");
