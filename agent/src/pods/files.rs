@@ -143,9 +143,11 @@ fn limited(mut searches: Vec<String>) -> Vec<String> {
         .collect()
 }
 
-/// `spec.hostname`, or the Pod's name, cut to a DNS label.
+/// `spec.hostname`, or the Pod's name, cut to a DNS label; the node's on the node's network.
 pub(super) fn hostname(pod: &Pod) -> String {
-    let wanted = if pod.spec.hostname.is_empty() {
+    let wanted = if pod.spec.host_network {
+        &pod.spec.node_name
+    } else if pod.spec.hostname.is_empty() {
         &pod.metadata.name
     } else {
         &pod.spec.hostname
@@ -272,5 +274,7 @@ mod tests {
         );
         assert!(text.ends_with("192.0.2.5\ta\tb\n"), "{text}");
         assert_eq!(hostname(&pod(json!({}))), "web-0");
+        let on_host = json!({"hostNetwork": true, "nodeName": "node-7", "hostname": "db"});
+        assert_eq!(hostname(&pod(on_host)), "node-7");
     }
 }
