@@ -1,5 +1,6 @@
 //! The edge to the kernel: what the dataplane asks of it, the real one by netlink, and one in memory for tests.
 
+mod conntrack;
 mod fake;
 mod netlink;
 mod sys;
@@ -7,6 +8,7 @@ mod sys;
 use std::{collections::BTreeMap, io};
 
 pub use self::{
+    conntrack::Serving,
     fake::Fake,
     netlink::{Netlink, Ownership},
     sys::release_free_memory,

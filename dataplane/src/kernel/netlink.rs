@@ -143,7 +143,7 @@ impl Netlink {
 
     /// Sends a request and hands every answer to `each`, until the last: what is left of a dump would be in the way of the
     /// next one.
-    fn request(
+    pub(super) fn request(
         &mut self,
         bytes: &[u8],
         seq: u32,
@@ -201,7 +201,7 @@ impl Netlink {
         self.request(&wire::dump_request(seq, kind, family, set), seq, each)
     }
 
-    fn next_seq(&mut self) -> u32 {
+    pub(super) fn next_seq(&mut self) -> u32 {
         self.seq = self.seq.wrapping_add(1);
         self.seq
     }
