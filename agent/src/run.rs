@@ -12,7 +12,7 @@ use std::{
 use api::core::Node;
 use dataplane::{
     Dataplane, DataplaneError, Verified,
-    kernel::{KernelError, Netlink, Ownership},
+    kernel::{KernelError, Netlink, Ownership, Serving},
     model::{self, Change, Desired, Family, Frontend},
 };
 use dns::Zone;
@@ -370,6 +370,11 @@ impl Rules for Dataplane<Netlink> {
         Self::update(self, &change)
             .map(drop)
             .map_err(|error| chain(&error))
+    }
+
+    fn forget_flows(&mut self, serving: Serving) -> Result<usize, String> {
+        let forgotten = self.kernel_mut().forget_udp_flows(&serving);
+        forgotten.map_err(|error| chain(&error))
     }
 
     fn verify(&mut self) -> Result<bool, String> {

@@ -5,6 +5,7 @@
 //! (terminating endpoints), KEP-2086 (internalTrafficPolicy) and the zone and node hints of KEP-3015.
 
 mod endpoints;
+mod flows;
 mod health;
 mod records;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use ipnet::IpNet;
 
 use crate::objects::{EndpointSlice, Protocol, Service, ServicePort, ServiceType};
 use endpoints::PortEndpoints;
+pub(crate) use flows::serving;
 pub(crate) use health::health_check;
 pub(crate) use records::records;
 

@@ -78,6 +78,13 @@ impl Claims {
         (put, remove)
     }
 
+    /// Whether a frontend is this Service's, and not another's that came first.
+    pub(super) fn owns(&self, key: &Key, frontend: &Frontend) -> bool {
+        self.by_frontend
+            .get(frontend)
+            .is_some_and(|owners| owners.first == *key)
+    }
+
     fn release_missing(&mut self, key: &Key, wanted: &BTreeMap<Frontend, Fate>) -> Vec<Frontend> {
         let mut released = self.by_service.remove(key).unwrap_or_default().into_vec();
         released.retain(|frontend| !wanted.contains_key(frontend));

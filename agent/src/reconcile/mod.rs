@@ -16,7 +16,10 @@ use std::{
     time::Duration,
 };
 
-use dataplane::model::{Change, Desired, Fate, Frontend};
+use dataplane::{
+    kernel::Serving,
+    model::{Change, Desired, Fate, Frontend},
+};
 use dns::{Zone, records};
 use tokio::{
     sync::{mpsc, watch},
@@ -202,14 +205,15 @@ impl Reconciler {
     /// The difference only: its cost does not depend on how many Services there are.
     async fn update(&mut self) -> Result<(), RulesError> {
         let local_pods = self.changed_pods();
-        let (put, names, remove, checks) = {
+        let (put, names, remove, checks, serving) = {
             let view = lock(&self.view);
             let (mut put, remove) = self.claims.update(&self.pending.services, |key| {
                 frontends(&view, key, &self.here)
             });
             put.local_pods = local_pods;
             let checks = checks(&view, self.pending.services.iter(), &self.here);
-            (put, names(&view, &self.pending), remove, checks)
+            let serving = self.serving(&view, self.pending.services.iter());
+            (put, names(&view, &self.pending), remove, checks, serving)
         };
         // From here until the end the rules are neither the old nor the new ones.
         self.known = false;
@@ -220,6 +224,7 @@ impl Reconciler {
         if remove != Change::default() {
             self.rules.run(Step::Update(remove)).await?;
         }
+        self.forget_flows(serving).await;
         self.health.apply(checks);
         self.settle();
         Ok(())
@@ -227,7 +232,7 @@ impl Reconciler {
 
     /// Everything: at the start and after a failure.
     async fn replace(&mut self) -> Result<(), RulesError> {
-        let (desired, names, checks) = {
+        let (desired, names, checks, serving) = {
             let view = lock(&self.view);
             let (claims, fates) =
                 Claims::new(view.service_keys(), |key| frontends(&view, key, &self.here));
@@ -236,18 +241,48 @@ impl Reconciler {
             desired.frontends = fates;
             desired.local_pods.clone_from(&self.local_pods.borrow());
             let checks = checks(&view, view.service_keys(), &self.here);
-            (desired, names(&view, &self.pending), checks)
+            let serving = self.serving(&view, view.service_keys());
+            (desired, names(&view, &self.pending), checks, serving)
         };
         let pods = desired.local_pods.clone();
         self.rules.run(Step::Replace(desired)).await?;
         self.zone.apply(names);
         self.zone.set_synced(true);
+        self.forget_flows(serving).await;
         self.health.replace(checks);
         self.applied_pods = pods;
         self.settle();
         // The lists, the rules' first version and the plan to get there were several times what stays.
         dataplane::kernel::release_free_memory();
         Ok(())
+    }
+
+    /// Who may keep their UDP flows, of these Services.
+    fn serving<'a>(&self, view: &View, services: impl Iterator<Item = &'a Key>) -> Serving {
+        let mut all = Serving::new();
+        for key in services {
+            let Some(service) = view.service(key) else {
+                continue;
+            };
+            let slices: Vec<_> = view.slices(key).collect();
+            let serving = translate::serving(service, &slices, &self.here);
+            all.extend(
+                serving
+                    .into_iter()
+                    .filter(|(frontend, _)| self.claims.owns(key, frontend)),
+            );
+        }
+        all
+    }
+
+    /// The rules are right without it, so a failure makes nothing unknown: such a flow ends when its client falls silent.
+    async fn forget_flows(&self, serving: Serving) {
+        if serving.is_empty() {
+            return;
+        }
+        if let Err(error) = self.rules.run(Step::ForgetFlows(serving)).await {
+            tracing::warn!(%error, "UDP flows to endpoints that left may remain until their clients fall silent");
+        }
     }
 
     fn settle(&mut self) {

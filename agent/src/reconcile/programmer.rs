@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::mpsc, thread};
 
-use dataplane::model::{Change, Desired};
+use dataplane::{
+    kernel::Serving,
+    model::{Change, Desired},
+};
 use tokio::sync::oneshot;
 
 /// What programs the node's rules: the kernel, or a fake in tests.
@@ -12,6 +15,8 @@ pub(crate) trait Rules: Send + 'static {
     fn replace(&mut self, desired: Desired) -> Result<(), Self::Error>;
     /// Applies a difference, atomically.
     fn update(&mut self, change: Change) -> Result<(), Self::Error>;
+    /// Ends the UDP flows to these frontends whose endpoint does not serve any more; says how many.
+    fn forget_flows(&mut self, serving: Serving) -> Result<usize, Self::Error>;
     /// Whether a foreign hand changed our rules; repairs them if so.
     fn verify(&mut self) -> Result<bool, Self::Error>;
 }
@@ -21,6 +26,7 @@ pub(crate) trait Rules: Send + 'static {
 pub(super) enum Step {
     Replace(Desired),
     Update(Change),
+    ForgetFlows(Serving),
     Verify,
 }
 
@@ -46,6 +52,9 @@ impl Programmer {
                     let done = match step {
                         Step::Replace(desired) => rules.replace(desired).map(|()| true),
                         Step::Update(change) => rules.update(change).map(|()| true),
+                        Step::ForgetFlows(serving) => {
+                            rules.forget_flows(serving).map(|count| count > 0)
+                        }
                         Step::Verify => rules.verify(),
                     };
                     let _ = reply.send(done.map_err(|error| RulesError(error.to_string())));
@@ -54,7 +63,8 @@ impl Programmer {
         Ok(Self { steps })
     }
 
-    /// Does one step. For [`Step::Verify`] the answer is whether something was repaired.
+    /// Does one step. For [`Step::Verify`] the answer is whether something was repaired, for [`Step::ForgetFlows`] whether any
+    /// was stale.
     pub(super) async fn run(&self, step: Step) -> Result<bool, RulesError> {
         let gone = || RulesError("the thread that programs the rules ended".to_owned());
         let (reply, answer) = oneshot::channel();

@@ -51,6 +51,14 @@ impl Rules for FakeRules {
         Ok(())
     }
 
+    fn forget_flows(&mut self, serving: Serving) -> Result<usize, Self::Error> {
+        let mut state = self.state.lock().expect("lock");
+        let frontends = serving.keys().map(|frontend| frontend.port().to_string());
+        let frontends: Vec<_> = frontends.collect();
+        state.log.push(format!("flows {}", frontends.join(" ")));
+        Ok(0)
+    }
+
     fn verify(&mut self) -> Result<bool, Self::Error> {
         Ok(false)
     }
@@ -177,6 +185,31 @@ async fn a_change_writes_its_own_difference_and_new_rules_come_before_old_ones_g
         .send_replace(BTreeSet::from(["10.244.1.2".parse().expect("address")]));
     bench.reconciler.reconcile().await;
     assert!(bench.log().is_empty(), "a local Pod changes no frontend");
+}
+
+#[tokio::test]
+async fn the_udp_flows_of_what_changed_are_looked_through_after_its_rules() {
+    let mut bench = bench();
+    let udp = |name: &str, ip: &str, port: u16, revision: u64| {
+        let mut service = service(name, ip, revision);
+        service.spec.ports[0].protocol = crate::objects::Protocol::Udp;
+        service.spec.ports[0].port = port;
+        service
+    };
+    bench.sync(vec![
+        service("web", "10.96.0.1", 3),
+        udp("a", "10.96.0.2", 53, 4),
+        udp("b", "10.96.0.3", 54, 5),
+    ]);
+    bench.reconciler.reconcile().await;
+    assert_eq!(bench.log(), ["replace 3", "flows 53 54"]);
+    bench.change(vec![
+        Delta::Put(service("web", "10.96.0.4", 1001)),
+        Delta::Put(udp("a", "10.96.0.2", 55, 1002)),
+    ]);
+    bench.reconciler.reconcile().await;
+    let log = bench.log();
+    assert_eq!(log.last().map(String::as_str), Some("flows 55"), "{log:?}");
 }
 
 #[tokio::test]

@@ -143,6 +143,11 @@ impl<'a> PortEndpoints<'a> {
         local.map(|endpoint| endpoint.addr)
     }
 
+    /// Everybody who answers: ready, or not ready any more but serving while it terminates.
+    pub(super) fn serving(&self, family: Family) -> Vec<model::Endpoint> {
+        self.select(family, Endpoint::is_serving)
+    }
+
     fn select(&self, family: Family, wanted: impl Fn(&Endpoint) -> bool) -> Vec<model::Endpoint> {
         let all = self.by_address.iter();
         all.filter(|(address, endpoint)| family == Family::of(address.addr) && wanted(endpoint))
