@@ -231,6 +231,23 @@ fn wrong_manifests_are_refused_with_field_value_and_advice() {
 }
 
 #[test]
+fn a_pod_that_cannot_run_says_why_where_describe_shows_it() {
+    let lab = Lab::up(1, &[]);
+    let _ = lab.kubectl(&["run", "wrong", "--image=nginx"]).ok();
+    let why = "image \"nginx\" is not on this node";
+    eventually("describe tells the reason", DEADLINE, || {
+        let described = lab.kubectl(&["describe", "pod", "wrong"]).result()?;
+        (described.contains("ErrImagePull") && described.contains(why))
+            .then_some(())
+            .ok_or(described)
+    });
+    let logs = lab.kubectl(&["logs", "wrong"]).refused();
+    assert!(logs.contains("does not serve pods/log"), "{logs}");
+    let fields = lab.kubectl(&["explain", "pod", "--recursive"]).ok();
+    assert!(fields.contains("terminationGracePeriodSeconds"), "{fields}");
+}
+
+#[test]
 fn a_token_that_is_malformed_wrong_expired_or_revoked_is_refused_and_says_so() {
     let server = Server::start("tokens");
     let good = server

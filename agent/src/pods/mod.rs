@@ -12,6 +12,7 @@
 mod container;
 mod drain;
 mod env;
+mod events;
 mod files;
 mod sandbox;
 mod spec;

@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     Context, Wanted,
     container::{Decision, Life, RestartPolicy},
+    events,
     sandbox::{Sandbox, report},
     spec,
     status::{Facts, is_overruled, status},
@@ -262,6 +263,7 @@ impl Worker {
         {
             Ok(pod) => {
                 self.report_backoff.reset();
+                self.tell(&pod.status).await;
                 // The times of these conditions are the ones to keep from now on.
                 Arc::make_mut(&mut self.pod).status.clone_from(&pod.status);
                 self.reported = Some((patch, pod.status));
@@ -272,6 +274,19 @@ impl Worker {
             Err(error) => {
                 tracing::warn!(pod = %self.name(), %error, "the Pod's status was not written");
                 Some(Instant::now() + self.report_backoff.fail())
+            }
+        }
+    }
+
+    /// Tells in Events what a status says that is new. An Event that is lost is missed by nobody: the status has it, too.
+    async fn tell(&self, new: &PodStatus) {
+        let path = Path::core("events").namespace(&self.pod.metadata.namespace);
+        for news in events::news(&self.pod.status, new) {
+            let event = events::event(&self.pod, &self.pod.spec.node_name, &news);
+            let told: Result<Value, _> =
+                self.context.client.create(&path.to_string(), &event).await;
+            if let Err(error) = told {
+                tracing::debug!(pod = %self.name(), %error, "an Event was not written");
             }
         }
     }
