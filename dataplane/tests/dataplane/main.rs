@@ -1,8 +1,11 @@
-//! Tests of the whole crate through its public face: [`laws`] on the kernel in memory, [`kernel`], [`packets`] and [`flows`] on the
-//! real one, in private network namespaces.
+//! Tests of the whole crate through its public face: [`laws`] on the kernel in memory, [`kernel`], [`packets`], [`policies`],
+//! [`flows`] and [`differential`] on the real one, in private network namespaces.
 
 mod common;
+mod differential;
 mod flows;
 mod kernel;
 mod laws;
+mod net;
 mod packets;
+mod policies;
