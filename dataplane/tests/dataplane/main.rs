@@ -1,5 +1,5 @@
 //! Tests of the whole crate through its public face: [`laws`] on the kernel in memory, [`kernel`], [`packets`], [`policies`],
-//! [`flows`] and [`differential`] on the real one, in private network namespaces.
+//! [`flows`], [`sctp`] and [`differential`] on the real one, in private network namespaces.
 
 mod common;
 mod differential;
@@ -9,3 +9,4 @@ mod laws;
 mod net;
 mod packets;
 mod policies;
+mod sctp;
