@@ -22,6 +22,8 @@ use std::{
     os::unix::fs::MetadataExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::{KvEngine, Op, Visit, panic_text};
@@ -33,6 +35,9 @@ const SEGMENT_BYTES: usize = 2 << 20;
 const CACHE_BYTES: u64 = 32 << 20;
 /// The largest value that is handed to [`KvEngine::apply`]: 16 of them fit a leaf.
 pub(crate) const MAX_VALUE_BYTES: usize = 24 << 10;
+
+/// sled's background tasks end within this after its end, or something hangs.
+const RELEASE: Duration = Duration::from_secs(10);
 
 /// When the engine's file is written anew: it is larger than both.
 #[derive(Clone, Copy, Debug)]
@@ -96,10 +101,28 @@ impl KvEngine for SledEngine {
 
 /// sled in one directory.
 struct Tree {
+    /// Dropped first: `data` waits for its end.
     db: ::sled::Db,
-    /// The file that holds all data, opened a second time.
-    data: File,
+    data: DataFile,
     dir: PathBuf,
+}
+
+/// The file that holds all data, opened a second time.
+struct DataFile(File);
+
+impl Drop for DataFile {
+    /// sled is dropped before it has let go of its file: tasks in its background still write. Whoever opens, syncs or renames
+    /// the file next must come after them, and sled's lock on it tells when that is.
+    fn drop(&mut self) {
+        let end = Instant::now() + RELEASE;
+        while let Err(error) = self.0.try_lock() {
+            if Instant::now() > end {
+                tracing::warn!(%error, "the store's engine does not let go of its file");
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 impl Tree {
@@ -121,13 +144,19 @@ impl Tree {
             Ok(Err(::sled::Error::Io(source))) if source.kind() != io::ErrorKind::Other => {
                 return Err(io_error("open", dir)(source));
             }
+            // sled has no error of its own for this.
+            Ok(Err(error)) if error.to_string().contains("could not acquire lock") => {
+                return Err(StoreError::Locked {
+                    path: dir.display().to_string(),
+                });
+            }
             Ok(Err(error)) => return Err(corrupt(error.to_string())),
             Err(panic) => return Err(corrupt(panic_text(&*panic))),
         };
         let data = File::open(dir.join("db")).map_err(io_error("open", &dir.join("db")))?;
         let tree = Self {
             db,
-            data,
+            data: DataFile(data),
             dir: dir.to_owned(),
         };
         tree.sync_everything()?;
@@ -137,7 +166,7 @@ impl Tree {
 
     /// What the file takes on the disk.
     fn file_bytes(&self) -> Result<u64, StoreError> {
-        let metadata = self.data.metadata();
+        let metadata = self.data.0.metadata();
         let metadata = metadata.map_err(io_error("inspect", &self.dir.join("db")))?;
         Ok(metadata.blocks() * 512)
     }
@@ -201,6 +230,7 @@ impl Tree {
     fn barrier(&self) -> Result<(), StoreError> {
         self.db.flush().map_err(self.failed("flush"))?;
         self.data
+            .0
             .sync_data()
             .map_err(io_error("sync", &self.dir.join("db")))
     }
@@ -274,6 +304,29 @@ fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Without the wait, one of some hundred fails.
+    #[test]
+    fn a_dropped_tree_can_be_opened_at_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for round in 0..100_u8 {
+            let tree = Tree::open(&dir.path().join("sled")).expect("open");
+            let op = Op::Put(vec![b'k', round], vec![round; 20_000]);
+            tree.apply(vec![op]).expect("apply");
+            tree.barrier().expect("barrier");
+        }
+    }
+
+    #[test]
+    fn a_tree_that_somebody_has_open_is_in_use_and_not_damaged() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let _first = Tree::open(dir.path()).expect("open");
+        let second = Tree::open(dir.path()).map(drop);
+        assert!(
+            matches!(second, Err(StoreError::Locked { .. })),
+            "{second:?}"
+        );
+    }
 
     #[test]
     fn an_unfinished_snapshot_does_not_keep_a_store_from_opening() {
