@@ -266,3 +266,94 @@ fn a_service_says_whether_and_where_it_is_programmed() {
         .expect("a number");
     assert!(counted > 0, "{metrics}");
 }
+
+/// A load balancer outside the cluster: it asks every node, sends to the one with an endpoint, and the Pod sees the client.
+#[test]
+fn a_balancer_with_a_local_policy_finds_the_node_and_the_client_keeps_its_address() {
+    let lab = Lab::up(2, &[]);
+    lab.echo_pods(&[("a1", "a", "node1"), ("client", "client", "node2")]);
+    let spec = "{type: LoadBalancer, externalTrafficPolicy: Local, sessionAffinity: ClientIP, selector: {app: a}, \
+                loadBalancerSourceRanges: [198.18.0.100/32, 10.244.0.0/16], ports: [{port: 80, targetPort: 9376}]}";
+    let _ = lab.apply(&service("a", spec)).ok();
+    let object = lab.get(&["service", "a"]);
+    let node_port = &object["spec"]["ports"][0]["nodePort"];
+    let health_port = &object["spec"]["healthCheckNodePort"];
+    let addr_of = |host: &str| {
+        let node = lab.get(&["node", host]);
+        let addrs = node["status"]["addresses"].as_array().cloned();
+        let addrs = addrs.expect("addresses").into_iter();
+        addrs
+            .filter(|addr| addr["type"] == "InternalIP")
+            .find_map(|addr| Some(addr["address"].as_str()?.to_owned()))
+            .expect("an InternalIP")
+    };
+    let (here, elsewhere) = (addr_of("node1"), addr_of("node2"));
+
+    // What the balancer asks: one node has an endpoint, the other has none.
+    let health = |node: &str| {
+        lab.minik_on(
+            "client",
+            &["fetch", &format!("http://{node}:{health_port}/")],
+        )
+    };
+    eventually("node1 says that it has an endpoint", DEADLINE, || {
+        health(&here).result()
+    });
+    let refusal = health(&elsewhere).refused();
+    assert!(
+        refusal.contains("503") && refusal.contains("\"localEndpoints\": 0"),
+        "{refusal}"
+    );
+    let node = lab.minik_on(
+        "client",
+        &["fetch", &format!("http://{here}:10256/healthz")],
+    );
+    assert!(node.ok().contains("\"nodeEligible\":true"));
+
+    // The client's own address arrives; the node without endpoints is silent.
+    let answer = lab
+        .minik_on("client", &["fetch", &format!("http://{here}:{node_port}/")])
+        .ok();
+    assert!(answer.contains("\"client\":\"198.18.0.100:"), "{answer}");
+    let silent = format!("http://{elsewhere}:{node_port}/");
+    let nothing = lab.on(
+        "client",
+        &[
+            "timeout",
+            "1",
+            "bash",
+            "-c",
+            &format!("</dev/tcp/{elsewhere}/{node_port}"),
+        ],
+    );
+    assert!(nothing.result().is_err(), "{silent} answers");
+
+    // The balancer gives it an address. Pods go there without leaving the cluster, but only who may.
+    let status = r#"{"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.7"}]}}}"#;
+    let patch = [
+        "patch",
+        "service",
+        "a",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        status,
+    ];
+    let _ = lab.kubectl(&patch).ok();
+    let answer = lab
+        .minik_in(
+            "node2",
+            "client",
+            &["fetch", "--retry", "5", "http://203.0.113.7/"],
+        )
+        .ok();
+    assert!(
+        answer.contains("\"client\":\"10.244."),
+        "a Pod keeps its address: {answer}"
+    );
+    let nothing = lab.on(
+        "node2",
+        &["timeout", "1", "bash", "-c", "</dev/tcp/203.0.113.7/80"],
+    );
+    assert!(nothing.result().is_err(), "node2 is not among the sources");
+}
