@@ -1,6 +1,7 @@
 //! `minik echo`: a server that tells who answered and who asked, over TCP, UDP and HTTP.
 //!
-//! It is the entry point of the built-in image `minik.dev/echo`, so it runs as process 1 and ends on SIGTERM by itself.
+//! It is the entry point of the built-in image `minik.dev/echo`, so it runs as process 1 and ends on SIGTERM by itself: it
+//! listens no more, finishes the connections it has and ends with the last of them. A second signal ends it at once.
 
 use std::{
     io,
@@ -11,10 +12,12 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
+use futures_util::FutureExt;
 use serde::Serialize;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream, UdpSocket},
+    sync::watch,
     task::{JoinSet, LocalSet, spawn_local},
 };
 
@@ -76,18 +79,23 @@ async fn serve(args: &EchoArgs) -> Result<()> {
     } else {
         &args.http
     };
+    let (stopping, stopped) = watch::channel(());
     let mut servers = JoinSet::new();
     for port in http {
+        let listener = listen("--http", *port).await?;
         servers.spawn_local(accept(
-            listen("--http", *port).await?,
+            listener,
             hostname.clone(),
+            stopped.clone(),
             answer_http,
         ));
     }
     for port in &args.tcp {
+        let listener = listen("--tcp", *port).await?;
         servers.spawn_local(accept(
-            listen("--tcp", *port).await?,
+            listener,
             hostname.clone(),
+            stopped.clone(),
             answer_lines,
         ));
     }
@@ -95,13 +103,18 @@ async fn serve(args: &EchoArgs) -> Result<()> {
         let socket = UdpSocket::bind(any(*port))
             .await
             .with_context(|| format!("--udp {port}: cannot listen"))?;
-        servers.spawn_local(answer_datagrams(socket, hostname.clone()));
+        spawn_local(answer_datagrams(socket, hostname.clone()));
     }
     tracing::info!(%hostname, ?http, tcp = ?args.tcp, udp = ?args.udp, "listening");
+    stop.await;
+    let again = shutdown::requested()?;
+    drop(stopping);
     tokio::select! {
-        () = stop => Ok(()),
-        Some(ended) = servers.join_next() => ended.context("a listener panicked")?.context("a listener failed"),
+        () = again => {}
+        // Whoever waits for an answer gets it, as in any server that is to be replaced while it is used.
+        _ = servers.join_all() => {}
     }
+    Ok(())
 }
 
 /// The wildcard address of both families.
@@ -115,30 +128,42 @@ async fn listen(flag: &str, port: u16) -> Result<TcpListener> {
         .with_context(|| format!("{flag} {port}: cannot listen"))
 }
 
+/// Answers connections until `stopped` is closed, and those that it has until their ends.
 async fn accept<F>(
     listener: TcpListener,
     hostname: Rc<str>,
+    mut stopped: watch::Receiver<()>,
     answer: impl Fn(TcpStream, Rc<str>) -> F,
-) -> io::Result<()>
-where
+) where
     F: Future<Output = io::Result<()>> + 'static,
 {
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            // The client is gone again, or descriptors have run out: both pass.
-            Err(error) => {
-                tracing::warn!(%error, "accept");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
+    let mut connections = JoinSet::new();
+    let answer = |stream: TcpStream| {
         // Without it only the latency suffers.
         let _ = stream.set_nodelay(true);
-        let answering = answer(stream, hostname.clone());
-        // A client that breaks off concerns nobody else.
-        spawn_local(async move { drop(answering.await) });
+        answer(stream, hostname.clone())
+    };
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => _ = connections.spawn_local(answer(stream)),
+                // The client is gone again, or descriptors have run out: both pass.
+                Err(error) => {
+                    tracing::warn!(%error, "accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            // A client that breaks off concerns nobody else.
+            Some(_) = connections.join_next() => {}
+            _ = stopped.changed() => break,
+        }
     }
+    // Those whose handshake is over would be reset.
+    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+        connections.spawn_local(answer(stream));
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
 }
 
 async fn answer_lines(stream: TcpStream, hostname: Rc<str>) -> io::Result<()> {
