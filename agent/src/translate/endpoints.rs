@@ -104,7 +104,7 @@ impl<'a> PortEndpoints<'a> {
                     }
                     // The address was given to a new Pod while the old one's slice still names it.
                     Entry::Occupied(mut entry) => {
-                        if liveliness(endpoint) > liveliness(entry.get()) {
+                        if liveliness(endpoint, here) > liveliness(entry.get(), here) {
                             entry.insert(endpoint);
                         }
                     }
@@ -156,9 +156,7 @@ impl<'a> PortEndpoints<'a> {
     }
 
     fn local(&self, endpoints: &[model::Endpoint]) -> Vec<model::Endpoint> {
-        let is_local = |address: &&model::Endpoint| {
-            self.by_address[*address].node_name.as_deref() == Some(&*self.here.node)
-        };
+        let is_local = |address: &&model::Endpoint| is_local(self.by_address[*address], self.here);
         endpoints.iter().filter(is_local).copied().collect()
     }
 
@@ -196,8 +194,17 @@ impl<'a> PortEndpoints<'a> {
 }
 
 /// Which of two endpoints with one address is the one that has it: the greater.
-fn liveliness(endpoint: &Endpoint) -> impl Ord + use<> {
-    (!endpoint.is_terminating(), endpoint.is_ready())
+fn liveliness(endpoint: &Endpoint, here: &Here) -> impl Ord + use<> {
+    (
+        !endpoint.is_terminating(),
+        endpoint.is_ready(),
+        endpoint.is_serving(),
+        is_local(endpoint, here),
+    )
+}
+
+fn is_local(endpoint: &Endpoint, here: &Here) -> bool {
+    endpoint.node_name.as_deref() == Some(&*here.node)
 }
 
 #[derive(Clone, Copy)]
