@@ -3,6 +3,8 @@
 //! They are kept as text beside the object and read only as far as a write needs them: a status that the same writer wrote
 //! before costs a look at its own entry.
 
+use std::sync::LazyLock;
+
 use api::schema::{
     self, Type,
     apply::{Author, FieldSet, Managers, Operation},
@@ -69,10 +71,10 @@ impl<'a> Before<'a> {
         let tracked = type_of(kind).filter(|_| part != Part::Binding && before != "[]");
         let text = match (tracked, Managers::read(before)) {
             (Some(of), Ok(mut managers)) => {
-                let difference = of.compare(old, new).without(&ignored(kind, part));
+                let difference = of.compare(old, new).without(unwritten(kind, part));
                 let api_version = kind.api_version();
                 let author = author(&options.manager, Operation::Update, &api_version, part);
-                managers.update(&author, &difference, now);
+                managers.update(&author, difference, now);
                 managers.to_json()
             }
             _ => before.to_owned(),
@@ -89,7 +91,7 @@ pub(super) fn of_new(
     now: &str,
 ) -> Option<String> {
     let everything = type_of(kind)?.compare(&json!({}), value);
-    let everything = everything.without(&ignored(kind, Part::Main));
+    let everything = everything.without(unwritten(kind, Part::Main));
     let mut managers = Managers::default();
     let api_version = kind.api_version();
     let author = author(
@@ -98,7 +100,7 @@ pub(super) fn of_new(
         &api_version,
         Part::Main,
     );
-    managers.update(&author, &everything, now);
+    managers.update(&author, everything, now);
     (!managers.is_empty()).then(|| managers.to_json())
 }
 
@@ -130,28 +132,32 @@ pub(super) fn author<'m>(
     }
 }
 
-/// The fields a part does not write, so that setting them there makes nobody their owner.
-pub(super) fn ignored(kind: &Kind, part: Part) -> FieldSet {
+/// The fields that an ordinary write to a part does not write although the object it was made from may have them.
+fn unwritten(kind: &Kind, part: Part) -> &'static FieldSet {
+    static NOTHING: LazyLock<FieldSet> = LazyLock::new(FieldSet::default);
+    static STATUS: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&[&["status"]]));
     match part {
-        Part::Main if kind.rules.has_status => FieldSet::of_fields(&[&["status"]]),
-        Part::Main | Part::Binding | Part::Finalize => FieldSet::default(),
-        Part::Status => {
-            let mut ignored = FieldSet::default();
-            let Some(of) = type_of(kind) else {
-                return ignored;
-            };
-            for field in of.fields.iter().filter(|field| field.name != "status") {
-                match field.shape.message().filter(|_| field.name == "metadata") {
-                    None => ignored.insert(&[field.name.into()]),
-                    Some(metadata) => {
-                        let kept = ["labels", "annotations", "finalizers"];
-                        for field in metadata.fields.iter().filter(|f| !kept.contains(&f.name)) {
-                            ignored.insert(&["metadata".into(), field.name.into()]);
-                        }
-                    }
+        Part::Main if kind.rules.has_status => &STATUS,
+        Part::Main | Part::Binding | Part::Finalize | Part::Status => &NOTHING,
+    }
+}
+
+/// The fields a part does not write, so that a configuration that has them does not make its manager their owner.
+pub(super) fn ignored(kind: &Kind, part: Part) -> FieldSet {
+    let mut ignored = unwritten(kind, part).clone();
+    let Some(of) = type_of(kind).filter(|_| part == Part::Status) else {
+        return ignored;
+    };
+    for field in of.fields.iter().filter(|field| field.name != "status") {
+        match field.shape.message().filter(|_| field.name == "metadata") {
+            None => ignored.insert(&[field.name.into()]),
+            Some(metadata) => {
+                let kept = ["labels", "annotations", "finalizers"];
+                for field in metadata.fields.iter().filter(|f| !kept.contains(&f.name)) {
+                    ignored.insert(&["metadata".into(), field.name.into()]);
                 }
             }
-            ignored
         }
     }
+    ignored
 }

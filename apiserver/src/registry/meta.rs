@@ -204,20 +204,19 @@ pub fn bump_generation(kind: &Kind, old: &Value, new: &mut Value) {
     if !kind.rules.generation {
         return;
     }
-    let changed = {
-        let content = |value: &Value| -> serde_json::Map<String, Value> {
-            let mut map = value.as_object().cloned().unwrap_or_default();
-            for field in ["metadata", "status", "kind", "apiVersion"] {
-                map.shift_remove(field);
-            }
-            map
-        };
-        content(old) != content(new)
-    };
+    let changed = content(old).count() != content(new).count()
+        || content(new).any(|(name, field)| old.get(name) != Some(field));
     // Once, also where the kind's own rules have raised it for labels.
     if changed && old["metadata"]["generation"] == new["metadata"]["generation"] {
         raise_generation(new);
     }
+}
+
+/// The fields that are neither metadata nor status.
+fn content(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    let fields = value.as_object().into_iter().flatten();
+    fields
+        .filter(|(name, _)| !matches!(name.as_str(), "metadata" | "status" | "kind" | "apiVersion"))
 }
 
 /// Adds one to the generation.

@@ -45,14 +45,10 @@ impl Comparison {
 
     /// Leaves these fields, and all below them, out.
     #[must_use]
-    pub fn without(self, ignored: &FieldSet) -> Self {
-        if ignored.is_empty() || self.is_empty() {
-            return self;
-        }
-        Self {
-            changed: self.changed.without(ignored),
-            removed: self.removed.without(ignored),
-        }
+    pub fn without(mut self, ignored: &FieldSet) -> Self {
+        self.changed.cut(ignored);
+        self.removed.cut(ignored);
+        self
     }
 }
 
@@ -145,11 +141,11 @@ fn compare_objects(
 ) -> Comparison {
     let mut parts = Parts::default();
     let mut part = |name: &str, old: Option<&Value>, new: Option<&Value>| {
-        let Some((child, name)) = relation.child(name) else {
+        let Some(child) = relation.child(name) else {
             return;
         };
         let difference = compare(child, old, new);
-        parts.add(|| Element::Field(name), difference);
+        parts.add(|| relation.step(name), difference);
     };
     // A field Go always has, of an object that is there. Those that differ only in being there do not differ.
     let absent = |name: &str, there: bool| match relation {

@@ -59,7 +59,7 @@ impl Config<'_> {
                 subresource: "",
                 ..self.author
             };
-            managers.update(&before, &everything, self.now);
+            managers.update(&before, everything, self.now);
         }
         let applied = self.settle(of, live, managers.clone());
         let (mut object, managers) = match applied {
@@ -90,7 +90,8 @@ impl Config<'_> {
         live: &Value,
         mut managers: Managers<'m>,
     ) -> Result<(Value, Managers<'m>), ApplyError> {
-        let wanted = of.field_set(self.value)?.without(self.ignored);
+        let mut wanted = of.field_set(self.value)?;
+        wanted.cut(self.ignored);
         let own = managers.position(&self.author);
         let last = own.map(|at| managers.entries[at].set().clone());
         let mut everyone = wanted.clone();
@@ -106,12 +107,8 @@ impl Config<'_> {
         };
         let difference = of.compare(live, &object).without(self.ignored);
         take_over(&mut managers, own, &difference, self.force)?;
-        self.record(
-            &mut managers,
-            own,
-            wanted.difference(&UNTRACKED),
-            &difference,
-        );
+        wanted.subtract(&UNTRACKED);
+        self.record(&mut managers, own, wanted, &difference);
         managers.entries.retain(|entry| !entry.is_empty());
         Ok((object, managers))
     }

@@ -50,7 +50,7 @@ fn merge_objects(
 ) -> Map<String, Value> {
     let mut merged = live.clone();
     for (name, wanted) in config {
-        let (child, _) = relation.child(name).unwrap_or((Relation::Leaf, "".into()));
+        let child = relation.child(name).unwrap_or(Relation::Leaf);
         let value = merge(child, live.get(name), wanted);
         merged.insert(name.clone(), value);
     }

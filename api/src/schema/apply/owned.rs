@@ -1,6 +1,5 @@
 //! The fields a value sets.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::Value;
@@ -71,15 +70,14 @@ fn fields(relation: Relation, value: &Value, reading: Reading) -> Result<FieldSe
     if let Some(object) = relation.object(Some(value)) {
         let mut nodes = Vec::with_capacity(object.len());
         for (name, value) in object {
-            let Some((child, name)) = relation.child(name) else {
+            let element = relation.step(name);
+            let Some(child) = relation.child(name) else {
                 if reading == Reading::Object {
                     continue;
                 }
-                let element = Element::Field(Cow::Owned(name.clone()));
                 return Err(SchemaError::new("field not declared in schema").below(&element));
             };
-            let declared = relation.declares(&name);
-            let element = Element::Field(name);
+            let declared = relation.declares(name);
             let children = fields(child, value, reading).map_err(|error| error.below(&element))?;
             let whole =
                 is_whole(child, value) || value.as_object().is_some_and(|map| map.is_empty());
@@ -141,10 +139,7 @@ fn is_whole(relation: Relation, value: &Value) -> bool {
 fn named(relation: Relation, set: &FieldSet) -> FieldSet {
     let node = |node: &Node| {
         let (child, declared) = match &node.element {
-            Element::Field(name) => (
-                relation.child(name).map(|(child, _)| child),
-                relation.declares(name),
-            ),
+            Element::Field(name) => (relation.child(name), relation.declares(name)),
             Element::Key(_) => (Some(relation.item()), false),
             Element::Value(_) | Element::Index(_) => (None, false),
         };

@@ -59,16 +59,26 @@ impl Relation {
         }
     }
 
-    /// Of what an object of this relation has under a name, and the step to it. Names the schema does not know have no owner.
-    pub(super) fn child(self, name: &str) -> Option<(Self, Cow<'static, str>)> {
+    /// Of what an object of this relation has under a name. Names the schema does not know have no owner.
+    pub(super) fn child(self, name: &str) -> Option<Self> {
         match self {
-            Self::Struct(of) => of
-                .field(name)
-                .map(|field| (Self::of_field(field), Cow::Borrowed(field.name))),
-            Self::Map(values) => Some((Self::of_shape(values), Cow::Owned(name.to_owned()))),
-            Self::Free => Some((Self::Free, Cow::Owned(name.to_owned()))),
+            Self::Struct(of) => of.field(name).map(Self::of_field),
+            Self::Map(values) => Some(Self::of_shape(values)),
+            Self::Free => Some(Self::Free),
             Self::Leaf | Self::Set | Self::Keyed(..) => None,
         }
+    }
+
+    /// The step to what an object of this relation has under a name.
+    pub(super) fn step(self, name: &str) -> Element {
+        let declared = match self {
+            Self::Struct(of) => of.field(name),
+            _ => None,
+        };
+        Element::Field(declared.map_or_else(
+            || Cow::Owned(name.to_owned()),
+            |field| Cow::Borrowed(field.name),
+        ))
     }
 
     /// Whether a name is a declared field, not a key of a map.

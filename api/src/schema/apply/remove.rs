@@ -1,11 +1,9 @@
 //! Taking fields out of an object.
 
-use std::borrow::Cow;
-
 use serde_json::Value;
 
+use super::FieldSet;
 use super::relation::Relation;
-use super::{Element, FieldSet};
 use crate::schema::Type;
 
 impl Type {
@@ -27,12 +25,10 @@ fn remove(relation: Relation, value: &mut Value, set: &FieldSet) -> bool {
         Value::Object(map) if granular => {
             let before = map.len();
             map.retain(|name, value| {
-                let Some(node) = set.below(&Element::Field(Cow::Owned(name.clone()))) else {
+                let Some(node) = set.below(&relation.step(name)) else {
                     return true;
                 };
-                let child = relation
-                    .child(name)
-                    .map_or(Relation::Leaf, |(child, _)| child);
+                let child = relation.child(name).unwrap_or(Relation::Leaf);
                 !node.member && !remove(child, value, &node.children)
             });
             before > 0 && map.is_empty()

@@ -166,20 +166,31 @@ impl FieldSet {
         })
     }
 
-    /// The paths of this set that are neither in the other nor below a path of it.
-    #[must_use]
-    pub fn without(&self, other: &Self) -> Self {
-        self.zip(other, |ours, theirs| {
-            let ours = ours?;
-            let Some(theirs) = theirs else {
-                return Some(ours.clone());
-            };
-            (!theirs.member).then(|| Node {
-                element: ours.element.clone(),
-                member: ours.member,
-                children: ours.children.without(&theirs.children),
-            })
-        })
+    /// Takes the paths of the other out: the same as [`FieldSet::difference`], without a copy of what stays.
+    pub fn subtract(&mut self, other: &Self) {
+        for theirs in &other.nodes {
+            if let Ok(at) = self.place(&theirs.element) {
+                let ours = &mut self.nodes[at];
+                ours.member &= !theirs.member;
+                ours.children.subtract(&theirs.children);
+                if ours.is_empty() {
+                    self.nodes.remove(at);
+                }
+            }
+        }
+    }
+
+    /// Takes out the paths of the other, and all paths below them.
+    pub fn cut(&mut self, other: &Self) {
+        for theirs in &other.nodes {
+            if let Ok(at) = self.place(&theirs.element) {
+                let ours = &mut self.nodes[at];
+                ours.children.cut(&theirs.children);
+                if theirs.member || ours.is_empty() {
+                    self.nodes.remove(at);
+                }
+            }
+        }
     }
 
     /// Walks both in order, pairing equal steps.

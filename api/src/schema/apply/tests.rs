@@ -45,7 +45,7 @@ fn created(of: &'static Type, value: &Value) -> Managers<'static> {
     let mut managers = Managers::default();
     managers.update(
         &by("creator", Operation::Update),
-        &of.compare(&json!({}), value),
+        of.compare(&json!({}), value),
         "2025-01-01T00:00:00Z",
     );
     managers
@@ -197,7 +197,7 @@ fn items_no_longer_applied_go() {
     let mut by_editor = managers.clone();
     by_editor.update(
         &by("editor", Operation::Update),
-        &of.compare(&live, &edited),
+        of.compare(&live, &edited),
         NOW,
     );
     let one = json!({"spec": {"ports": [{"port": 443, "name": "b"}]}});
@@ -259,7 +259,7 @@ fn ordinary_writes_move_fields() {
     let changed = json!({"data": {"a": "1", "b": "x", "d": "4"}});
     managers.update(
         &by("editor", Operation::Update),
-        &of.compare(&live, &changed),
+        of.compare(&live, &changed),
         NOW,
     );
     assert_eq!(owned(&managers, "applier"), json!({"f:data": {"f:a": {}}}));
@@ -271,7 +271,7 @@ fn ordinary_writes_move_fields() {
     let all = json!({"data": {"a": "9"}});
     managers.update(
         &by("last", Operation::Update),
-        &of.compare(&changed, &all),
+        of.compare(&changed, &all),
         "2026-02-02T00:00:00Z",
     );
     assert_eq!(
@@ -281,7 +281,7 @@ fn ordinary_writes_move_fields() {
     let before = managers.to_json();
     managers.update(
         &by("idle", Operation::Update),
-        &of.compare(&all, &all),
+        of.compare(&all, &all),
         "2027-01-01T00:00:00Z",
     );
     assert_eq!(managers.to_json(), before);
@@ -299,7 +299,7 @@ fn status_writes_are_entries_of_their_own() {
         subresource: "status",
         ..by("creator", Operation::Update)
     };
-    managers.update(&status, &of.compare(&live, &new), NOW);
+    managers.update(&status, of.compare(&live, &new), NOW);
     let entries: Value = serde_json::from_str(&managers.to_json()).unwrap();
     assert_eq!(entries.as_array().unwrap().len(), 2);
     assert_eq!(entries[1]["subresource"], "status");
@@ -368,7 +368,7 @@ fn old_writers_are_folded() {
         let time = format!("2026-01-01T00:00:{index:02}Z");
         managers.update(
             &by(&format!("m{index}"), Operation::Update),
-            &of.compare(&live, &new),
+            of.compare(&live, &new),
             &time,
         );
         live = new;

@@ -32,9 +32,13 @@ pub(super) static UNTRACKED: LazyLock<FieldSet> = LazyLock::new(|| {
 impl Managers<'_> {
     /// Gives the author the fields it changed, and takes them from everyone else; what it removed nobody owns any more.
     /// `now` is RFC 3339, in seconds. When nothing was changed, nothing is touched.
-    pub fn update(&mut self, author: &Author<'_>, comparison: &Comparison, now: &str) {
-        let changed = comparison.changed.difference(&UNTRACKED);
-        let removed = comparison.removed.difference(&UNTRACKED);
+    pub fn update(&mut self, author: &Author<'_>, comparison: Comparison, now: &str) {
+        let Comparison {
+            mut changed,
+            mut removed,
+        } = comparison;
+        changed.subtract(&UNTRACKED);
+        removed.subtract(&UNTRACKED);
         if changed.is_empty() && removed.is_empty() {
             return;
         }
@@ -100,8 +104,7 @@ impl Entry<'_> {
     /// Takes these fields away.
     pub(super) fn lose(&mut self, fields: &FieldSet) {
         if !fields.is_empty() && self.may_own(fields) {
-            let set = self.set();
-            *set = set.difference(fields);
+            self.set().subtract(fields);
         }
     }
 }
