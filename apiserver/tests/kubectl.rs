@@ -4,81 +4,10 @@
 
 mod common;
 
-use std::{path::PathBuf, process::Stdio};
+use std::process::Stdio;
 
-use common::{Api, PODS, pod};
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::Command,
-};
-
-/// Every kubectl there is: the one in the path, and the versions a dispatching one keeps beside it.
-fn versions() -> Vec<PathBuf> {
-    let first = PathBuf::from("/usr/bin/kubectl");
-    let real = std::fs::canonicalize(&first).expect("kubectl is installed");
-    let beside = std::fs::read_dir(real.parent().unwrap()).unwrap();
-    let mut all: Vec<PathBuf> = beside
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| {
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            name.starts_with("kubectl.1.")
-        })
-        .collect();
-    all.sort();
-    if all.is_empty() {
-        all.push(first);
-    }
-    all
-}
-
-struct Kubectl {
-    program: PathBuf,
-    server: String,
-    home: tempfile::TempDir,
-}
-
-impl Kubectl {
-    /// Without the environment of whoever runs the test, and with a cache of its own.
-    fn command(&self, arguments: &str) -> Command {
-        let mut command = Command::new(&self.program);
-        command
-            .env_clear()
-            .env("HOME", self.home.path())
-            .arg(format!("--server={}", self.server))
-            .args(arguments.split_whitespace())
-            .kill_on_drop(true);
-        command
-    }
-
-    async fn run(&self, arguments: &str) -> (bool, String) {
-        self.with_input(arguments, "").await
-    }
-
-    async fn with_input(&self, arguments: &str, input: &str) -> (bool, String) {
-        let file = self.home.path().join("input.yaml");
-        std::fs::write(&file, input).unwrap();
-        let arguments = arguments.replace("-f -", &format!("-f {}", file.display()));
-        let output = self.command(&arguments).output();
-        let wait = std::time::Duration::from_secs(60);
-        let output = tokio::time::timeout(wait, output)
-            .await
-            .expect("kubectl hangs")
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned()
-            + &String::from_utf8_lossy(&output.stderr);
-        (output.status.success(), text)
-    }
-
-    async fn works(&self, arguments: &str) -> String {
-        self.works_with(arguments, "").await
-    }
-
-    async fn works_with(&self, arguments: &str, input: &str) -> String {
-        let (fine, text) = self.with_input(arguments, input).await;
-        assert!(fine, "{:?} {arguments}: {text}", self.program);
-        text
-    }
-}
+use common::{PODS, kubectl::each_version, pod};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 /// A manifest as people write it.
 const SERVICE: &str = "
@@ -93,19 +22,6 @@ spec:
   - port: 80
     targetPort: 9376
 ";
-
-async fn each_version(test: impl AsyncFn(&Api, &Kubectl)) {
-    for program in versions() {
-        let api = Api::new().await;
-        let address = api.listen().await;
-        let kubectl = Kubectl {
-            program,
-            server: format!("http://{address}"),
-            home: tempfile::tempdir().unwrap(),
-        };
-        test(&api, &kubectl).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectl_applies_changes_and_deletes() {

@@ -30,6 +30,8 @@ pub use watch::WatchLines;
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// How often a request that never left the machine is put on a new connection.
 const SEND_ATTEMPTS: usize = 3;
+/// Agents do not look at who owns which fields, and the server can leave that out.
+const ACCEPT: &str = "application/json;managedFields=false";
 const USER_AGENT: &str = concat!("minik/", env!("CARGO_PKG_VERSION"));
 
 /// Who the client is to the server.
@@ -355,7 +357,7 @@ impl Client {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.connection.server()))
-            .header(header::ACCEPT, "application/json")
+            .header(header::ACCEPT, ACCEPT)
             .header(header::USER_AGENT, USER_AGENT);
         if let Some(content_type) = content_type {
             request = request.header(header::CONTENT_TYPE, content_type);

@@ -8,6 +8,9 @@ pub enum Shape {
     /// The object as it is.
     #[default]
     Object,
+    /// The object without its managedFields, for those who never look at them: our agents. Asked for with the parameter
+    /// `managedFields=false`, which other servers ignore.
+    Content,
     /// A `Table` of meta.k8s.io, of this version.
     Table(&'static str),
     /// `PartialObjectMetadata` or its list, of this version.
@@ -61,7 +64,10 @@ impl<'a> Clause<'a> {
             return None;
         }
         let Some(shape) = self.parameter("as") else {
-            return Some(Shape::Object);
+            return Some(match self.parameter("managedFields") {
+                Some("false") => Shape::Content,
+                _ => Shape::Object,
+            });
         };
         let version = match (self.parameter("g"), self.parameter("v")) {
             (Some("meta.k8s.io"), Some("v1")) => "meta.k8s.io/v1",
@@ -100,7 +106,7 @@ pub fn shape(accept: &str, tables: bool) -> Result<Shape, ApiError> {
     clauses
         .iter()
         .filter_map(Clause::shape)
-        .find(|shape| tables || *shape == Shape::Object)
+        .find(|shape| tables || matches!(shape, Shape::Object | Shape::Content))
         .ok_or(ApiError::NotAcceptable("application/json"))
 }
 
@@ -136,6 +142,7 @@ mod tests {
                 Some(Shape::Metadata("meta.k8s.io/v1")),
             ),
             ("application/json;pretty=1;profile=x", Some(Shape::Object)),
+            ("application/json;managedFields=false", Some(Shape::Content)),
             ("application/cbor", None),
         ];
         for (accept, wanted) in cases {

@@ -72,6 +72,11 @@ impl View {
     pub(super) fn object(self, object: &Object, columns: bool) -> Bytes {
         match self.shape {
             Shape::Object => object.bytes(),
+            Shape::Content => {
+                let mut out = Vec::new();
+                object.write_content(&mut out);
+                out.into()
+            }
             Shape::Metadata(version) => metadata(object, version).into(),
             Shape::Table(version) => {
                 let meta = json!({"resourceVersion": object.revision().0.to_string()});
@@ -91,13 +96,17 @@ impl View {
             meta["remainingItemCount"] = json!(remaining);
         }
         let body = match self.shape {
-            Shape::Object => {
+            Shape::Object | Shape::Content => {
                 let head = format!(
                     r#"{{"kind":"{}List","apiVersion":"{}","metadata":{meta},"items":["#,
                     kind.kind,
                     kind.api_version()
                 );
-                joined(head, &list.objects, Object::write_to)
+                if self.shape == Shape::Content {
+                    joined(head, &list.objects, Object::write_content)
+                } else {
+                    joined(head, &list.objects, Object::write_to)
+                }
             }
             Shape::Metadata(version) => {
                 let head = format!(
@@ -138,7 +147,7 @@ impl View {
     /// What a bookmark carries: an object of the watched kind with nothing but a resourceVersion (W6).
     pub(super) fn bookmark(self, kind: &Kind, meta: &Value) -> Value {
         match self.shape {
-            Shape::Object => {
+            Shape::Object | Shape::Content => {
                 json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": meta})
             }
             Shape::Metadata(version) => {

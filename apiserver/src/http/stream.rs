@@ -88,6 +88,7 @@ impl Lines {
         let encode = || line(event, &self.view.object(&change.object, first));
         let encoding = match self.view.shape() {
             Shape::Object => Encoding::Full,
+            Shape::Content => Encoding::Content,
             Shape::Metadata("meta.k8s.io/v1") => Encoding::Metadata,
             Shape::Metadata(_) | Shape::Table(_) => return encode(),
         };

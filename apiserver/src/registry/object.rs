@@ -104,7 +104,7 @@ impl Object {
     /// Its JSON, with resourceVersion and managedFields.
     #[must_use]
     pub fn bytes(&self) -> Bytes {
-        let mut out = Vec::with_capacity(self.stored.len() + 64);
+        let mut out = Vec::new();
         self.write_to(&mut out);
         out.into()
     }
@@ -121,12 +121,13 @@ impl Object {
         out.extend_from_slice(&json[metadata_end..]);
     }
 
-    /// Appends its JSON, with the resourceVersion.
-    fn write_content(&self, out: &mut Vec<u8>) {
+    /// Appends its JSON, with the resourceVersion and without managedFields.
+    pub fn write_content(&self, out: &mut Vec<u8>) {
         self.write_with_version(&self.stored[..self.layout.json], out);
     }
 
     fn write_with_version(&self, json: &[u8], out: &mut Vec<u8>) {
+        out.reserve(self.stored.len() + 64);
         match splice_point(json) {
             Some(at) if self.revision.0 > 0 => {
                 out.extend_from_slice(&json[..at]);
@@ -150,7 +151,7 @@ impl Object {
     /// # Errors
     /// [`ApiError::Undecodable`] when the stored JSON does not have that shape.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
-        let mut content = Vec::with_capacity(self.layout.json + 64);
+        let mut content = Vec::new();
         self.write_content(&mut content);
         serde_json::from_slice(&content).map_err(|error| ApiError::Undecodable {
             kind: self.kind,

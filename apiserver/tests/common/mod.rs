@@ -7,6 +7,8 @@
     reason = "each test file uses its own part of this"
 )]
 
+pub mod kubectl;
+
 use std::{net::SocketAddr, sync::Arc};
 
 use apiserver::{
@@ -41,6 +43,8 @@ impl Authorizer for Lenient {
 pub struct Api {
     pub registry: Registry,
     pub router: Router,
+    /// What requests accept when they do not say.
+    pub accept: &'static str,
 }
 
 impl Api {
@@ -59,7 +63,11 @@ impl Api {
             checks: Arc::new(Vec::new()),
             metrics: Metrics::default(),
         });
-        let api = Self { registry, router };
+        let api = Self {
+            registry,
+            router,
+            accept: "application/json",
+        };
         let namespace = json!({"metadata": {"name": "default"}});
         let options = WriteOptions::default();
         api.registry
@@ -95,6 +103,7 @@ impl Api {
         let request = Request::builder().method(method).uri(path);
         let request = request
             .header("content-type", media_type)
+            .header("accept", self.accept)
             .body(body)
             .unwrap();
         let response = self.send(request).await;
@@ -142,8 +151,8 @@ impl Api {
 
     /// Opens a watch.
     pub async fn watch(&self, path: &str) -> Events {
-        let request = Request::builder().uri(path).body(Body::empty()).unwrap();
-        let response = self.send(request).await;
+        let request = Request::builder().uri(path).header("accept", self.accept);
+        let response = self.send(request.body(Body::empty()).unwrap()).await;
         assert_eq!(response.status(), 200);
         Events::new(response.into_body())
     }

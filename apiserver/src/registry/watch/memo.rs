@@ -22,6 +22,8 @@ const CAPACITY: usize = 512;
 pub enum Encoding {
     /// The whole object.
     Full,
+    /// The object without its managedFields.
+    Content,
     /// `PartialObjectMetadata` of meta.k8s.io/v1.
     Metadata,
 }
@@ -32,7 +34,7 @@ pub struct Shared {
     kind: &'static Kind,
     current: OnceLock<Selectable>,
     previous: OnceLock<Selectable>,
-    lines: [OnceLock<Bytes>; 6],
+    lines: [OnceLock<Bytes>; 9],
 }
 
 impl Shared {
@@ -63,7 +65,7 @@ impl Shared {
         encoding: Encoding,
         encode: impl FnOnce() -> Bytes,
     ) -> Bytes {
-        let slot = kind as usize * 2 + encoding as usize;
+        let slot = kind as usize * 3 + encoding as usize;
         self.lines[slot].get_or_init(encode).clone()
     }
 }
