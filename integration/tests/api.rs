@@ -395,3 +395,77 @@ fn overwrite_largest_file(dir: &Path) -> std::path::PathBuf {
     fs::write(&path, vec![0xA5; usize::try_from(size).expect("size")]).expect("overwrite");
     path
 }
+/// A1, A6, A8, A10, A12, M11: ownership of fields through kubectl, and what the agents and controllers own meanwhile.
+#[test]
+fn kubectl_applies_on_the_server_and_fields_have_owners() {
+    let lab = Lab::up(1, &[]);
+    let file = lab.dir().join("service.yaml");
+    let path = file.to_string_lossy().into_owned();
+    let write = |port: u16| {
+        let text = SERVICE.replace("port: 80", &format!("port: 80, targetPort: {port}"));
+        fs::write(&file, text).expect("write the manifest");
+    };
+    let server_side = ["apply", "--server-side", "-f", path.as_str()];
+    write(8080);
+    let made = lab.kubectl(&server_side).ok();
+    assert!(made.contains("service/s serverside-applied"), "{made}");
+    let before = lab.get(&["service", "s", "--show-managed-fields"]);
+    let entry = &before["metadata"]["managedFields"][0];
+    assert_eq!(entry["manager"], "kubectl");
+    assert_eq!(
+        entry["fieldsV1"]["f:spec"]["f:ports"]["k:{\"port\":80,\"protocol\":\"TCP\"}"]["f:targetPort"],
+        serde_json::json!({})
+    );
+    let _ = lab.kubectl(&server_side).ok();
+    let again = lab.get(&["service", "s", "--show-managed-fields"]);
+    assert_eq!(again, before, "applying again writes nothing");
+
+    // Another manager's field: a conflict, until it is forced.
+    let patch = r#"[{"op":"replace","path":"/spec/ports/0/targetPort","value":9090}]"#;
+    let _ = lab
+        .kubectl(&["patch", "service", "s", "--type", "json", "-p", patch])
+        .ok();
+    let refusal = lab.kubectl(&server_side).refused();
+    let words = "Apply failed with 1 conflict: conflict with \"kubectl-patch\" using v1: .spec.ports[port=80,protocol=\"TCP\"].targetPort";
+    assert!(refusal.contains(words), "{refusal}");
+    let _ = lab
+        .kubectl(&[&server_side[..], &["--force-conflicts"]].concat())
+        .ok();
+    let forced = lab.get(&["service", "s"]);
+    assert_eq!(forced["spec"]["ports"][0]["targetPort"], 8080);
+
+    // What would be, and nothing of it done.
+    write(7070);
+    let version = forced["metadata"]["resourceVersion"].clone();
+    for diff in [&["diff"][..], &["diff", "--server-side"]] {
+        let text = lab.kubectl(&[diff, &["-f", &path]].concat()).refused();
+        assert!(text.contains("+    targetPort: 7070"), "{text}");
+    }
+    let dry = [&server_side[..], &["--dry-run=server", "-o", "yaml"]].concat();
+    assert!(lab.kubectl(&dry).ok().contains("targetPort: 7070"));
+    assert_eq!(
+        lab.get(&["service", "s"])["metadata"]["resourceVersion"],
+        version
+    );
+
+    // From client-side apply without a conflict.
+    let service = SERVICE.replace("name: s", "name: t");
+    let _ = lab.apply(&service).ok();
+    let changed = service.replace("app: s", "app: t");
+    fs::write(&file, changed).expect("write the manifest");
+    let _ = lab.kubectl(&server_side).ok();
+    assert_eq!(lab.get(&["service", "t"])["spec"]["selector"]["app"], "t");
+
+    // The status of the Node is its agent's.
+    let node = lab.get(&["node", "node1", "--show-managed-fields"]);
+    let entries = node["metadata"]["managedFields"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    assert!(
+        entries
+            .iter()
+            .any(|entry| entry["subresource"] == "status" && entry["manager"] == "minik"),
+        "{node}"
+    );
+}
