@@ -278,3 +278,35 @@ async fn a8_the_servers_own_writes_are_minik_s() {
     let (_, namespace) = api.get("/api/v1/namespaces/default").await;
     assert_eq!(entries(&namespace)[0]["manager"], "minik");
 }
+
+/// Agents do not look at who owns what, and are not sent it; what they write back keeps it all the same.
+#[tokio::test]
+async fn managed_fields_are_left_out_for_those_who_say_so() {
+    let mut api = Api::new().await;
+    let made = api.made(CONFIG_MAPS, config_map("a")).await;
+    api.accept = "application/json;managedFields=false";
+    let path = format!("{CONFIG_MAPS}/a");
+    let mut without = made.clone();
+    let metadata = without["metadata"].as_object_mut().unwrap();
+    metadata.shift_remove("managedFields").unwrap();
+    let (_, read) = api.get(&path).await;
+    assert_eq!(read, without);
+    let (_, list) = api.get(CONFIG_MAPS).await;
+    assert_eq!(list["items"][0], without);
+    let mut slim = api.watch(&format!("{CONFIG_MAPS}?watch=true")).await;
+    assert_eq!(slim.next().await.unwrap()["object"], without);
+    let (_, put) = api.put(&path, without.clone()).await;
+    assert_eq!(put, without, "nothing changed");
+    // Watchers that want it and watchers that do not share events, not their encoding.
+    api.accept = "application/json";
+    let mut whole = api.watch(&format!("{CONFIG_MAPS}?watch=true")).await;
+    assert_eq!(whole.next().await.unwrap()["object"], made);
+    let (_, changed) = api.merge(&path, json!({"data": {"key": "x"}})).await;
+    assert_eq!(whole.next().await.unwrap()["object"], changed);
+    let told = slim.next().await.unwrap();
+    assert_eq!(told["object"]["data"], changed["data"]);
+    assert!(
+        told["object"]["metadata"].get("managedFields").is_none(),
+        "{told}"
+    );
+}
