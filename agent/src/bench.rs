@@ -93,6 +93,7 @@ impl Pipeline {
         )
         .expect("a thread");
         tokio::spawn(reconciler.run(Sources {
+            zone: watch::channel(None).1,
             services: services_reader,
             slices: slices_reader,
             namespaces: namespaces_reader,

@@ -4,13 +4,17 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use api::core::Node;
 use ipnet::IpNet;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 use crate::{backoff::Backoff, health::Health, pods, reflector::Delta};
 
 /// How often routes are written anew although no node changed.
 const ROUTES_EVERY: Duration = Duration::from_secs(30);
 
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// The cluster autoscaler's mark on a node that it is about to delete.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
@@ -29,29 +33,34 @@ pub(crate) struct Neighbours {
     own_name: String,
     known: BTreeMap<Box<str>, Node>,
     health: Health,
+    /// The zone of this node.
+    zone: watch::Sender<Option<Box<str>>>,
 }
 
 impl Neighbours {
     pub(crate) fn new(own_name: &str, health: Health) -> Self {
         Self {
             health,
+            zone: watch::Sender::default(),
             own_name: own_name.to_owned(),
             known: BTreeMap::new(),
         }
     }
 
-    /// Waits until the server has given this node its Pod range; returns it with the node's zone. `None` when
-    /// the agent stops.
+    /// The node's zone, now and when it changes.
+    pub(crate) fn zone(&self) -> watch::Receiver<Option<Box<str>>> {
+        self.zone.subscribe()
+    }
+
+    /// Waits until the server has given this node its Pod range. `None` when the agent stops.
     pub(crate) async fn wait_for_own_range(
         &mut self,
         nodes: &mut mpsc::Receiver<Vec<Delta<Node>>>,
-    ) -> Option<(IpNet, Option<Box<str>>)> {
+    ) -> Option<IpNet> {
         loop {
             let own = self.known.get(self.own_name.as_str());
             if let Some(range) = own.and_then(|own| own.spec.pod_cidr.parse().ok()) {
-                let zone =
-                    own.and_then(|own| own.metadata.labels.get("topology.kubernetes.io/zone"));
-                return Some((range, zone.cloned()));
+                return Some(range);
             }
             self.apply(nodes.recv().await?);
         }
@@ -77,6 +86,12 @@ impl Neighbours {
         }
         let own = self.known.get(self.own_name.as_str());
         self.health.set_node_eligible(own.is_some_and(is_eligible));
+        let zone = own.and_then(|own| own.metadata.labels.get(ZONE_LABEL));
+        self.zone.send_if_modified(|known| {
+            let moved = known.as_ref() != zone;
+            *known = zone.cloned();
+            moved
+        });
     }
 
     /// Pod range -> node address of every other node.

@@ -167,7 +167,10 @@ async fn agent(config: Config) -> Result<(), AgentError> {
     let mut tasks = JoinSet::new();
     let readiness = register(&mut tasks, &client, &config).await?;
     let mut nodes = follow::<Node>(&mut tasks, &client, Path::core("nodes"));
-    let sources = Sources {
+    let health = Health::new(families(&cluster));
+    let mut neighbours = Neighbours::new(&config.node_name, health.clone());
+    let mut sources = Sources {
+        zone: neighbours.zone(),
         services: follow(&mut tasks, &client, Path::core("services")),
         slices: follow(
             &mut tasks,
@@ -176,16 +179,14 @@ async fn agent(config: Config) -> Result<(), AgentError> {
         ),
         namespaces: follow(&mut tasks, &client, Path::core("namespaces")),
     };
-    let health = Health::new(families(&cluster));
     tasks.spawn(health.clone().serve_node(config.healthz_bind));
     tasks.spawn(
         health
             .clone()
             .serve_services(client.clone(), config.node_name.clone()),
     );
-    let mut neighbours = Neighbours::new(&config.node_name, health.clone());
-    let own = neighbours.wait_for_own_range(&mut nodes).await;
-    let (pod_cidr, topology_zone) = own.ok_or(AgentError::NoNodes)?;
+    let pod_cidr = neighbours.wait_for_own_range(&mut nodes).await;
+    let pod_cidr = pod_cidr.ok_or(AgentError::NoNodes)?;
 
     let (cluster_dns, node_ip) = (cluster.cluster_dns, config.node_ip);
     let network = Network::open(NetworkConfig {
@@ -199,7 +200,7 @@ async fn agent(config: Config) -> Result<(), AgentError> {
     let (local_pods, local_pods_reader) = watch::channel(BTreeSet::new());
     let here = Here {
         node: config.node_name.as_str().into(),
-        zone: topology_zone,
+        zone: sources.zone.borrow_and_update().clone(),
         address: Some(node_ip),
     };
     let rules = Dataplane::open(Netlink::open(Ownership::WhenPossible)?)?;

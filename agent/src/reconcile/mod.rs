@@ -56,6 +56,8 @@ pub(crate) struct Sources {
     pub(crate) services: mpsc::Receiver<Vec<Delta<Service>>>,
     pub(crate) slices: mpsc::Receiver<Vec<Delta<EndpointSlice>>>,
     pub(crate) namespaces: mpsc::Receiver<Vec<Delta<api::core::Namespace>>>,
+    /// The node's zone, which hints of endpoints name.
+    pub(crate) zone: watch::Receiver<Option<Box<str>>>,
 }
 
 /// The loop's state.
@@ -138,10 +140,23 @@ impl Reconciler {
             Some(deltas) = sources.slices.recv() => lock(&self.view).apply_slices(deltas),
             Some(deltas) = sources.namespaces.recv() => lock(&self.view).apply_namespaces(deltas),
             Ok(()) = self.local_pods.changed() => {}
+            Ok(()) = sources.zone.changed() => self.move_to(sources.zone.borrow_and_update().clone()),
             else => return false,
         }
         self.health.queued();
         true
+    }
+
+    /// In another zone every Service may prefer other endpoints: all are looked at again.
+    fn move_to(&mut self, zone: Option<Box<str>>) {
+        if self.here.zone != zone {
+            tracing::info!(
+                zone = zone.as_deref().unwrap_or_default(),
+                "the node is in another zone"
+            );
+            self.here.zone = zone;
+            self.known = false;
+        }
     }
 
     async fn verify(&mut self) -> Option<Instant> {

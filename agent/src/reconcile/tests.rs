@@ -272,3 +272,44 @@ async fn the_health_check_of_a_service_comes_and_goes_with_its_rules() {
     bench.reconciler.reconcile().await;
     assert!(ports(&bench).is_empty());
 }
+
+#[tokio::test]
+async fn a_node_that_moves_to_another_zone_looks_at_every_service_again() {
+    let mut bench = bench();
+    let hinted = |zone: &str, addr: &str| {
+        json!({
+            "addresses": [addr], "conditions": {"ready": true},
+            "hints": {"forZones": [{"name": zone}]},
+        })
+    };
+    let slice: EndpointSlice = serde_json::from_value(json!({
+        "metadata": {
+            "namespace": "default", "name": "a-1", "resourceVersion": "3",
+            "labels": {"kubernetes.io/service-name": "a"},
+        },
+        "endpoints": [hinted("z1", "10.244.1.2"), hinted("z2", "10.244.2.2")],
+        "ports": [{"name": "", "port": 80}],
+    }))
+    .expect("slice");
+    bench.sync(vec![service("a", "10.96.0.1", 3)]);
+    lock(&bench.reconciler.view).apply_slices(vec![Delta::Put(slice)]);
+    let endpoints = |bench: &Bench| -> Vec<String> {
+        let state = bench.rules.state.lock().expect("lock");
+        let fates = state.frontends.values();
+        let of = |fate: &Fate| match fate {
+            Fate::Balance { endpoints, .. } => endpoints.to_vec(),
+            other => panic!("{other:?}"),
+        };
+        fates
+            .flat_map(of)
+            .map(|endpoint| endpoint.addr.to_string())
+            .collect()
+    };
+    bench.reconciler.reconcile().await;
+    assert_eq!(endpoints(&bench), ["10.244.1.2", "10.244.2.2"], "no zone");
+    for (zone, wanted) in [("z2", "10.244.2.2"), ("z1", "10.244.1.2")] {
+        bench.reconciler.move_to(Some(zone.into()));
+        bench.reconciler.reconcile().await;
+        assert_eq!(endpoints(&bench), [wanted], "{zone}");
+    }
+}
