@@ -4,6 +4,10 @@
 
 mod common;
 
+use apiserver::{
+    auth::{Attributes, Authorizer, Decision, User},
+    registry::Context,
+};
 use axum::body::Body;
 use common::{Api, CONFIG_MAPS, PODS, SERVICES, config_map, pod};
 use http::{Request, StatusCode};
@@ -543,4 +547,69 @@ async fn a5_concurrent_appliers_lose_nothing() {
             .len(),
         8
     );
+}
+
+/// Applies as somebody.
+async fn apply_as(api: &Api, user: &str, group: &str, path: &str, config: Value) -> (u16, Value) {
+    let mut request = Request::patch(format!("{path}?fieldManager=m&force=true"))
+        .header("content-type", "application/apply-patch+yaml")
+        .body(Body::from(config.to_string()))
+        .unwrap();
+    request.extensions_mut().insert(User {
+        name: user.to_owned(),
+        groups: vec![group.to_owned()],
+    });
+    let response = api.send(request).await;
+    let code = response.status().as_u16();
+    let bytes = axum::body::to_bytes(response.into_body(), 1 << 20)
+        .await
+        .unwrap();
+    (code, serde_json::from_slice(&bytes).unwrap())
+}
+
+/// A node is held to its own Node, whose Pod range the server gives out, by this way of writing too.
+#[tokio::test]
+async fn u7_a_node_applies_what_it_may_write_only() {
+    let api = Api::new().await;
+    let node = |name: &str, spec: Value| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": spec});
+    let own = "/api/v1/nodes/n1";
+    for (path, config, code) in [
+        ("/api/v1/nodes/n2", node("n2", json!({})), 403),
+        (own, node("n1", json!({"podCIDR": "10.0.0.0/8"})), 403),
+        (own, node("n1", json!({})), 201),
+        (own, node("n1", json!({"podCIDR": "10.0.0.0/8"})), 403),
+        (own, node("n1", json!({"unschedulable": true})), 200),
+    ] {
+        let applied = apply_as(&api, "system:node:n1", "system:nodes", path, config).await;
+        assert_eq!(applied.0, code, "{path}: {}", applied.1);
+    }
+}
+
+/// Applying to what does not exist needs the right to create.
+#[tokio::test]
+async fn u7_an_apply_that_creates_is_a_create() {
+    let api = Api::with_authorizer(Context::default(), Patcher).await;
+    let config = data(json!({"k": "v"}));
+    let (code, status) = apply_as(&api, "patcher", "", &config_map_a(), config.clone()).await;
+    let message = status["message"].as_str().unwrap();
+    assert!(
+        code == 403 && message.contains("cannot create resource"),
+        "{code} {message}"
+    );
+    api.made(CONFIG_MAPS, config_map("a")).await;
+    let (code, _) = apply_as(&api, "patcher", "", &config_map_a(), config).await;
+    assert_eq!(code, 200);
+}
+
+/// Lets one user patch only.
+struct Patcher;
+
+#[async_trait::async_trait]
+impl Authorizer for Patcher {
+    async fn authorize(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
+        if user.name == "patcher" && attributes.verb != "patch" {
+            return Decision::Deny(String::new());
+        }
+        Decision::Allow
+    }
 }

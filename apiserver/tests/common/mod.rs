@@ -55,11 +55,16 @@ impl Api {
 
     /// The same with another configuration.
     pub async fn with(context: Context) -> Self {
+        Self::with_authorizer(context, Lenient).await
+    }
+
+    /// The same, where somebody else decides who may do what.
+    pub async fn with_authorizer(context: Context, authorizer: impl Authorizer + 'static) -> Self {
         let store = EmbeddedStore::with_engine(MemoryEngine::default(), None).unwrap();
         let registry = Registry::new(Arc::new(store), context);
         let router = router(State {
             registry: registry.clone(),
-            authorizer: Arc::new(Lenient),
+            authorizer: Arc::new(authorizer),
             checks: Arc::new(Vec::new()),
             metrics: Metrics::default(),
         });
