@@ -1,10 +1,12 @@
 //! What the agent is told: raw options in, one checked [`Config`] out.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::PathBuf,
 };
+
+use ipnet::IpNet;
 
 use crate::client::{ClientError, Server};
 
@@ -29,6 +31,8 @@ pub struct Options {
     pub cgroup_parent: String,
     /// `--dns-upstream`: who answers names outside the cluster; none means that they do not resolve.
     pub dns_upstreams: Vec<IpAddr>,
+    /// `--nodeport-address CIDR|primary`: which of the node's addresses answer on NodePorts; none means all but loopback.
+    pub node_port_addresses: Vec<String>,
     /// `--healthz-bind-address`: where the node answers `/healthz` and `/livez`.
     pub healthz_bind: Option<SocketAddr>,
     /// `--label KEY=VALUE`: labels of the Node object.
@@ -52,6 +56,7 @@ pub struct Config {
     pub(crate) log_dir: PathBuf,
     pub(crate) cgroup_parent: String,
     pub(crate) dns_upstreams: Vec<SocketAddr>,
+    pub(crate) node_port_networks: BTreeSet<IpNet>,
     pub(crate) healthz_bind: SocketAddr,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) executable: PathBuf,
@@ -100,6 +105,12 @@ pub enum ConfigError {
         /// What was given.
         path: String,
     },
+    /// `--nodeport-address` is neither a network nor `primary`.
+    #[error("--nodeport-address {value:?} is neither a network such as 192.0.2.0/24 nor `primary`")]
+    NodePortAddress {
+        /// What was given.
+        value: String,
+    },
     /// `--label` is not `KEY=VALUE` with a valid key and value.
     #[error("--label {label:?}: {reason}")]
     Label {
@@ -108,6 +119,17 @@ pub enum ConfigError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+/// `primary` is the address by which other nodes reach this one.
+fn node_port_networks(values: &[String], node_ip: IpAddr) -> Result<BTreeSet<IpNet>, ConfigError> {
+    let network = |value: &String| match value.as_str() {
+        "primary" => Ok(IpNet::from(node_ip)),
+        network => network.parse().map_err(|_| ConfigError::NodePortAddress {
+            value: value.clone(),
+        }),
+    };
+    values.iter().map(network).collect()
 }
 
 impl Options {
@@ -137,6 +159,7 @@ impl Options {
                 .iter()
                 .map(|ip| SocketAddr::new(*ip, 53))
                 .collect(),
+            node_port_networks: node_port_networks(&self.node_port_addresses, node_ip)?,
             healthz_bind: self.healthz_bind.unwrap_or(HEALTHZ),
             labels: labels(&self.labels)?,
             executable: self.executable,
@@ -239,6 +262,25 @@ mod tests {
     }
 
     #[test]
+    fn node_ports_are_served_on_the_networks_given_or_the_primary_address() {
+        let given = ["primary", "198.51.100.0/24"].map(str::to_owned);
+        let config = Options {
+            node_port_addresses: given.to_vec(),
+            ..options()
+        };
+        let networks = config.validate().expect("valid").node_port_networks;
+        let wanted = ["127.0.0.1/32", "198.51.100.0/24"].map(|net| net.parse().expect("a network"));
+        assert_eq!(networks, BTreeSet::from(wanted));
+        assert!(
+            options()
+                .validate()
+                .expect("valid")
+                .node_port_networks
+                .is_empty()
+        );
+    }
+
+    #[test]
     fn each_bad_option_is_named_in_its_error() {
         let cases = [
             (
@@ -282,6 +324,13 @@ mod tests {
                     ..options()
                 },
                 "--node-ip 0.0.0.0",
+            ),
+            (
+                Options {
+                    node_port_addresses: vec!["eth0".to_owned()],
+                    ..options()
+                },
+                "--nodeport-address",
             ),
         ];
         for (options, flag) in cases {

@@ -17,6 +17,7 @@ use dataplane::{
 };
 use dns::Zone;
 use http::Method;
+use ipnet::IpNet;
 use runtime::Runtime;
 use serde_json::json;
 use tokio::{
@@ -206,7 +207,7 @@ async fn agent(config: Config) -> Result<(), AgentError> {
     let rules = Dataplane::open(Netlink::open(Ownership::WhenPossible)?)?;
     let (reconciler, applied) = Reconciler::new(
         here,
-        base(&cluster),
+        base(&cluster, config.node_port_networks.clone()),
         view.clone(),
         zone,
         local_pods_reader,
@@ -340,7 +341,7 @@ fn families(cluster: &ClusterConfig) -> BTreeSet<Family> {
 }
 
 /// What the rules hold besides Services.
-fn base(cluster: &ClusterConfig) -> Desired {
+fn base(cluster: &ClusterConfig, node_port_networks: BTreeSet<IpNet>) -> Desired {
     let port = NonZeroU16::new(DNS_PORT).expect("53 is not 0");
     let listener = |protocol| Frontend::Address {
         addr: cluster.cluster_dns,
@@ -353,6 +354,7 @@ fn base(cluster: &ClusterConfig) -> Desired {
         local_listeners: [model::Protocol::Udp, model::Protocol::Tcp]
             .map(listener)
             .into(),
+        node_port_networks,
         masquerade_egress: true,
         ..Desired::default()
     }

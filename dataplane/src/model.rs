@@ -65,7 +65,7 @@ pub enum Frontend {
         /// The service port.
         port: NonZeroU16,
     },
-    /// The same port on every local address of the node (except loopback) of one family.
+    /// The same port on the node's own addresses of one family: see [`Desired::node_port_networks`].
     NodePort {
         /// The family of the node addresses, and of the endpoints.
         family: Family,
@@ -195,6 +195,8 @@ pub struct Desired {
     pub service_networks: BTreeSet<IpNet>,
     /// Sources that count as Pods for [`Masquerade::NonPodSources`] and [`Fate::Local`].
     pub pod_networks: BTreeSet<IpNet>,
+    /// The node's own addresses in these networks answer on NodePorts; in a family without any, all do but loopback.
+    pub node_port_networks: BTreeSet<IpNet>,
     /// Addresses of Pods on this node (and the node's own, for endpoints on the host's network): the hairpin set.
     pub local_pods: BTreeSet<IpAddr>,
     /// Frontends answered by a process on this node (cluster DNS): never translated, tracked, dropped or rejected. They win

@@ -32,6 +32,9 @@ pub(crate) struct LocalArgs {
     /// DNS server for names outside the cluster; without one they do not resolve. Can be repeated.
     #[arg(long, value_name = "IP")]
     dns_upstream: Vec<IpAddr>,
+    /// Network whose addresses of this node answer on NodePorts, or `primary`; can be repeated [default: all].
+    #[arg(long, value_name = "CIDR|primary")]
+    nodeport_address: Vec<String>,
     /// Where the node answers /healthz and /livez for load balancers [default: 0.0.0.0:10256].
     #[arg(long, value_name = "IP:PORT")]
     healthz_bind_address: Option<SocketAddr>,
@@ -98,6 +101,7 @@ pub(crate) fn local_config(
         log_dir: absolute("--log-dir", &args.log_dir)?,
         cgroup_parent: args.cgroup_parent.clone(),
         dns_upstreams: args.dns_upstream.clone(),
+        node_port_addresses: args.nodeport_address.clone(),
         healthz_bind: args.healthz_bind_address,
         labels: args.label.clone(),
         executable: std::env::current_exe().context("find this program's own file")?,

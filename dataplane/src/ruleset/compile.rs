@@ -60,6 +60,7 @@ fn compile_table(
     let networks = Networks {
         service: networks_of(family, &desired.service_networks),
         pod: networks_of(family, &desired.pod_networks),
+        node_port: networks_of(family, &desired.node_port_networks),
         masquerade_egress: desired.masquerade_egress,
     };
     let mut table = skeleton::table(family, &networks);

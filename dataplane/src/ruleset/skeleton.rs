@@ -39,6 +39,7 @@ pub(super) const SENT_TO_PORT: [Field; 2] = [Field::Protocol, Field::OriginalPor
 pub(super) struct Networks {
     pub(super) service: Vec<IpNet>,
     pub(super) pod: Vec<IpNet>,
+    pub(super) node_port: Vec<IpNet>,
     pub(super) masquerade_egress: bool,
 }
 
@@ -53,7 +54,7 @@ pub(super) fn table(family: Family, networks: &Networks) -> Table {
         table.chains.insert(name.into(), chain);
     }
     for (name, rules) in [
-        (chains::SERVICES, build.services()),
+        (chains::SERVICES, build.services(networks)),
         (chains::SOURCE_RANGES, build.source_ranges()),
         (
             chains::PERMITTED,
@@ -98,7 +99,7 @@ pub(super) fn table(family: Family, networks: &Networks) -> Table {
         ),
         (chains::MASQUERADE_EGRESS, build.masquerade_egress(networks)),
         (chains::CHECK_SERVICES, build.check_services(networks)),
-        (chains::CHECK_NODEPORTS, build.check_nodeports()),
+        (chains::CHECK_NODEPORTS, build.check_nodeports(networks)),
         (chains::CHECK_NETWORKS, build.check_networks()),
         (chains::REJECT, build.reject()),
         (chains::AFFINITY, build.affinity_record()),
@@ -232,7 +233,7 @@ impl Builder {
     }
 
     /// `fib daddr type local ip daddr != 127.0.0.0/8 …`: a NodePort is not served on loopback addresses.
-    fn node_port_rule(&self, then: Vec<Statement>) -> Rule {
+    fn node_port_rules(&self, networks: &Networks, then: &[Statement]) -> Vec<Rule> {
         let net = match self.family {
             Family::V4 => IpNet::new(IpAddr::from([127, 0, 0, 0]), 8),
             Family::V6 => IpNet::new(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1u16]), 128),
@@ -243,14 +244,17 @@ impl Builder {
             net,
             negated: true,
         };
-        Rule::new(
-            self.family,
-            [
-                vec![Statement::Local(Field::DestinationAddress), loopback],
-                then,
-            ]
-            .concat(),
-        )
+        let rule = |net: Option<&IpNet>| {
+            let mut statements = vec![Statement::Local(Field::DestinationAddress)];
+            statements.extend(net.map(|net| within(Field::DestinationAddress, *net)));
+            statements.push(loopback.clone());
+            statements.extend(then.iter().cloned());
+            Rule::new(self.family, statements)
+        };
+        match &networks.node_port[..] {
+            [] => vec![rule(None)],
+            networks => networks.iter().map(|net| rule(Some(net))).collect(),
+        }
     }
 
     fn base_chains(&self) -> Vec<(&'static str, Chain)> {
@@ -344,11 +348,10 @@ impl Builder {
         ]
     }
 
-    fn services(&self) -> Vec<Rule> {
-        vec![
-            self.rule([vmap(&TO, sets::SERVICES)]),
-            self.node_port_rule(vec![vmap(&TO_PORT, sets::NODEPORTS)]),
-        ]
+    fn services(&self, networks: &Networks) -> Vec<Rule> {
+        let mut rules = vec![self.rule([vmap(&TO, sets::SERVICES)])];
+        rules.extend(self.node_port_rules(networks, &[vmap(&TO_PORT, sets::NODEPORTS)]));
+        rules
     }
 
     /// A dropped packet never becomes a connection, so each one that the client sends again comes here, too.
@@ -459,17 +462,18 @@ impl Builder {
         rules
     }
 
-    fn check_nodeports(&self) -> Vec<Rule> {
-        vec![
-            self.node_port_rule(vec![
-                in_set(&TO_PORT, sets::REJECT_NODEPORTS),
-                goto(chains::REJECT),
-            ]),
-            self.node_port_rule(vec![
-                in_set(&TO_PORT, sets::DROP_NODEPORTS),
-                Statement::Verdict(Verdict::Drop),
-            ]),
-        ]
+    fn check_nodeports(&self, networks: &Networks) -> Vec<Rule> {
+        let reject = [
+            in_set(&TO_PORT, sets::REJECT_NODEPORTS),
+            goto(chains::REJECT),
+        ];
+        let drop = [
+            in_set(&TO_PORT, sets::DROP_NODEPORTS),
+            Statement::Verdict(Verdict::Drop),
+        ];
+        let mut rules = self.node_port_rules(networks, &reject);
+        rules.extend(self.node_port_rules(networks, &drop));
+        rules
     }
 
     /// An untranslated packet to a balanced Service met one of its elements in the instant of its replacement: the client's

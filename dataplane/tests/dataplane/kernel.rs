@@ -107,6 +107,7 @@ fn zoo() -> Desired {
             address("10.96.0.10", Protocol::Tcp, 53),
         ]
         .into(),
+        node_port_networks: ["192.0.2.0/24".parse().expect("a network")].into(),
         masquerade_egress: true,
     }
 }

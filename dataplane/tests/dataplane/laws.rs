@@ -272,6 +272,7 @@ fn what_a_packet_meets_besides_services() {
         pod_networks: ["10.244.0.0/16".parse().expect("a network")].into(),
         local_pods: [[10, 244, 0, 1].into()].into(),
         local_listeners: [listener].into(),
+        node_port_networks: BTreeSet::new(),
         masquerade_egress: true,
     };
     let ruleset = compiled(&desired);

@@ -306,6 +306,7 @@ pub(crate) fn desired(frontends: impl Into<BTreeMap<Frontend, Fate>>) -> Desired
             address("10.96.0.10", Protocol::Tcp, 53),
         ]
         .into(),
+        node_port_networks: BTreeSet::new(),
         masquerade_egress: true,
     }
 }

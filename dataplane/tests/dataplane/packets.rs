@@ -6,7 +6,7 @@ use crate::{
     common::{address, balance, node_port, with_masquerade},
     net::{ALL, ALL6, Met, Net, ask, desired, serve, sources, spread, tcp, udp, web},
 };
-use dataplane::model::{Change, Family, Fate, Masquerade, Protocol};
+use dataplane::model::{Change, Desired, Family, Fate, Masquerade, Protocol};
 
 #[test]
 fn a_cluster_ip_is_spread_over_all_endpoints_and_pods_keep_their_source() {
@@ -84,6 +84,35 @@ fn a_node_port_is_answered_to_the_outside_but_not_on_loopback() {
     serve(&net.node, "host", "[::]:30080");
     assert!(matches!(tcp(&net.node, "127.0.0.1:30080"), Met::Server(name, _) if name == "host"));
     assert!(matches!(tcp(&net.node, "[::1]:30080"), Met::Server(name, _) if name == "host"));
+}
+
+#[test]
+fn a_node_port_can_be_limited_to_some_of_the_nodes_addresses() {
+    let net = Net::new();
+    let always = |endpoints| with_masquerade(balance(endpoints), Masquerade::Always);
+    let networks = ["192.0.2.0/25", "192.0.2.128/25"].map(|net| net.parse().expect("a network"));
+    let _dataplane = net.dataplane(&Desired {
+        node_port_networks: networks.into(),
+        ..desired([
+            (node_port(Family::V4, 30080), always(&ALL)),
+            (node_port(Family::V6, 30080), always(&ALL6)),
+            (node_port(Family::V4, 30081), Fate::Drop),
+        ])
+    });
+    serve(&net.node, "host", "0.0.0.0:30080");
+    serve(&net.node, "host", "0.0.0.0:30081");
+    let is_host = |met: &Met| matches!(met, Met::Server(name, _) if name == "host");
+    assert!(!is_host(&tcp(&net.client, "192.0.2.1:30080")));
+    assert_eq!(tcp(&net.client, "192.0.2.1:30081"), Met::Silence);
+    // Elsewhere the port is the host's own, as if there were no Service.
+    for port in [30080, 30081] {
+        let met = tcp(&net.client, &format!("198.51.100.1:{port}"));
+        assert!(is_host(&met), "{met:?}");
+    }
+    // A family without a network of its own is not limited.
+    spread(&["a", "b", "c"], || {
+        tcp(&net.client, "[2001:db8:1::1]:30080")
+    });
 }
 
 #[test]

@@ -123,6 +123,7 @@ pub(crate) fn desired() -> impl Strategy<Value = Desired> {
                     .into(),
                 local_pods,
                 local_listeners,
+                node_port_networks: std::collections::BTreeSet::new(),
                 masquerade_egress,
             },
         )
