@@ -500,11 +500,3 @@ async fn o4_openapi_v2_is_an_empty_protobuf_document() {
         "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
     );
 }
-
-#[tokio::test]
-async fn q1_health_paths_answer_ok() {
-    let api = Api::new().await;
-    for path in ["/healthz", "/livez", "/readyz", "/readyz?verbose"] {
-        assert_eq!(api.get(path).await.0, 200, "{path}");
-    }
-}

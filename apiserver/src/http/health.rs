@@ -1,4 +1,4 @@
-//! `/livez`, `/readyz`, `/version` (Q1, D7).
+//! `/healthz`, `/livez`, `/readyz` and the checks below them, `/version` (Q1, D7).
 
 use axum::response::Response;
 use http::StatusCode;
@@ -10,34 +10,63 @@ use super::{Call, plain, route::Probe};
 pub struct Check {
     /// Its name, for example `store`.
     pub name: &'static str,
+    /// Whether `/livez` and `/healthz` look at it too: when it fails, only a restart helps.
+    pub live: bool,
     /// Looks; the error is for the log of whoever asks.
     pub run: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
 }
 
-/// `ok`, or which checks failed.
-pub(super) fn serve(call: &Call, probe: Probe) -> Response {
-    let mut lines = String::from("[+]ping ok\n");
-    let mut failed = false;
-    if probe == Probe::Ready {
-        for check in call.state.checks.iter() {
-            match (check.run)() {
-                Ok(()) => lines += &format!("[+]{} ok\n", check.name),
-                Err(reason) => {
-                    failed = true;
-                    lines += &format!("[-]{} failed: {reason}\n", check.name);
-                }
+/// `ok`, or which checks failed. `only` is the check that alone is asked for.
+pub(super) fn serve(call: &Call, probe: Probe, only: Option<&str>) -> Response {
+    let ping = Check {
+        name: "ping",
+        live: true,
+        run: Box::new(|| Ok(())),
+    };
+    let checks = call.state.checks.iter();
+    let checks = checks.filter(|check| check.live || probe == Probe::Ready);
+    let checks: Vec<&Check> = std::iter::once(&ping).chain(checks).collect();
+    if let Some(only) = only {
+        let Some(check) = checks.iter().find(|check| check.name == only) else {
+            return plain(StatusCode::NOT_FOUND, "404 page not found\n".into());
+        };
+        return match (check.run)() {
+            Ok(()) => plain(StatusCode::OK, "ok".into()),
+            Err(reason) => plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("internal server error: {reason}\n"),
+            ),
+        };
+    }
+    let excluded: Vec<&str> = call.query.all("exclude").collect();
+    let (mut lines, mut failed) = (String::new(), false);
+    for check in &checks {
+        let name = check.name;
+        lines += &match (check.run)() {
+            _ if excluded.contains(&name) => format!("[+]{name} excluded: ok\n"),
+            Ok(()) => format!("[+]{name} ok\n"),
+            Err(reason) => {
+                failed = true;
+                format!("[-]{name} failed: {reason}\n")
             }
+        };
+    }
+    for unknown in &excluded {
+        if !checks.iter().any(|check| check.name == *unknown) {
+            lines += &format!(
+                "warn: some health checks cannot be excluded: no matches for \"{unknown}\"\n"
+            );
         }
     }
     if failed {
+        lines += &format!("{} check failed\n", probe.name());
         return plain(StatusCode::SERVICE_UNAVAILABLE, lines);
     }
-    let text = if call.query.flag("verbose") {
-        lines
-    } else {
-        "ok".into()
-    };
-    plain(StatusCode::OK, text)
+    if call.query.flag("verbose") {
+        lines += &format!("{} check passed\n", probe.name());
+        return plain(StatusCode::OK, lines);
+    }
+    plain(StatusCode::OK, "ok".into())
 }
 
 /// What `/version` says: the Kubernetes release whose API this is, and ours.

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`route`] (what a path means), [`accept`] (what the client wants to read), [`body`] (what it sent),
 //! `resource` (one function per verb), `render` and `stream` (how objects leave), `discovery` and `openapi` (what
-//! clients ask first), `health`.
+//! clients ask first), `health`, `limits` (how much is worked on at once).
 //!
 //! Connections, TLS and authentication are not here: the caller puts an [`auth::User`](crate::auth::User) into the
 //! request's extensions; a request without one is anonymous.
@@ -31,6 +31,7 @@ pub mod accept;
 pub mod body;
 mod discovery;
 mod health;
+mod limits;
 mod openapi;
 mod options;
 mod patch;
@@ -42,6 +43,8 @@ mod schema;
 mod stream;
 
 pub use health::{Check, version};
+use limits::Lanes;
+pub use limits::Limits;
 use query::Query;
 use route::{Route, Target};
 
@@ -60,12 +63,20 @@ pub struct State {
 
 /// The whole REST API as a router; other routes may be merged in front of it.
 pub fn router(state: State) -> Router {
-    Router::new().fallback(handle).with_state(state)
+    limited_router(state, Limits::default())
+}
+
+/// The same with limits of one's own.
+pub fn limited_router(state: State, limits: Limits) -> Router {
+    Router::new()
+        .fallback(handle)
+        .with_state((state, Lanes::new(limits)))
 }
 
 /// A request with its body still unread.
 pub(crate) struct Call {
     state: State,
+    lanes: Lanes,
     user: User,
     method: Method,
     path: String,
@@ -84,11 +95,12 @@ impl Call {
     }
 }
 
-async fn handle(Shared(state): Shared<State>, request: Request) -> Response {
+async fn handle(Shared((state, lanes)): Shared<(State, Lanes)>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let user = parts.extensions.get::<User>().cloned();
     let call = Call {
         state,
+        lanes,
         user: user.unwrap_or_else(User::anonymous),
         path: parts.uri.path().to_owned(),
         query: Query::parse(parts.uri.query().unwrap_or_default()),
@@ -137,7 +149,7 @@ async fn dispatch(mut call: Call) -> Result<Response, ApiError> {
         return Err(ApiError::MethodNotAllowed { allow: "GET, HEAD" });
     }
     match route {
-        Route::Health(probe) => Ok(health::serve(&call, probe)),
+        Route::Health { probe, check } => Ok(health::serve(&call, probe, check.as_deref())),
         Route::Metrics => {
             let revision = call.state.registry.backend().current();
             let text = call.state.metrics.text(revision.0);
@@ -161,7 +173,14 @@ async fn serve_resource(
     verb: &'static str,
 ) -> Result<Response, ApiError> {
     permit(call, target, verb).await?;
-    resource::serve(call, target, verb).await
+    let _place = call.lanes.enter(&call.user, verb)?;
+    let limit = call.lanes.answer_within(verb);
+    let serving = resource::serve(call, target, verb);
+    let Some(limit) = limit else {
+        return serving.await;
+    };
+    let served = tokio::time::timeout(limit, serving).await;
+    served.unwrap_or(Err(ApiError::TimedOut { limit }))
 }
 
 /// Asks the authorizer about an object or collection.

@@ -50,17 +50,36 @@ pub enum Route {
     Metrics,
     /// `/version`.
     Version,
-    /// `/healthz`, `/livez`, `/readyz`.
-    Health(Probe),
+    /// `/healthz`, `/livez`, `/readyz`, and each check below them.
+    Health {
+        /// Which of them.
+        probe: Probe,
+        /// The check that alone is asked for.
+        check: Option<String>,
+    },
 }
 
 /// Which health path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
+    /// The process answers; the old name of the next one.
+    Health,
     /// The process answers.
     Live,
     /// It can serve.
     Ready,
+}
+
+impl Probe {
+    /// Its path without the slash.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Health => "healthz",
+            Self::Live => "livez",
+            Self::Ready => "readyz",
+        }
+    }
 }
 
 /// Reads a path. `None` is a plain 404.
@@ -78,8 +97,16 @@ pub fn parse(path: &str) -> Option<Route> {
         return None;
     }
     Some(match parts.as_slice() {
-        ["healthz" | "livez", ..] => Route::Health(Probe::Live),
-        ["readyz", ..] => Route::Health(Probe::Ready),
+        [probe @ ("healthz" | "livez" | "readyz"), check @ ..] if check.len() < 2 => {
+            Route::Health {
+                probe: match *probe {
+                    "readyz" => Probe::Ready,
+                    "livez" => Probe::Live,
+                    _ => Probe::Health,
+                },
+                check: check.first().map(|&check| check.to_owned()),
+            }
+        }
         ["metrics"] => Route::Metrics,
         ["version"] => Route::Version,
         ["openapi", "v2"] => Route::OpenApiV2,

@@ -146,6 +146,15 @@ pub enum ApiError {
         /// The newest one.
         current: u64,
     },
+    /// The request took too long. What it was to write may be written all the same.
+    #[error("Timeout: request did not complete within {limit:?}")]
+    TimedOut {
+        /// How long it might have taken.
+        limit: std::time::Duration,
+    },
+    /// So many requests are in flight that this one has to come again.
+    #[error("Too many requests, please try again later.")]
+    Overloaded,
     /// No address or port is left.
     #[error("Internal error occurred: {0}")]
     Exhausted(String),
@@ -293,7 +302,8 @@ impl ApiError {
                 _ => (500, "InternalError"),
             },
             Self::Exhausted(_) | Self::Undecodable { .. } => (500, "InternalError"),
-            Self::FutureRevision { .. } => (504, "Timeout"),
+            Self::Overloaded => (429, "TooManyRequests"),
+            Self::FutureRevision { .. } | Self::TimedOut { .. } => (504, "Timeout"),
         }
     }
 
@@ -301,7 +311,7 @@ impl ApiError {
     #[must_use]
     pub fn retry_after_secs(&self) -> Option<u32> {
         let (code, _) = self.code_and_reason();
-        let passing = matches!(self, Self::Contention { .. }) || code == 503 || code == 504;
+        let passing = matches!(self, Self::Contention { .. }) || matches!(code, 429 | 503 | 504);
         passing.then_some(1)
     }
 

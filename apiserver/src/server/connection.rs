@@ -20,7 +20,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::node::JOIN_PATH;
+use super::{node::JOIN_PATH, socket};
 use crate::{
     auth::{User, certificate, impersonation},
     http as rest,
@@ -43,6 +43,7 @@ pub(super) struct Gate {
     stop: CancellationToken,
     builder: Arc<auto::Builder<TokioExecutor>>,
     first_request: Duration,
+    patience: Duration,
 }
 
 impl Gate {
@@ -61,14 +62,14 @@ impl Gate {
             stop,
             builder: Arc::new(builder),
             first_request: FIRST_REQUEST,
+            patience: socket::PATIENCE,
         }
     }
 
     /// Serves one connection to its end.
     pub(super) async fn connection(self, stream: TcpStream, watcher: Watcher) {
-        // Small answers and watch events must not wait for a full segment.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "no TCP_NODELAY");
+        if let Err(error) = socket::prepare(&stream, self.patience) {
+            tracing::debug!(%error, "socket options");
         }
         let stream = match tokio::time::timeout(HANDSHAKE, self.tls.accept(stream)).await {
             Ok(Ok(stream)) => stream,
@@ -165,21 +166,81 @@ fn until(response: Response, stop: CancellationToken) -> Response {
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
+    use futures_util::stream;
     use hyper_util::server::graceful::GracefulShutdown;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use rustls::{
+        ClientConfig, RootCertStore,
+        pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+    };
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+    use tokio_rustls::TlsConnector;
 
     use super::*;
     use crate::pki::{Pki, ServerNames};
 
     fn gate(first_request: Duration) -> Gate {
-        let dir = tempfile::tempdir().unwrap();
-        let pki = Pki::open(dir.path(), &ServerNames::default()).unwrap();
-        let router = Router::new().route("/livez", get(async || "ok"));
-        let tls = super::super::tls(&pki).unwrap();
         Gate {
             first_request,
-            ..Gate::new(tls, router, CancellationToken::new())
+            ..gate_and_ca().0
         }
+    }
+
+    /// A gate to an answer that ends and one that does not, and its CA in PEM.
+    fn gate_and_ca() -> (Gate, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ServerNames {
+            dns: vec!["localhost".into()],
+            ..ServerNames::default()
+        };
+        let pki = Pki::open(dir.path(), &names).unwrap();
+        let endless = async || {
+            let lines = stream::repeat_with(|| Ok::<_, Infallible>(vec![b'x'; 1 << 16]));
+            Body::from_stream(lines)
+        };
+        let router = Router::new()
+            .route("/livez", get(async || "ok"))
+            .route("/endless", get(endless));
+        let tls = super::super::tls(&pki).unwrap();
+        let gate = Gate::new(tls, router, CancellationToken::new());
+        (gate, pki.ca_pem().to_owned())
+    }
+
+    #[tokio::test]
+    async fn w13_a_watcher_that_stops_reading_is_cut() {
+        let (gate, ca_pem) = gate_and_ca();
+        let gate = Gate {
+            patience: Duration::from_secs(1),
+            ..gate
+        };
+        let mut roots = RootCertStore::empty();
+        let ca = CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap();
+        roots.add(ca).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(stream, listener.accept());
+        let graceful = GracefulShutdown::new();
+        let serving = tokio::spawn(gate.connection(accepted.unwrap().0, graceful.watcher()));
+        let name = ServerName::try_from("localhost").unwrap();
+        let connector = TlsConnector::from(Arc::new(config));
+        let mut client = connector.connect(name, client.unwrap()).await.unwrap();
+        let request = b"GET /endless?watch=true HTTP/1.1\r\nHost: a\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        let mut head = [0; 15];
+        client.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200 OK");
+        // The client is there, and its kernel acknowledges every probe; only nobody reads.
+        let cut = tokio::time::timeout(Duration::from_secs(60), serving).await;
+        cut.expect("the connection is still open").unwrap();
+        drop(client);
     }
 
     /// Whether a connection over which this is sent is closed by the server within ten seconds.

@@ -1,12 +1,13 @@
 //! The server: sockets, TLS, who calls, and everything wired together.
 //!
 //! Reading order: `config` (what it is told), this page ([`Server::bind`] and [`Server::serve`]), `listen` (sockets),
-//! `connection` (TLS and the requests of one connection), `node` (join and the other `/minik/v1` paths).
+//! `connection` (TLS and the requests of one connection), `socket` (when the kernel gives a client up), `node` (join and the other `/minik/v1` paths).
 
 mod config;
 mod connection;
 mod listen;
 mod node;
+mod socket;
 
 use std::{
     io,
@@ -248,7 +249,7 @@ impl Server {
         let state = http::State {
             registry: self.registry.clone(),
             authorizer: Policy::new(self.registry.clone()),
-            checks: Arc::new(vec![readiness(stop.clone())]),
+            checks: Arc::new(vec![store_check(&self.store), readiness(stop.clone())]),
             metrics,
         };
         let nodes = node::State::new(
@@ -297,10 +298,24 @@ fn private_dir(path: &Path) -> io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
 }
 
+/// A store that has failed stays failed.
+fn store_check(store: &EmbeddedStore) -> Check {
+    let store = store.clone();
+    Check {
+        name: "store",
+        live: true,
+        run: Box::new(move || match store.failure() {
+            Some(failure) => Err(failure.0),
+            None => Ok(()),
+        }),
+    }
+}
+
 /// Not ready any more once the server stops (Q3).
 fn readiness(stop: CancellationToken) -> Check {
     Check {
         name: "shutdown",
+        live: false,
         run: Box::new(move || {
             if stop.is_cancelled() {
                 return Err("the server is stopping".into());

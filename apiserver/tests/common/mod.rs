@@ -13,7 +13,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use apiserver::{
     auth::{Attributes, Authorizer, Decision, User},
-    http::{State, router},
+    http::{Check, Limits, State, limited_router, router},
     metrics::Metrics,
     registry::{Context, Registry, WriteOptions, kinds},
     store::{EmbeddedStore, engine::MemoryEngine},
@@ -79,6 +79,19 @@ impl Api {
             .create(&kinds::NAMESPACES, None, namespace, &options)
             .await
             .unwrap();
+        api
+    }
+
+    /// An empty cluster whose server takes on no more than this, and looks at these checks.
+    pub async fn limited(limits: Limits, checks: Vec<Check>) -> Self {
+        let mut api = Self::new().await;
+        let state = State {
+            registry: api.registry.clone(),
+            authorizer: Arc::new(Lenient),
+            checks: Arc::new(checks),
+            metrics: Metrics::default(),
+        };
+        api.router = limited_router(state, limits);
         api
     }
 

@@ -149,6 +149,12 @@ impl EmbeddedStore {
             .expect("this store holds the sender, and was waited for")
     }
 
+    /// The engine's last words, if it has failed.
+    #[must_use]
+    pub fn failure(&self) -> Option<Failure> {
+        self.failure.borrow().clone()
+    }
+
     async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
