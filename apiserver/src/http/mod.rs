@@ -39,6 +39,7 @@ mod query;
 mod render;
 mod resource;
 pub mod route;
+mod scale;
 mod schema;
 mod stream;
 

@@ -12,7 +12,7 @@ use super::{
     permit,
     render::View,
     route::Target,
-    schema, stream, success,
+    scale, schema, stream, success,
 };
 use crate::{
     auth::node_restriction,
@@ -60,6 +60,9 @@ pub(super) async fn serve(
 ) -> Result<Response, ApiError> {
     match (verb, target.subresource.map(|subresource| subresource.name)) {
         ("create", Some("binding")) => bind(call, target).await,
+        ("get", Some("scale")) => scale::get(call, target).await,
+        ("update", Some("scale")) => scale::update(call, target).await,
+        ("patch", Some("scale")) => scale::patch(call, target).await,
         ("get", _) => get(call, target).await,
         ("list", _) => list(call, target).await,
         ("watch", _) => watch(call, target).await,
@@ -73,11 +76,11 @@ pub(super) async fn serve(
 }
 
 impl Target {
-    fn scope(&self) -> Option<&str> {
+    pub(super) fn scope(&self) -> Option<&str> {
         self.namespace.as_deref()
     }
 
-    fn object_name(&self) -> &str {
+    pub(super) fn object_name(&self) -> &str {
         self.name.as_deref().unwrap_or_default()
     }
 
@@ -136,7 +139,7 @@ fn only(selection: &mut Selection, name: &str) {
 }
 
 /// Reads a body as an object of this kind.
-async fn object_body(
+pub(super) async fn object_body(
     call: &mut Call,
     kind: &'static Kind,
 ) -> Result<(Value, schema::Warnings), ApiError> {

@@ -260,8 +260,8 @@ mod tests {
     fn d6_unknown_paths_are_no_route() {
         for path in [
             "/",
-            "/apis/apps",
-            "/apis/apps/v1",
+            "/apis/apps.example.com",
+            "/apis/apps/v2",
             "/api/v2",
             "/metricsx",
             "/api//v1",

@@ -53,6 +53,13 @@ pub const STATUS: Subresource = Subresource {
     verbs: &["get", "patch", "update"],
 };
 
+/// The `scale` subresource, for kinds with `spec.replicas`.
+pub const SCALE: Subresource = Subresource {
+    name: "scale",
+    body: Some(("autoscaling", "v1", "Scale")),
+    verbs: &["get", "patch", "update"],
+};
+
 /// The verbs of an ordinary resource.
 pub const ALL_VERBS: &[&str] = &[
     "create",

@@ -128,6 +128,7 @@ pub(super) fn author<'m>(
             Part::Main | Part::Binding => "",
             Part::Status => "status",
             Part::Finalize => "finalize",
+            Part::Scale => "scale",
         },
     }
 }
@@ -137,8 +138,8 @@ fn unwritten(kind: &Kind, part: Part) -> &'static FieldSet {
     static NOTHING: LazyLock<FieldSet> = LazyLock::new(FieldSet::default);
     static STATUS: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&[&["status"]]));
     match part {
-        Part::Main if kind.rules.has_status => &STATUS,
-        Part::Main | Part::Binding | Part::Finalize | Part::Status => &NOTHING,
+        Part::Main | Part::Scale if kind.rules.has_status => &STATUS,
+        Part::Main | Part::Scale | Part::Binding | Part::Finalize | Part::Status => &NOTHING,
     }
 }
 

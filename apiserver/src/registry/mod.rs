@@ -24,6 +24,7 @@ pub mod meta;
 pub mod object;
 pub mod options;
 mod read;
+mod scale;
 pub mod table;
 pub mod watch;
 mod write;
@@ -38,6 +39,7 @@ pub use options::{
     Bookmarks, DeleteOptions, Deleted, Freshness, List, ListQuery, Part, Propagation, Selection,
     WatchQuery, WatchStart, WriteOptions,
 };
+pub use scale::SCALES;
 pub use watch::{Change, ChangeKind, WatchItem, WatchStream};
 
 /// What of the cluster's configuration the rules depend on.

@@ -22,6 +22,8 @@ pub enum Part {
     Binding,
     /// `spec.finalizers` of a Namespace.
     Finalize,
+    /// How many Pods a workload should have.
+    Scale,
 }
 
 /// Which labels and fields an object must have to be listed or watched.

@@ -47,6 +47,15 @@ impl Column {
         }
     }
 
+    /// A column of whole numbers.
+    #[must_use]
+    pub const fn integer(name: &'static str, description: &'static str) -> Self {
+        Self {
+            cell_type: "integer",
+            ..Self::text(name, description)
+        }
+    }
+
     /// A column of text shown with `-o wide` only.
     #[must_use]
     pub const fn wide(name: &'static str, description: &'static str) -> Self {

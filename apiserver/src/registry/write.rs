@@ -391,8 +391,8 @@ pub(super) fn may_go(kind: &Kind, value: &Value) -> bool {
 /// Puts back what this endpoint may not change (M10).
 fn keep_other_parts(kind: &Kind, part: Part, old: &Value, new: &mut Value) {
     match part {
-        Part::Main if kind.rules.has_status => keep(new, old, "status"),
-        Part::Main | Part::Binding => {}
+        Part::Main | Part::Scale if kind.rules.has_status => keep(new, old, "status"),
+        Part::Main | Part::Scale | Part::Binding => {}
         Part::Status => {
             let mut kept = old.clone();
             if let Some(status) = new.get("status") {

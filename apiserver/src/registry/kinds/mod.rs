@@ -6,6 +6,9 @@ use super::kind::Kind;
 
 pub(super) mod address;
 mod config_map;
+mod controller_revision;
+mod daemon_set;
+mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
@@ -15,12 +18,18 @@ mod namespace;
 mod node;
 mod pod;
 mod pod_cells;
+mod replica_set;
 mod secret;
 pub(super) mod service;
 mod service_account;
 mod service_cidr;
+mod stateful_set;
+pub(super) mod template;
 
 pub use config_map::CONFIG_MAPS;
+pub use controller_revision::CONTROLLER_REVISIONS;
+pub use daemon_set::DAEMON_SETS;
+pub use deployment::DEPLOYMENTS;
 pub use endpoint_slice::ENDPOINT_SLICES;
 pub use endpoints::ENDPOINTS;
 pub use event::EVENTS;
@@ -29,10 +38,12 @@ pub use lease::LEASES;
 pub use namespace::NAMESPACES;
 pub use node::NODES;
 pub use pod::PODS;
+pub use replica_set::REPLICA_SETS;
 pub use secret::SECRETS;
 pub use service::SERVICES;
 pub use service_account::SERVICE_ACCOUNTS;
 pub use service_cidr::SERVICE_CIDRS;
+pub use stateful_set::STATEFUL_SETS;
 
 /// All kinds, in the order discovery lists them.
 pub static ALL: &[&Kind] = &[
@@ -45,6 +56,11 @@ pub static ALL: &[&Kind] = &[
     &SECRETS,
     &SERVICE_ACCOUNTS,
     &SERVICES,
+    &CONTROLLER_REVISIONS,
+    &DAEMON_SETS,
+    &DEPLOYMENTS,
+    &REPLICA_SETS,
+    &STATEFUL_SETS,
     &LEASES,
     &ENDPOINT_SLICES,
     &IP_ADDRESSES,

@@ -124,7 +124,7 @@ fn status(pod: &Value, field: &str) -> String {
     text_at(pod, &["status", field]).to_owned()
 }
 
-fn set_if_absent(object: &mut Value, field: &str, value: Value) {
+pub(super) fn set_if_absent(object: &mut Value, field: &str, value: Value) {
     let empty = object[field].is_null() || object[field] == "";
     if empty && object.is_object() {
         object[field] = value;
@@ -138,30 +138,23 @@ fn fill(pod: &mut Value) {
     }
     let spec = &mut pod["spec"];
     for (field, value) in [
-        ("restartPolicy", json!("Always")),
-        ("terminationGracePeriodSeconds", json!(30)),
-        ("dnsPolicy", json!("ClusterFirst")),
         ("serviceAccountName", json!("default")),
-        ("securityContext", json!({})),
-        ("schedulerName", json!("default-scheduler")),
         ("enableServiceLinks", json!(true)),
         ("preemptionPolicy", json!("PreemptLowerPriority")),
         ("priority", json!(0)),
     ] {
         set_if_absent(spec, field, value);
     }
-    // The older spelling of the same field.
-    let account = spec["serviceAccountName"].clone();
-    set_if_absent(spec, "serviceAccount", account);
-    let host_network = spec["hostNetwork"] == true;
+    fill_spec(spec);
     for list in ["initContainers", "containers"] {
-        for container in spec[list].as_array_mut().into_iter().flatten() {
-            fill_container(container, host_network);
+        for container in spec
+            .get_mut(list)
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
+            fill_requests(&mut container["resources"]);
         }
-    }
-    if spec["initContainers"].is_null() {
-        spec.as_object_mut()
-            .map(|map| map.shift_remove("initContainers"));
     }
     if !pod["status"].is_object() {
         pod["status"] = json!({});
@@ -184,6 +177,30 @@ fn fill_addresses(status: &mut Value) {
     }
 }
 
+/// What a template fills in as well: what admission adds to Pods only is not here.
+pub(super) fn fill_spec(spec: &mut Value) {
+    for (field, value) in [
+        ("restartPolicy", json!("Always")),
+        ("terminationGracePeriodSeconds", json!(30)),
+        ("dnsPolicy", json!("ClusterFirst")),
+        ("securityContext", json!({})),
+        ("schedulerName", json!("default-scheduler")),
+    ] {
+        set_if_absent(spec, field, value);
+    }
+    // The older spelling of the same field.
+    if let Some(account) = spec.get("serviceAccountName").cloned() {
+        set_if_absent(spec, "serviceAccount", account);
+    }
+    let host_network = spec["hostNetwork"] == true;
+    for list in ["initContainers", "containers"] {
+        let containers = spec.get_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
+            fill_container(container, host_network);
+        }
+    }
+}
+
 fn fill_container(container: &mut Value, host_network: bool) {
     let image = text_at(container, &["image"]).to_owned();
     set_if_absent(container, "imagePullPolicy", pull_policy(&image).into());
@@ -194,7 +211,6 @@ fn fill_container(container: &mut Value, host_network: bool) {
     ] {
         set_if_absent(container, field, value);
     }
-    fill_requests(&mut container["resources"]);
     for port in container["ports"].as_array_mut().into_iter().flatten() {
         set_if_absent(port, "protocol", json!("TCP"));
         if host_network {
@@ -284,13 +300,18 @@ fn validate(_context: &Context, new: &Value, old: Option<&Value>, causes: &mut C
         }
         return;
     }
+    validate_spec("spec", spec, causes);
+}
+
+/// The rules of a Pod's spec at `at`, which may be in a template.
+pub(super) fn validate_spec(at: &str, spec: &Value, causes: &mut Causes) {
     if items(&spec["containers"]).is_empty() {
-        causes.required("spec.containers", "");
+        causes.required(format!("{at}.containers"), "");
     }
     let mut names = std::collections::HashSet::new();
     for list in ["initContainers", "containers"] {
         for (index, container) in items(&spec[list]).iter().enumerate() {
-            let path = format!("spec.{list}[{index}]");
+            let path = format!("{at}.{list}[{index}]");
             check_container(&path, container, causes);
             let name = text_at(container, &["name"]);
             if !name.is_empty() && !names.insert(name) {
@@ -301,26 +322,26 @@ fn validate(_context: &Context, new: &Value, old: Option<&Value>, causes: &mut C
     let restart = text_at(spec, &["restartPolicy"]);
     let supported = &["Always", "Never", "OnFailure"];
     if !supported.contains(&restart) {
-        causes.not_supported("spec.restartPolicy", restart, supported);
+        causes.not_supported(format!("{at}.restartPolicy"), restart, supported);
     }
     let dns = text_at(spec, &["dnsPolicy"]);
     let supported = &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
     if !supported.contains(&dns) {
-        causes.not_supported("spec.dnsPolicy", dns, supported);
+        causes.not_supported(format!("{at}.dnsPolicy"), dns, supported);
     }
     let grace = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or(0);
     if grace < 0 {
         let detail = "must be greater than or equal to 0";
-        causes.invalid("spec.terminationGracePeriodSeconds", grace, detail);
+        causes.invalid(format!("{at}.terminationGracePeriodSeconds"), grace, detail);
     }
     for field in ["hostname", "subdomain"] {
         let name = text_at(spec, &[field]);
         if !name.is_empty() {
             let verdict = api::names::dns1123_label(name);
-            causes.check(format!("spec.{field}"), name, verdict);
+            causes.check(format!("{at}.{field}"), name, verdict);
         }
     }
-    crate::registry::meta::labels("spec.nodeSelector", &spec["nodeSelector"], causes);
+    crate::registry::meta::labels(&format!("{at}.nodeSelector"), &spec["nodeSelector"], causes);
 }
 
 /// An image may change, and not go.
