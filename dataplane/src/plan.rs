@@ -69,8 +69,6 @@ pub enum Action {
         name: Name,
         /// Its declaration.
         kind: SetKind,
-        /// Its hard cap.
-        capacity: u32,
     },
     /// Deletes a set which no rule names, with its elements.
     DeleteSet {
@@ -126,7 +124,8 @@ pub struct Difference {
 /// What separates two versions of a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableDifference {
-    /// A declaration changed that the kernel cannot change: the table is to be made anew, in one transaction.
+    /// A declaration changed that the kernel cannot change, which only another version of this program does: the table is
+    /// to be made anew, in one transaction.
     pub rebuild: bool,
     /// Chains to make, with their rules.
     pub new_chains: BTreeMap<Name, Chain>,
@@ -239,9 +238,7 @@ fn compare(from: &Table, to: &Table) -> TableDifference {
         let old = from.sets.get(name);
         match old {
             None => _ = difference.new_sets.insert(name.clone(), set.clone()),
-            Some(old) if old.kind != set.kind || old.capacity != set.capacity => {
-                difference.rebuild = true
-            }
+            Some(old) if old.kind != set.kind => difference.rebuild = true,
             Some(_) => {}
         }
         compare_elements(
@@ -434,7 +431,6 @@ impl Order {
             self.push(Action::AddSet {
                 name: name.clone(),
                 kind: set.kind.clone(),
-                capacity: set.capacity,
             });
         }
         for (name, chain) in new_chains {

@@ -160,20 +160,10 @@ fn apply_to_table(table: &mut Table, action: &Action) -> Result<(), Errno> {
             chain.rules.push(rule.clone());
             Ok(())
         }
-        Action::AddSet {
-            name,
-            kind,
-            capacity,
-        } => {
-            let set = Set {
-                capacity: *capacity,
-                ..Set::new(kind.clone())
-            };
-            table
-                .sets
-                .insert(name.clone(), set)
-                .map_or(Ok(()), |_| Err(libc::EEXIST))
-        }
+        Action::AddSet { name, kind } => table
+            .sets
+            .insert(name.clone(), Set::new(kind.clone()))
+            .map_or(Ok(()), |_| Err(libc::EEXIST)),
         Action::DeleteSet { name } => {
             let statements = table
                 .chains
@@ -213,11 +203,7 @@ fn change_elements(
             return Err(libc::ENOTEMPTY);
         }
     }
-    if set.elements.len() as u64 > u64::from(set.capacity) {
-        Err(libc::ENFILE)
-    } else {
-        Ok(())
-    }
+    Ok(())
 }
 
 fn overlaps_neighbours(elements: &BTreeMap<Key, Data>, key: &Key) -> bool {

@@ -229,15 +229,10 @@ impl Netlink {
             Ok(())
         })?;
         self.dump(wire::NFT_MSG_GETSET, family, None, |message| {
-            let (of, name, kind, capacity) = wire::parse_set(message, family)?;
+            let (of, name, kind) = wire::parse_set(message, family)?;
             if of == TABLE {
-                table.sets.insert(
-                    name.into(),
-                    Set {
-                        capacity,
-                        ..Set::new(kind.unwrap_or(UNKNOWN_KIND))
-                    },
-                );
+                let set = Set::new(kind.unwrap_or(UNKNOWN_KIND));
+                table.sets.insert(name.into(), set);
             }
             Ok(())
         })?;

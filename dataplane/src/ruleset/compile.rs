@@ -8,17 +8,14 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    Data, Key, Name, Ruleset, Table, Verdict, capacity_for,
+    Data, Key, Name, Ruleset, Table, Verdict,
     frontend::{Element, Known, elements, frontend_key, is_node_port},
     memory::Memories,
     pick::PickChain,
     sets,
     skeleton::{self, Networks},
 };
-use crate::{
-    model::{Desired, Family, Frontend},
-    plan::merge,
-};
+use crate::model::{Desired, Family, Frontend};
 
 /// Networks of one family, without those inside another.
 fn networks_of(family: Family, networks: &BTreeSet<IpNet>) -> Vec<IpNet> {
@@ -36,7 +33,7 @@ impl Ruleset {
     /// The tables for this desired state.
     ///
     /// Where several rulesets are right, it chooses the one closest to `onto` (what the kernel has, or an empty ruleset):
-    /// endpoints stay in their slots, sets keep their capacity, picking chains stay for their next use. So a restart plans
+    /// endpoints stay in their slots, picking chains stay for their next use. So a restart plans
     /// nothing, and a change of one endpoint plans one element.
     pub fn compile(desired: &Desired, onto: &Ruleset) -> Ruleset {
         let memories = Memories::learn(desired, onto);
@@ -117,7 +114,6 @@ fn compile_table(
         set.elements = BTreeMap::from_iter(elements);
     }
     table.add_pick_chains(family, onto);
-    table.choose_capacities(onto);
     table
 }
 
@@ -164,19 +160,5 @@ impl Table {
                 .into_iter()
                 .map(|(name, chain)| (name.into(), chain.chain(family))),
         );
-    }
-
-    /// A capacity stays while it holds the old elements and the new ones together, as a transaction needs; else all grow.
-    fn choose_capacities(&mut self, onto: Option<&Table>) {
-        for (name, set) in self.sets.iter_mut().filter(|(_, set)| !set.kind.dynamic) {
-            set.capacity = capacity_for(set.elements.len()).max(set.capacity);
-            let Some(old) = onto.and_then(|table| table.sets.get(name)) else {
-                continue;
-            };
-            let union = merge(&old.elements, &set.elements).count();
-            if u32::try_from(union).is_ok_and(|union| union <= old.capacity) {
-                set.capacity = old.capacity;
-            }
-        }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Data, Key, Name, Ruleset, Table, capacity_for,
+    Data, Key, Name, Ruleset, Table,
     compile::hairpin_key,
     frontend::{Known, elements, frontend_key},
     memory::Memories,
@@ -20,8 +20,6 @@ const ACTIVATING: [&str; 4] = [sets::SERVICES, sets::REJECT, sets::DROP, sets::L
 
 impl Ruleset {
     /// Applies a change in place and says what changed.
-    ///
-    /// A table in which a set outgrew its capacity is marked for rebuilding.
     pub fn edit(&mut self, change: &Change) -> Difference {
         let mut difference = Difference::default();
         for (family, table) in &mut self.tables {
@@ -75,7 +73,6 @@ impl Table {
             );
         }
         self.make_missing_chains(family, &mut difference);
-        difference.rebuild = self.grow_full_sets();
         difference
     }
 
@@ -157,18 +154,5 @@ impl Table {
                 difference.new_chains.insert(name, chain);
             }
         }
-    }
-
-    fn grow_full_sets(&mut self) -> bool {
-        let mut grown = false;
-        for set in self
-            .sets
-            .values_mut()
-            .filter(|set| set.elements.len() as u64 > u64::from(set.capacity))
-        {
-            set.capacity = capacity_for(set.elements.len());
-            grown = true;
-        }
-        grown
     }
 }

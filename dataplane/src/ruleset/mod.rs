@@ -178,47 +178,35 @@ pub struct SetKind {
     pub ranges: bool,
 }
 
+impl SetKind {
+    /// Hard cap on the number of elements (`size`): only of a set that clients fill. The others grow as they must, in the
+    /// kernel's resizable hash table. One of fixed size fills faster, but outgrowing it would mean making the table anew,
+    /// and with it all affinities would be lost.
+    pub fn capacity(&self) -> Option<u32> {
+        self.dynamic.then_some(DYNAMIC_CAPACITY)
+    }
+}
+
+/// Capacity of a set which the packet path fills.
+const DYNAMIC_CAPACITY: u32 = 1 << 16;
+
 /// One set or map with its elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
     /// Its declaration.
     pub kind: SetKind,
-    /// Hard cap on the number of elements (`size`). It makes the kernel choose the hash table of fixed size, which fills in
-    /// half the time of the growing one.
-    pub capacity: u32,
     /// Every element. Empty for a dynamic set.
     pub elements: BTreeMap<Key, Data>,
 }
 
 impl Set {
-    /// An empty set with the smallest capacity.
+    /// An empty set.
     pub fn new(kind: SetKind) -> Set {
-        let capacity = if kind.dynamic {
-            DYNAMIC_CAPACITY
-        } else {
-            MIN_CAPACITY
-        };
         Set {
             kind,
-            capacity,
             elements: BTreeMap::new(),
         }
     }
-}
-
-/// Capacity of a set that holds little, so that it rarely outgrows it: a full set means rebuilding the table.
-const MIN_CAPACITY: u32 = 3 << 12;
-/// The same for one of the many maps that share the Services' slots.
-const MIN_SHARD_CAPACITY: u32 = 3 << 10;
-/// Capacity of a set which the packet path fills.
-const DYNAMIC_CAPACITY: u32 = 1 << 16;
-
-/// The smallest good capacity for `count` elements: half as many more at least, and three quarters of a power of two, for
-/// which the kernel takes a hash table of just that power of two (`nft_hash_buckets`); a dump walks all of it for each
-/// message.
-fn capacity_for(count: usize) -> u32 {
-    let count = u32::try_from(count).unwrap_or(u32::MAX).min(1 << 29);
-    count.max(2).next_power_of_two() / 2 * 3
 }
 
 impl Ruleset {

@@ -7,7 +7,6 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
-use super::MIN_SHARD_CAPACITY;
 use super::{
     Base, Chain, ChainType, Field, Holds, Hook, Name, Rule, Set, SetKind, Statement, Table, Type,
     Verdict, chains, sets,
@@ -118,15 +117,12 @@ fn empty_sets() -> BTreeMap<Name, Set> {
     let number = || Holds::Values(vec![Type::Number]);
     let mut all = BTreeMap::new();
     let mut declare = |name: &str, key: &[Type], holds: Holds, dynamic: bool| {
-        let mut set = Set::new(SetKind {
+        let set = Set::new(SetKind {
             key: key.to_vec(),
             holds,
             dynamic,
             ranges: name == sets::SOURCE_RANGES,
         });
-        if sets::SLOTS.contains(&name) {
-            set.capacity = MIN_SHARD_CAPACITY;
-        }
         all.insert(name.into(), set);
     };
     declare(sets::SERVICES, &FRONTEND, Holds::Verdicts, false);

@@ -100,7 +100,9 @@ fn write_set(out: &mut String, family: Family, name: &str, set: &Set) -> fmt::Re
         Holds::Verdicts => writeln!(out, " : verdict")?,
         Holds::Values(value) => writeln!(out, " : {}", columns(value, family))?,
     }
-    writeln!(out, "\t\tsize {}", set.capacity)?;
+    if let Some(capacity) = set.kind.capacity() {
+        writeln!(out, "\t\tsize {capacity}")?;
+    }
     if set.kind.dynamic {
         writeln!(out, "\t\tflags dynamic,timeout")?;
     }

@@ -223,16 +223,12 @@ impl Encoder {
                     rule(out, family, chain, what)
                 });
             }
-            Action::AddSet {
-                name,
-                kind,
-                capacity,
-            } => {
+            Action::AddSet { name, kind } => {
                 let id = u32::try_from(index).expect("transactions are bounded") + 1;
                 self.message(index, family, NFT_MSG_NEWSET, create, |out| {
                     out.str(NFTA_SET_NAME, name);
                     out.u32(NFTA_SET_ID, id);
-                    set(out, family, kind, *capacity);
+                    set(out, family, kind);
                 });
             }
             Action::DeleteSet { name } => {
@@ -328,7 +324,7 @@ pub(super) fn key_type(kind: &SetKind, family: Family) -> u32 {
     datatype(&kind.key, family)
 }
 
-fn set(out: &mut Buffer, family: Family, kind: &SetKind, capacity: u32) {
+fn set(out: &mut Buffer, family: Family, kind: &SetKind) {
     out.u32(NFTA_SET_FLAGS, set_flags(kind));
     out.u32(NFTA_SET_KEY_TYPE, key_type(kind, family));
     out.u32(NFTA_SET_KEY_LEN, columns_len(&kind.key, family));
@@ -343,7 +339,9 @@ fn set(out: &mut Buffer, family: Family, kind: &SetKind, capacity: u32) {
         out.bytes(NFTA_SET_USERDATA, &userdata);
     }
     out.nest(NFTA_SET_DESC, |out| {
-        out.u32(NFTA_SET_DESC_SIZE, capacity);
+        if let Some(capacity) = kind.capacity() {
+            out.u32(NFTA_SET_DESC_SIZE, capacity);
+        }
         if kind.ranges {
             out.nest(NFTA_SET_DESC_CONCAT, |out| {
                 for column in &kind.key {

@@ -99,13 +99,13 @@ fn parse_fingerprint(mut userdata: &[u8]) -> Option<u64> {
     None
 }
 
-/// Parses `NFT_MSG_NEWSET` into table, name, declaration and capacity.
+/// Parses `NFT_MSG_NEWSET` into table, name and declaration.
 ///
 /// A declaration that we never make comes out as `None`.
 pub fn parse_set<'a>(
     message: &Message<'a>,
     family: Family,
-) -> Result<(&'a str, &'a str, Option<SetKind>, u32), ParseError> {
+) -> Result<(&'a str, &'a str, Option<SetKind>), ParseError> {
     let attributes = message.attributes();
     let table = attributes
         .str(NFTA_SET_TABLE)
@@ -113,11 +113,7 @@ pub fn parse_set<'a>(
     let name = attributes
         .str(NFTA_SET_NAME)
         .ok_or(ParseError("NFTA_SET_NAME"))?;
-    let capacity = attributes
-        .nested(NFTA_SET_DESC)
-        .and_then(|desc| desc.u32(NFTA_SET_DESC_SIZE))
-        .unwrap_or_default();
-    Ok((table, name, parse_kind(attributes, family), capacity))
+    Ok((table, name, parse_kind(attributes, family)))
 }
 
 fn parse_kind(attributes: Attributes<'_>, family: Family) -> Option<SetKind> {
@@ -136,7 +132,11 @@ fn parse_kind(attributes: Attributes<'_>, family: Family) -> Option<SetKind> {
     let same_key = attributes.u32(NFTA_SET_KEY_LEN) == Some(columns_len(&kind.key, family))
         && attributes.u32(NFTA_SET_KEY_TYPE) == Some(key_type(&kind, family));
     let same_data = set_data(&kind, family).map(|(data_type, _)| data_type) == data;
-    (same_key && same_data && set_flags(&kind) == flags).then_some(kind)
+    let capacity = attributes
+        .nested(NFTA_SET_DESC)
+        .and_then(|desc| desc.u32(NFTA_SET_DESC_SIZE));
+    let same_capacity = capacity.filter(|capacity| *capacity != 0) == kind.capacity();
+    (same_key && same_data && same_capacity && set_flags(&kind) == flags).then_some(kind)
 }
 
 fn parse_columns(mut datatype: u32) -> Option<Vec<Type>> {

@@ -285,11 +285,10 @@ fn what_is_written_is_what_is_read() {
         let bytes = encode(Action::AddSet {
             name: "s".into(),
             kind: kind.clone(),
-            capacity: 77,
         });
         assert_eq!(
             parse_set(&Messages(&bytes).nth(1).unwrap(), Family::V4),
-            Ok(("minik", "s", Some(kind), 77))
+            Ok(("minik", "s", Some(kind)))
         );
     }
 
@@ -359,7 +358,7 @@ proptest! {
         let mut bytes = [
             encode(Action::AddChain { name: "c".into(), base: Some(Base { kind: ChainType::Nat, hook: Hook::Input, priority: 0 }) }),
             encode(Action::AddRule { chain: "c".into(), rule: Rule::new(Family::V6, vec![Statement::Reset]) }),
-            encode(Action::AddSet { name: "s".into(), kind: SetKind { key: vec![Type::Port], holds: Holds::Verdicts, dynamic: false, ranges: false }, capacity: 1 }),
+            encode(Action::AddSet { name: "s".into(), kind: SetKind { key: vec![Type::Port], holds: Holds::Verdicts, dynamic: false, ranges: false } }),
             encode(Action::Elements { set: "s".into(), delete: Vec::new(), add: vec![(frontend_key(), goto)] }),
         ].concat();
         for (at, byte) in spoils {

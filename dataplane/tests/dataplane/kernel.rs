@@ -348,7 +348,7 @@ fn changes_reach_the_kernel_and_leave_the_rest() {
 }
 
 #[test]
-fn a_set_that_outgrows_its_capacity_is_made_anew() {
+fn a_set_grows_and_shrinks_by_tens_of_thousands_of_elements() {
     Netns::new().run(|| {
         let mut dataplane = open(Ownership::WhenPossible);
         dataplane.replace(&zoo()).expect("replace");

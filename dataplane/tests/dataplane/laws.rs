@@ -13,7 +13,7 @@ use dataplane::{
     Dataplane, Verified,
     kernel::{Fake, Kernel},
     model::{Change, Desired, Endpoint, Family, Fate, Frontend, Masquerade, Protocol, Scope},
-    plan::plan,
+    plan::{Action, plan},
     ruleset::{ConnectionState, Landing, Origin, Packet, Ruleset, Source, World},
 };
 use proptest::{collection::vec, prelude::*};
@@ -541,4 +541,34 @@ fn an_affinity_is_forgotten_when_its_endpoint_leaves_and_kept_over_a_restart() {
         dataplane.kernel_mut().dynamic[&at],
         [remembered(7, other_memory, 1)]
     );
+}
+
+/// However many Services come at once: nothing that is there is touched, and no transaction holds the kernel for long.
+#[test]
+fn growth_only_adds_and_in_short_transactions() {
+    let services = |count: u16| Desired {
+        frontends: (0..count)
+            .map(|number| {
+                let [high, low] = number.to_be_bytes();
+                let addr = format!("10.96.{high}.{low}");
+                let frontend = common::address(&addr, Protocol::Tcp, 80);
+                (frontend, common::balance(&THREE))
+            })
+            .collect(),
+        ..Desired::default()
+    };
+    let plan = plan(&compiled(&services(1)), &compiled(&services(20_000)));
+    for operations in &plan.transactions {
+        let mut added = 0;
+        for operation in operations {
+            match &operation.action {
+                Action::Elements { delete, add, .. } if delete.is_empty() => added += add.len(),
+                Action::Elements { .. } | Action::DeleteTable | Action::DeleteSet { .. } => {
+                    panic!("{operation:?}")
+                }
+                _ => {}
+            }
+        }
+        assert!(added <= 2048, "{added} elements in one transaction");
+    }
 }

@@ -1,6 +1,7 @@
 //! Real packets where the source or the past decides: local policies, source ranges, session affinity.
 
 use std::{
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -223,6 +224,44 @@ fn a_client_keeps_its_endpoint_on_every_path_until_that_leaves() {
         dataplane = net.dataplane(&desired(frontends(None)));
         stays(&paths, &second);
     }
+}
+
+/// Twenty thousand Services come while a client goes on connecting: it is always answered, and always by the same endpoint.
+#[test]
+fn growing_sets_lose_no_affinity_and_no_connection() {
+    let net = Net::new();
+    let affine = with_affinity(balance(&ALL), 10_800);
+    let mut dataplane = net.dataplane(&desired([(web(), affine)]));
+    let server = || match tcp(&net.client, "10.96.0.2:80") {
+        Met::Server(name, _) => name,
+        other => panic!("not answered: {other:?}"),
+    };
+    let first = server();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                assert_eq!(server(), first);
+            }
+        });
+        for thousand in 0..20 {
+            let service = |number: u32| {
+                let addr = format!("10.97.{}.{}", thousand * 4 + number / 250, number % 250);
+                (address(&addr, Protocol::Tcp, 80), Some(balance(&ALL)))
+            };
+            let change = Change {
+                frontends: (0..1000).map(service).collect(),
+                ..Change::default()
+            };
+            if let Err(error) = dataplane.update(&change) {
+                done.store(true, Ordering::Relaxed);
+                panic!("{error}");
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        client.join().expect("the client meets nobody else");
+    });
+    assert_eq!(server(), first);
 }
 
 /// A NodePort and an address may have one number: what the address' clients get is not what the NodePort's get.
