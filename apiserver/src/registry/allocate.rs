@@ -12,7 +12,6 @@ use std::{collections::BTreeSet, net::IpAddr};
 use bytes::Bytes;
 use ipnet::IpNet;
 use jiff::Timestamp;
-use rand::Rng as _;
 use serde_json::{Value, json};
 
 use super::{
@@ -24,6 +23,9 @@ use super::{
 use crate::store::{Expect, Operation, Write};
 
 mod families;
+mod range;
+
+use range::{is_usable, scan, static_band};
 
 /// What a Service write takes and gives back.
 #[derive(Debug, Default)]
@@ -281,10 +283,9 @@ impl Allocator<'_> {
     }
 
     async fn free_ip(&self, cidr: &IpNet) -> Result<IpAddr, ApiError> {
-        let size = host_count(cidr);
-        let band = static_band(size, 16, 256);
-        for offset in scan(size, band) {
-            let ip = nth(cidr, offset);
+        let band = static_band(range::size(cidr), 16, 256);
+        for offset in scan(range::host_count(cidr), band) {
+            let ip = range::nth(cidr, offset);
             if !self.is_taken(&ip_key(ip)).await? {
                 return Ok(ip);
             }
@@ -358,51 +359,4 @@ fn port_index(service: &Value, port: u16) -> Option<usize> {
     ports
         .iter()
         .position(|p| p["nodePort"].as_u64() == Some(u64::from(port)))
-}
-
-/// `min(max(16, size / divisor), most)`, and nothing for a range so small that it would be all of it.
-fn static_band(size: u64, divisor: u64, most: u64) -> u64 {
-    if size <= 16 {
-        return 0;
-    }
-    (size / divisor).max(16).min(most)
-}
-
-/// Every offset once: from a random one above the band, around, then the band itself.
-fn scan(size: u64, band: u64) -> impl Iterator<Item = u64> + Send {
-    let upper = size - band;
-    let start = if upper > 0 {
-        rand::rng().random_range(0..upper)
-    } else {
-        0
-    };
-    let dynamic = (0..upper).map(move |step| band + (start + step) % upper);
-    dynamic.chain(0..band)
-}
-
-/// How many addresses can be given out: not the network address, and not the IPv4 broadcast address.
-fn host_count(cidr: &IpNet) -> u64 {
-    let bits = cidr.max_prefix_len() - cidr.prefix_len();
-    let all = 1u64 << u32::from(bits).min(62);
-    if cidr.addr().is_ipv4() {
-        all.saturating_sub(2)
-    } else {
-        all - 1
-    }
-}
-
-/// The address `offset` places after the first one that can be given out.
-fn nth(cidr: &IpNet, offset: u64) -> IpAddr {
-    match cidr.network() {
-        IpAddr::V4(network) => {
-            let number = u64::from(u32::from(network)) + 1 + offset;
-            IpAddr::V4(u32::try_from(number).unwrap_or(u32::MAX).into())
-        }
-        IpAddr::V6(network) => IpAddr::V6((u128::from(network) + 1 + u128::from(offset)).into()),
-    }
-}
-
-fn is_usable(cidr: &IpNet, ip: IpAddr) -> bool {
-    let edge = ip == cidr.network() || (ip.is_ipv4() && ip == cidr.broadcast());
-    cidr.contains(&ip) && !edge
 }

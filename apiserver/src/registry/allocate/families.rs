@@ -97,9 +97,6 @@ impl Request {
 
     /// Going back to one family: each list that was not touched keeps its first entry. Only `SingleStack` may do so.
     fn shrink(&mut self, old: &Value, causes: &mut Causes) {
-        if self.headless && self.selectorless {
-            return;
-        }
         let lists = [
             ("clusterIPs", &mut self.ips, "cluster IP"),
             ("ipFamilies", &mut self.families, "IP family"),
@@ -120,9 +117,10 @@ impl Request {
     /// Takes the families of the addresses asked for.
     fn infer(&mut self, configured: &[&str], causes: &mut Causes) {
         if self.policy == "SingleStack" && (self.ips.len() > 1 || self.families.len() > 1) {
-            let detail = "must be RequireDualStack or PreferDualStack when multiple clusterIPs or families are specified";
+            let detail = "must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs or IP families are specified";
             causes.invalid("spec.ipFamilyPolicy", self.policy.as_str(), detail);
         }
+        let given = self.families.len();
         for (index, ip) in self.ips.iter().enumerate() {
             let Ok(ip) = ip.parse::<IpAddr>() else {
                 continue;
@@ -144,11 +142,13 @@ impl Request {
         for (index, family) in self.families.iter().enumerate() {
             if !configured.contains(&family.as_str()) {
                 let detail = format!("{family} is not configured on this cluster");
-                causes.invalid(
-                    format!("spec.ipFamilies[{index}]"),
-                    family.as_str(),
-                    &detail,
-                );
+                // Its author sees the field he wrote.
+                let (field, value) = if index < given {
+                    ("ipFamilies", family)
+                } else {
+                    ("clusterIPs", &self.ips[index])
+                };
+                causes.invalid(format!("spec.{field}[{index}]"), value.as_str(), &detail);
             }
         }
         if self.policy == "RequireDualStack" && configured.len() < 2 {
