@@ -40,7 +40,7 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Run the API server with its store and controllers.
-    Server(server_command::ServerArgs),
+    Server(Box<server_command::ServerArgs>),
     /// Join this host to a cluster and run its Pods and Services.
     Agent(agent_command::AgentArgs),
     /// Create, list and revoke the tokens that let hosts join.

@@ -63,6 +63,17 @@ pub(crate) struct ServerArgs {
     /// Seconds a Pod that does not say stays on a node that is not heard of.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(i64).range(0..))]
     default_unreachable_toleration_seconds: i64,
+    /// Range of the external IPs that Services may claim; without it they may claim none. Can be repeated.
+    #[arg(long, value_name = "CIDR")]
+    allow_external_ips: Vec<IpNet>,
+    /// Range of node or API addresses that Endpoints written by hand may name; without it they may name none. Can be
+    /// repeated.
+    #[arg(long, value_name = "CIDR")]
+    allow_endpoint_ips: Vec<IpNet>,
+    /// User that may say in the status of Services where they are reached, besides administrators: a load-balancer
+    /// controller, for example system:serviceaccount:metallb-system:controller. Can be repeated.
+    #[arg(long, value_name = "USER")]
+    load_balancer_controller: Vec<String>,
     /// Run an agent too: a whole cluster on this host.
     #[arg(long)]
     agent: bool,
@@ -91,6 +102,9 @@ pub(crate) fn run(args: &ServerArgs) -> Result<()> {
             not_ready_secs: args.default_not_ready_toleration_seconds,
             unreachable_secs: args.default_unreachable_toleration_seconds,
         },
+        allowed_external_ips: args.allow_external_ips.clone(),
+        allowed_endpoint_ips: args.allow_endpoint_ips.clone(),
+        load_balancer_controllers: args.load_balancer_controller.clone(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -2,11 +2,12 @@
 //!
 //! Reading order: this page (callers, questions, answers), [`certificate`] and [`token`] (who it is),
 //! [`impersonation`] (who they want to be), [`policy`] (what they may do), [`node_restriction`] (what a node may
-//! write).
+//! write), [`endpoint_restriction`] (what nobody may name as an endpoint).
 
 use async_trait::async_trait;
 
 pub mod certificate;
+pub mod endpoint_restriction;
 pub mod impersonation;
 pub mod node_restriction;
 pub mod policy;

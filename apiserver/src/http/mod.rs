@@ -30,6 +30,7 @@ use crate::{
 pub mod accept;
 pub mod body;
 mod discovery;
+mod guard;
 mod health;
 mod limits;
 mod openapi;
@@ -174,6 +175,7 @@ async fn serve_resource(
     verb: &'static str,
 ) -> Result<Response, ApiError> {
     permit(call, target, verb).await?;
+    guard::check_service_status(call, target, verb).await?;
     let _place = call.lanes.enter(&call.user, verb)?;
     let limit = call.lanes.answer_within(verb);
     let serving = resource::serve(call, target, verb);

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{
     Call,
     body::{self, Document},
+    guard::Guard,
     json_value, options,
     patch::{self, Patch},
     permit,
@@ -14,10 +15,7 @@ use super::{
     route::Target,
     scale, schema, stream, success,
 };
-use crate::{
-    auth::node_restriction,
-    registry::{ApiError, Apply, Binding, Kind, Part, Selection, kinds::NODES},
-};
+use crate::registry::{ApiError, Apply, Binding, Kind, Object, Part, Selection};
 
 /// The verb of a request (U7), if the target serves it.
 pub(super) fn verb(call: &Call, target: &Target) -> Result<&'static str, ApiError> {
@@ -162,11 +160,12 @@ async fn create(call: &mut Call, target: &Target) -> Result<Response, ApiError> 
     let view = View::of(call)?;
     let write = options::write(call)?;
     let (value, warnings) = object_body(call, target.kind).await?;
-    node_restriction::check_create(&call.user, target.kind, &value)?;
+    Guard::of(call, target.kind).await?.check(None, &value)?;
     let registry = &call.state.registry;
     let object = registry
         .create(target.kind, target.scope(), value, &write)
         .await?;
+    let warnings = warn(target, &object, warnings);
     Ok(view.respond(StatusCode::CREATED, &object, &warnings))
 }
 
@@ -174,7 +173,7 @@ async fn update(call: &mut Call, target: &Target) -> Result<Response, ApiError> 
     let view = View::of(call)?;
     let write = options::write(call)?;
     let (value, warnings) = object_body(call, target.kind).await?;
-    restrict_node(call, target, &value).await?;
+    guard_update(call, target, &value).await?;
     let (object, created) = call
         .state
         .registry
@@ -192,18 +191,36 @@ async fn update(call: &mut Call, target: &Target) -> Result<Response, ApiError> 
     } else {
         StatusCode::OK
     };
+    let warnings = warn(target, &object, warnings);
     Ok(view.respond(code, &object, &warnings))
 }
 
-/// What a node replaces its Node with is compared with what is there. Somebody may write in between, but a Pod range
-/// that is set does not change any more.
-async fn restrict_node(call: &Call, target: &Target, new: &Value) -> Result<(), ApiError> {
-    if call.user.node().is_none() || *target.kind != NODES || target.part() != Part::Main {
+/// Judges a replacement by what is there. Somebody may write in between, but what is judged so does not change any more (a
+/// node's Pod range), or was accepted before (an endpoint's address).
+async fn guard_update(call: &Call, target: &Target, new: &Value) -> Result<(), ApiError> {
+    let guard = Guard::of(call, target.kind).await?;
+    if !guard.wants_old(target.part()) {
         return Ok(());
     }
     let registry = &call.state.registry;
-    let old = registry.get(&NODES, None, target.object_name()).await?;
-    node_restriction::check_change(&call.user, &NODES, &old.value(), new)
+    let name = target.object_name();
+    match registry.get(target.kind, target.scope(), name).await {
+        Ok(old) => guard.check(Some(&old.value()), new),
+        Err(error) if error.is_not_found() && target.kind.rules.create_on_update => {
+            guard.check(None, new)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Adds what the kind has to say of an object that was stored.
+fn warn(target: &Target, object: &Object, mut warnings: schema::Warnings) -> schema::Warnings {
+    if let Some(of_kind) = target.kind.rules.warnings
+        && target.part() == Part::Main
+    {
+        warnings.extend(of_kind(&object.value()));
+    }
+    warnings
 }
 
 async fn patch(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
@@ -216,7 +233,7 @@ async fn patch(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
     let (patch, duplicates) = Patch::read(call).await?;
     write.sees_managed_fields = patch.names("managedFields");
     let kind = target.kind;
-    let user = &call.user;
+    let guard = Guard::of(call, kind).await?;
     let mut warnings = Vec::new();
     let object = call
         .state
@@ -228,10 +245,10 @@ async fn patch(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
             target.part(),
             &write,
             |value| {
-                let old = user.node().map(|_| value.clone());
+                let old = guard.wants_old(target.part()).then(|| value.clone());
                 patch.apply(kind, value)?;
                 if let Some(old) = old {
-                    node_restriction::check_change(user, kind, &old, value)?;
+                    guard.check(Some(&old), value)?;
                 }
                 warnings = schema::settle(
                     kind,
@@ -244,6 +261,7 @@ async fn patch(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
             },
         )
         .await?;
+    let warnings = warn(target, &object, warnings);
     Ok(view.respond(StatusCode::OK, &object, &warnings))
 }
 
@@ -264,11 +282,9 @@ async fn apply(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
         may_create: denied.is_none(),
         options,
     };
-    let (user, kind) = (&call.user, target.kind);
-    let check = |old: Option<&Value>, new: &Value| match old {
-        None => node_restriction::check_create(user, kind, new),
-        Some(old) => node_restriction::check_change(user, kind, old, new),
-    };
+    let kind = target.kind;
+    let guard = Guard::of(call, kind).await?;
+    let check = |old: Option<&Value>, new: &Value| guard.check(old, new);
     let registry = &call.state.registry;
     let applied = registry
         .apply(kind, target.scope(), target.object_name(), apply, &check)
@@ -282,6 +298,7 @@ async fn apply(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
     } else {
         StatusCode::OK
     };
+    let warnings = warn(target, &object, warnings);
     Ok(view.respond(code, &object, &warnings))
 }
 

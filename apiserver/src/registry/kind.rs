@@ -119,6 +119,8 @@ pub struct Rules {
     pub default: fn(&mut Value),
     /// Refuses what breaks the kind's rules: (context, new, old when there is one, refusals).
     pub validate: fn(&Context, &Value, Option<&Value>, &mut Causes),
+    /// What is legal but worth a `Warning:` header, for an object as it was stored by its main path.
+    pub warnings: Option<fn(&Value) -> Vec<String>>,
     /// Whether something besides `metadata.finalizers` holds back a deletion.
     pub held_back: fn(&Value) -> bool,
     /// Seconds of grace a deletion gives: (object, asked for). Zero removes at once.
@@ -145,6 +147,7 @@ impl Rules {
         prepare_update: |_, _, _| {},
         default: |_| {},
         validate: |_, _, _, _| {},
+        warnings: None,
         held_back: |_| false,
         grace: |_, _| 0,
         on_terminating: |_| {},

@@ -51,6 +51,14 @@ pub struct Context {
     pub node_ports: RangeInclusive<u16>,
     /// How long Pods that do not say stay on a node that is not fit any more.
     pub default_tolerations: DefaultTolerations,
+    /// The external IPs that Services may claim; none by default, since whoever claims an address gets its traffic from
+    /// every node (CVE-2020-8554). Flag `--allow-external-ips`.
+    pub allowed_external_ips: Vec<IpNet>,
+    /// The addresses of nodes and of the API that Endpoints written by hand may name all the same. Flag
+    /// `--allow-endpoint-ips`.
+    pub allowed_endpoint_ips: Vec<IpNet>,
+    /// The users, besides administrators, that may say where a Service is reached. Flag `--load-balancer-controller`.
+    pub load_balancer_controllers: Vec<String>,
 }
 
 /// For how many seconds Pods tolerate the NoExecute taints of a node that is not ready, or not reachable, unless they say so
@@ -81,6 +89,9 @@ impl Default for Context {
             )],
             node_ports: 30000..=32767,
             default_tolerations: DefaultTolerations::default(),
+            allowed_external_ips: Vec::new(),
+            allowed_endpoint_ips: Vec::new(),
+            load_balancer_controllers: Vec::new(),
         }
     }
 }

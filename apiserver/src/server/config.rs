@@ -42,6 +42,12 @@ pub struct Config {
     /// How long Pods stay on a node that is not ready or not reachable, unless they say so themselves. Flags
     /// `--default-not-ready-toleration-seconds` and `--default-unreachable-toleration-seconds`.
     pub default_tolerations: DefaultTolerations,
+    /// The external IPs that Services may claim. Flag `--allow-external-ips`.
+    pub allowed_external_ips: Vec<IpNet>,
+    /// The addresses of nodes and of the API that Endpoints written by hand may name. Flag `--allow-endpoint-ips`.
+    pub allowed_endpoint_ips: Vec<IpNet>,
+    /// The users, besides administrators, that may write the status of Services. Flag `--load-balancer-controller`.
+    pub load_balancer_controllers: Vec<String>,
 }
 
 impl Default for Config {
@@ -62,6 +68,9 @@ impl Default for Config {
             tls_sans: Vec::new(),
             node_grace: Duration::from_secs(50),
             default_tolerations: DefaultTolerations::default(),
+            allowed_external_ips: Vec::new(),
+            allowed_endpoint_ips: Vec::new(),
+            load_balancer_controllers: Vec::new(),
         }
     }
 }
@@ -99,6 +108,11 @@ impl Config {
                     range,
                     "too small: give at least 8 addresses",
                 ));
+            }
+            if range.addr().is_ipv6() && range.prefix_len() < 64 {
+                let hint =
+                    "too large: an IPv6 range of Services is a /64 or smaller, usually a /112";
+                return Err(bad("--service-cidr", range, hint));
             }
             for pods in &self.pod_cidrs {
                 if range.contains(pods) || pods.contains(range) {
@@ -206,6 +220,9 @@ impl Config {
         Context {
             service_cidrs: self.service_cidrs.clone(),
             default_tolerations: self.default_tolerations,
+            allowed_external_ips: self.allowed_external_ips.clone(),
+            allowed_endpoint_ips: self.allowed_endpoint_ips.clone(),
+            load_balancer_controllers: self.load_balancer_controllers.clone(),
             ..Context::default()
         }
     }

@@ -130,6 +130,20 @@ impl Api {
         (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
     }
 
+    /// Sends a merge patch as this user.
+    pub async fn merge_by(&self, user: User, path: &str, body: Value) -> (StatusCode, Value) {
+        let request = Request::builder()
+            .method("PATCH")
+            .uri(path)
+            .header("content-type", "application/merge-patch+json")
+            .extension(user);
+        let request = request.body(Body::from(body.to_string())).unwrap();
+        let response = self.send(request).await;
+        let code = response.status();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (code, serde_json::from_slice(&bytes).unwrap())
+    }
+
     pub async fn get(&self, path: &str) -> (StatusCode, Value) {
         self.call("GET", path, Value::Null).await
     }

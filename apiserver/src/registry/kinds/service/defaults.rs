@@ -32,7 +32,10 @@ pub(super) fn fill(service: &mut Value) {
     if text(spec, "externalTrafficPolicy").is_empty() && externally_accessible(spec) {
         spec["externalTrafficPolicy"] = "Cluster".into();
     }
-    if text(spec, "type") != "ExternalName" {
+    if text(spec, "type") == "ExternalName" {
+        // Nothing of ours carries its traffic. Upstream stores the field and hides it from readers.
+        remove(spec, "internalTrafficPolicy");
+    } else {
         set_if_empty(spec, "internalTrafficPolicy", "Cluster");
     }
     if text(spec, "type") == "LoadBalancer" && spec["allocateLoadBalancerNodePorts"].is_null() {

@@ -11,6 +11,7 @@ mod defaults;
 mod ports;
 mod update;
 mod validate;
+mod warnings;
 
 /// Service.
 pub static SERVICES: Kind = Kind {
@@ -41,6 +42,7 @@ pub static SERVICES: Kind = Kind {
         prepare_create: defaults::prepare_create,
         prepare_update: update::prepare,
         validate: validate::service,
+        warnings: Some(warnings::of),
         ..Rules::GENERIC
     },
     table: Table {

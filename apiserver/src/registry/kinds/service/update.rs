@@ -1,4 +1,4 @@
-//! What an update keeps, and what a change of type clears.
+//! What an update keeps, what a change of type clears, and what may not change.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use super::{
     externally_accessible, int, list, text, wants_cluster_ip, wants_health_check_port,
     wants_node_ports,
 };
-use crate::registry::Context;
+use crate::registry::{Context, causes::Causes};
 
 /// Prepares the new version: allocated values its author left out come back, fields of the old type go.
 pub(super) fn prepare(_context: &Context, old: &Value, new: &mut Value) {
@@ -102,9 +102,6 @@ fn drop_fields_of_old_type(old: &Value, new: &mut Value) {
                 remove(new, field);
             }
         }
-        if unchanged(new, "internalTrafficPolicy") {
-            remove(new, "internalTrafficPolicy");
-        }
     }
     if wants_node_ports_by_type(old) && !wants_node_ports_by_type(new) && no_new_node_port(old, new)
     {
@@ -140,4 +137,43 @@ fn no_new_node_port(old: &Value, new: &Value) -> bool {
         .iter()
         .map(|port| int(port, "nodePort"))
         .all(|number| number == 0 || before.contains(&number))
+}
+
+/// Refuses what an update may not change (services.md 1.4).
+pub(super) fn check(old: &Value, new: &Value, causes: &mut Causes) {
+    let external_name = |spec: &Value| text(spec, "type") == "ExternalName";
+    let headless = |spec: &Value| text(spec, "clusterIP") == "None";
+    let both_headless = headless(old) && headless(new);
+    if !external_name(old) && !external_name(new) && !both_headless {
+        if list(new, "clusterIPs").is_empty() && !list(old, "clusterIPs").is_empty() {
+            let detail = "primary clusterIP can not be unset";
+            let value = new["clusterIPs"].clone();
+            causes.invalid("spec.clusterIPs[0]", value, detail);
+        }
+        for field in ["clusterIPs", "ipFamilies"] {
+            entries_are_kept(field, list(old, field), list(new, field), causes);
+        }
+    }
+    let both_balanced = text(old, "type") == "LoadBalancer" && text(new, "type") == "LoadBalancer";
+    if both_balanced && old["loadBalancerClass"] != new["loadBalancerClass"] {
+        let detail = "may not change once set";
+        let class = new["loadBalancerClass"].clone();
+        causes.invalid("spec.loadBalancerClass", class, detail);
+    }
+    let both_checked = wants_health_check_port(old) && wants_health_check_port(new);
+    let before = int(old, "healthCheckNodePort");
+    if both_checked && before != 0 && before != int(new, "healthCheckNodePort") {
+        causes.forbidden("spec.healthCheckNodePort", "field is immutable");
+    }
+}
+
+/// A second entry may come or go, as the policy says; what is in both versions stays as it is. Families that are left out
+/// are filled in later.
+fn entries_are_kept(field: &str, before: &[Value], after: &[Value], causes: &mut Causes) {
+    for (index, (before, after)) in before.iter().zip(after).enumerate() {
+        if before != after {
+            let detail = "may not change once set";
+            causes.invalid(format!("spec.{field}[{index}]"), after.clone(), detail);
+        }
+    }
 }

@@ -5,31 +5,38 @@ use std::{collections::HashSet, net::IpAddr};
 use api::names;
 use serde_json::Value;
 
-use super::{externally_accessible, int, list, text, wants_health_check_port};
+use super::{
+    externally_accessible, int, list, text, update, wants_health_check_port,
+    warnings::OLD_TOPOLOGY, warnings::TOPOLOGY,
+};
 use crate::registry::{Context, causes::Causes, kinds::address, meta};
 
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const POLICIES: &[&str] = &["Cluster", "Local"];
+/// Whom a load balancer lets in, when the field says nothing.
+const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 const MAX_AFFINITY_SECS: i64 = 86400;
 
 /// Refuses what breaks the rules of a Service.
-pub(super) fn service(_context: &Context, new: &Value, old: Option<&Value>, causes: &mut Causes) {
+pub(super) fn service(context: &Context, new: &Value, old: Option<&Value>, causes: &mut Causes) {
     let spec = &new["spec"];
+    let old_spec = old.map_or(&Value::Null, |old| &old["spec"]);
     of_type(spec, causes);
     ports(spec, causes);
     meta::labels("spec.selector", &spec["selector"], causes);
     affinity(spec, causes);
     cluster_ips(spec, causes);
-    external_ips(spec, causes);
+    external_ips(context, spec, old_spec, causes);
     external_name(spec, causes);
     policies(spec, causes);
-    load_balancer(spec, causes);
+    load_balancer(spec, old_spec, causes);
+    annotations(new, causes);
     // What is stored stays legal, so that a Service that changes its type is not held up by its old status.
     if old.is_none_or(|old| old["status"]["loadBalancer"] != new["status"]["loadBalancer"]) {
         load_balancer_status(new, causes);
     }
     if let Some(old) = old {
-        unchanged(&old["spec"], spec, causes);
+        update::check(&old["spec"], spec, causes);
     }
 }
 
@@ -204,10 +211,65 @@ fn families(spec: &Value, causes: &mut Causes) {
     }
 }
 
-fn external_ips(spec: &Value, causes: &mut Causes) {
+/// Addresses outside the cluster that the Service claims. What is stored stays legal; what is new must be well formed, and
+/// allowed: every node sends what is meant for such an address to this Service (CVE-2020-8554).
+fn external_ips(context: &Context, spec: &Value, old: &Value, causes: &mut Causes) {
+    let known = list(old, "externalIPs");
     for (index, ip) in list(spec, "externalIPs").iter().enumerate() {
+        if known.contains(ip) {
+            continue;
+        }
         let path = format!("spec.externalIPs[{index}]");
-        address::check(&path, ip.as_str().unwrap_or_default(), &[], causes);
+        let ip = ip.as_str().unwrap_or_default();
+        let refused = causes.0.len();
+        address::check(&path, ip, &[], causes);
+        let allowed = &context.allowed_external_ips;
+        if causes.0.len() == refused
+            && let Ok(parsed) = ip.parse::<IpAddr>()
+            && !allowed.iter().any(|range| range.contains(&parsed))
+        {
+            let detail = format!(
+                "{ip} is not among the external IPs that Services may claim: start the server with --allow-external-ips {ip}/{} or a range around it, or use type LoadBalancer",
+                if parsed.is_ipv4() { 32 } else { 128 }
+            );
+            causes.forbidden(path, &detail);
+        }
+    }
+}
+
+/// Annotations that the server or load balancers read.
+fn annotations(service: &Value, causes: &mut Causes) {
+    let annotations = &service["metadata"]["annotations"];
+    if let (Some(new), Some(old)) = (
+        annotations[TOPOLOGY].as_str(),
+        annotations[OLD_TOPOLOGY].as_str(),
+    ) && new != old
+    {
+        let detail = format!("must match annotations[{OLD_TOPOLOGY}] when both are specified");
+        causes.invalid(format!("metadata.annotations[{TOPOLOGY}]"), new, &detail);
+    }
+    let spec = &service["spec"];
+    // The field wins over the annotation.
+    if !list(spec, "loadBalancerSourceRanges").is_empty() {
+        return;
+    }
+    let Some(ranges) = annotations[SOURCE_RANGES].as_str() else {
+        return;
+    };
+    let path = format!("metadata.annotations[{SOURCE_RANGES}]");
+    if text(spec, "type") != "LoadBalancer" {
+        causes.forbidden(
+            path.as_str(),
+            "may only be used when `type` is 'LoadBalancer'",
+        );
+    }
+    if ranges.trim().is_empty() {
+        return;
+    }
+    for range in ranges.split(',').map(str::trim) {
+        if let Err(reason) = api::ip::parse_cidr(range) {
+            causes.invalid(path.as_str(), range, &reason);
+        }
     }
 }
 
@@ -246,7 +308,7 @@ fn policies(spec: &Value, causes: &mut Causes) {
     }
 }
 
-fn load_balancer(spec: &Value, causes: &mut Causes) {
+fn load_balancer(spec: &Value, old: &Value, causes: &mut Causes) {
     let check_port = int(spec, "healthCheckNodePort");
     if check_port != 0 && !wants_health_check_port(spec) {
         let detail =
@@ -258,11 +320,12 @@ fn load_balancer(spec: &Value, causes: &mut Causes) {
     for (index, range) in ranges.iter().enumerate() {
         // Upstream spells this path with a capital L, and clients grep for it.
         let path = format!("spec.LoadBalancerSourceRanges[{index}]");
-        let range = range.as_str().unwrap_or_default();
+        let text = range.as_str().unwrap_or_default();
+        let known = list(old, "loadBalancerSourceRanges").contains(range);
         if !balanced {
             causes.forbidden(path, "may only be used when `type` is 'LoadBalancer'");
-        } else if let Err(reason) = api::ip::parse_cidr(range.trim()) {
-            causes.invalid(path, range, &reason);
+        } else if !known && let Err(reason) = api::ip::parse_cidr_strict(text.trim()) {
+            causes.invalid(path, text, &reason);
         }
     }
     let class = text(spec, "loadBalancerClass");
@@ -317,53 +380,5 @@ fn load_balancer_status(service: &Value, causes: &mut Causes) {
                 causes.check(path, host, names::dns1123_subdomain(host));
             }
         }
-    }
-}
-
-/// What an update may not change (services.md 1.4).
-fn unchanged(old: &Value, new: &Value, causes: &mut Causes) {
-    let external_name = |spec: &Value| text(spec, "type") == "ExternalName";
-    if !external_name(old) && !external_name(new) {
-        primary_is_kept(old, new, causes);
-    }
-    let both_balanced = text(old, "type") == "LoadBalancer" && text(new, "type") == "LoadBalancer";
-    if both_balanced && old["loadBalancerClass"] != new["loadBalancerClass"] {
-        let detail = "may not change once set";
-        let class = new["loadBalancerClass"].clone();
-        causes.invalid("spec.loadBalancerClass", class, detail);
-    }
-    let both_checked = wants_health_check_port(old) && wants_health_check_port(new);
-    let before = int(old, "healthCheckNodePort");
-    if both_checked && before != 0 && before != int(new, "healthCheckNodePort") {
-        causes.forbidden("spec.healthCheckNodePort", "field is immutable");
-    }
-}
-
-fn primary_is_kept(old: &Value, new: &Value, causes: &mut Causes) {
-    let before = list(old, "clusterIPs").first();
-    let after = list(new, "clusterIPs").first();
-    if let Some(before) = before {
-        match after {
-            None => causes.invalid(
-                "spec.clusterIPs[0]",
-                new["clusterIPs"].clone(),
-                "primary clusterIP can not be unset",
-            ),
-            Some(after) if after != before => {
-                let detail = "may not change once set";
-                causes.invalid("spec.clusterIPs[0]", after.clone(), detail);
-            }
-            Some(_) => {}
-        }
-    }
-    let headless = before.and_then(Value::as_str) == Some("None");
-    let family_before = list(old, "ipFamilies").first();
-    let family_after = list(new, "ipFamilies").first();
-    if let (Some(before), Some(after)) = (family_before, family_after)
-        && before != after
-        && !headless
-    {
-        let detail = "may not change once set";
-        causes.invalid("spec.ipFamilies[0]", after.clone(), detail);
     }
 }

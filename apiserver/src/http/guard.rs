@@ -1,0 +1,94 @@
+//! What callers may not make of objects although they may write them: the rules that depend on who asks.
+
+use serde_json::Value;
+
+use super::{Call, route::Target};
+use crate::{
+    auth::{
+        Attributes, Decision, User, endpoint_restriction::EndpointRestriction, node_restriction,
+    },
+    registry::{
+        ApiError, Kind, Part,
+        kinds::{NODES, SERVICES},
+    },
+};
+
+/// The rules for one write.
+pub(super) struct Guard {
+    user: User,
+    kind: &'static Kind,
+    endpoints: Option<EndpointRestriction>,
+}
+
+impl Guard {
+    /// The rules for this caller and kind.
+    pub(super) async fn of(call: &Call, kind: &'static Kind) -> Result<Self, ApiError> {
+        let endpoints = if EndpointRestriction::concerns(kind) {
+            Some(EndpointRestriction::read(&call.state.registry).await?)
+        } else {
+            None
+        };
+        Ok(Self {
+            user: call.user.clone(),
+            kind,
+            endpoints,
+        })
+    }
+
+    /// Whether a change is judged by what was there.
+    pub(super) fn wants_old(&self, part: Part) -> bool {
+        let node = self.user.node().is_some() && *self.kind == NODES && part == Part::Main;
+        node || self.endpoints.is_some()
+    }
+
+    /// Refuses what the caller may not create, or not make of what is there.
+    pub(super) fn check(&self, old: Option<&Value>, new: &Value) -> Result<(), ApiError> {
+        match old {
+            None => node_restriction::check_create(&self.user, self.kind, new)?,
+            Some(old) => node_restriction::check_change(&self.user, self.kind, old, new)?,
+        }
+        match &self.endpoints {
+            Some(endpoints) => endpoints.check(self.kind, old, new),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where a Service is reached is for load-balancer controllers and administrators to say: whoever else writes
+/// `status.loadBalancer` draws traffic for any address to his Pods (CVE-2020-8554). An administrator is who may do
+/// everything; a right to write `services/status` alone is not enough.
+pub(super) async fn check_service_status(
+    call: &Call,
+    target: &Target,
+    verb: &str,
+) -> Result<(), ApiError> {
+    let status = target.subresource.is_some_and(|sub| sub.name == "status");
+    if *target.kind != SERVICES || !status || !matches!(verb, "update" | "patch") {
+        return Ok(());
+    }
+    let controllers = &call.state.registry.context().load_balancer_controllers;
+    if controllers.contains(&call.user.name) {
+        return Ok(());
+    }
+    let everything = Attributes {
+        verb: "*",
+        group: "*",
+        resource: "*",
+        path: &call.path,
+        ..Attributes::default()
+    };
+    let authorizer = &call.state.authorizer;
+    if authorizer.authorize(&call.user, &everything).await == Decision::Allow {
+        return Ok(());
+    }
+    let name = target.name.clone().unwrap_or_default();
+    Err(ApiError::Forbidden {
+        message: format!(
+            "services \"{name}\" is forbidden: User \"{user}\" cannot {verb} resource \"services/status\": only load-balancer controllers and administrators say where a Service is reached; start the server with --load-balancer-controller {user} if it is one",
+            user = call.user.name,
+        ),
+        resource: SERVICES.plural.to_owned(),
+        group: SERVICES.group.to_owned(),
+        name,
+    })
+}
