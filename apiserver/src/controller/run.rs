@@ -194,8 +194,11 @@ impl Controllers {
             }
         }
         actions.extend(scheduler::plan(world, dirty.unscheduled.iter().cloned()));
+        // Slices of all Services before any Endpoints: nodes act on slices, and a Pod that ends waits for the last of them.
         for (key, trigger) in &dirty.services {
             actions.extend(endpoint_slice::plan(world, key, *trigger));
+        }
+        for (key, trigger) in &dirty.services {
             actions.extend(endpoints::plan(world, key, *trigger));
         }
         if !std::mem::replace(&mut self.swept, true) {
