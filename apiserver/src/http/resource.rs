@@ -15,7 +15,13 @@ use super::{
     route::Target,
     scale, schema, stream, success,
 };
-use crate::registry::{ApiError, Apply, Binding, Kind, Object, Part, Selection};
+use crate::{
+    auth::User,
+    registry::{
+        ApiError, Apply, Binding, Kind, Object, Part, Selection,
+        kinds::CERTIFICATE_SIGNING_REQUESTS,
+    },
+};
 
 /// The verb of a request (U7), if the target serves it.
 pub(super) fn verb(call: &Call, target: &Target) -> Result<&'static str, ApiError> {
@@ -85,6 +91,7 @@ impl Target {
     fn part(&self) -> Part {
         match self.subresource.map(|subresource| subresource.name) {
             Some("status") => Part::Status,
+            Some("approval") => Part::Approval,
             Some("finalize") => Part::Finalize,
             _ => Part::Main,
         }
@@ -159,7 +166,10 @@ pub(super) async fn object_body(
 async fn create(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
     let view = View::of(call)?;
     let write = options::write(call)?;
-    let (value, warnings) = object_body(call, target.kind).await?;
+    let (mut value, warnings) = object_body(call, target.kind).await?;
+    if *target.kind == CERTIFICATE_SIGNING_REQUESTS {
+        asked_by(&call.user, &mut value);
+    }
     Guard::of(call, target.kind).await?.check(None, &value)?;
     let registry = &call.state.registry;
     let object = registry
@@ -167,6 +177,19 @@ async fn create(call: &mut Call, target: &Target) -> Result<Response, ApiError> 
         .await?;
     let warnings = warn(target, &object, warnings);
     Ok(view.respond(StatusCode::CREATED, &object, &warnings))
+}
+
+/// A request for a certificate says who made it, whatever its author wrote there.
+fn asked_by(user: &User, request: &mut Value) {
+    if !request["spec"].is_object() {
+        request["spec"] = json!({});
+    }
+    if let Some(spec) = request["spec"].as_object_mut() {
+        spec.shift_remove("uid");
+        spec.shift_remove("extra");
+        spec.insert("username".into(), json!(user.name));
+        spec.insert("groups".into(), json!(user.groups));
+    }
 }
 
 async fn update(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
@@ -271,7 +294,13 @@ async fn apply(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
     let options = options::apply(call)?;
     let validation = options::field_validation(&call.query)?;
     let bytes = body::read(call).await?;
-    let Document { value, duplicates } = body::yaml(&bytes)?;
+    let Document {
+        mut value,
+        duplicates,
+    } = body::yaml(&bytes)?;
+    if *target.kind == CERTIFICATE_SIGNING_REQUESTS && value.is_object() {
+        asked_by(&call.user, &mut value);
+    }
     let warnings = schema::duplicates(&duplicates, validation)?;
     // Applying to what does not exist creates it, which is a right of its own (U7).
     let denied = permit(call, target, "create").await.err();

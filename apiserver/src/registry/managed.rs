@@ -127,6 +127,7 @@ pub(super) fn author<'m>(
         subresource: match part {
             Part::Main | Part::Binding => "",
             Part::Status => "status",
+            Part::Approval => "approval",
             Part::Finalize => "finalize",
             Part::Scale => "scale",
         },
@@ -139,7 +140,12 @@ fn unwritten(kind: &Kind, part: Part) -> &'static FieldSet {
     static STATUS: LazyLock<FieldSet> = LazyLock::new(|| FieldSet::of_fields(&[&["status"]]));
     match part {
         Part::Main | Part::Scale if kind.rules.has_status => &STATUS,
-        Part::Main | Part::Scale | Part::Binding | Part::Finalize | Part::Status => &NOTHING,
+        Part::Main
+        | Part::Scale
+        | Part::Binding
+        | Part::Approval
+        | Part::Finalize
+        | Part::Status => &NOTHING,
     }
 }
 

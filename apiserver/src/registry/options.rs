@@ -20,6 +20,8 @@ pub enum Part {
     Status,
     /// The binding of a Pod to a node: spec and status in one write.
     Binding,
+    /// Whether a CertificateSigningRequest is approved: the conditions in its status.
+    Approval,
     /// `spec.finalizers` of a Namespace.
     Finalize,
     /// How many Pods a workload should have.

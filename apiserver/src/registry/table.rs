@@ -34,6 +34,12 @@ pub const NAME: Column = Column {
 /// The age column.
 pub const AGE: Column = Column::text("Age", "How long ago the object was created.");
 
+/// When it was created, for kinds with no columns of their own (T4).
+pub const CREATED_AT: Column = Column {
+    cell_type: "date",
+    ..Column::text("Created At", "When the object was created.")
+};
+
 impl Column {
     /// A column of text.
     #[must_use]
@@ -125,6 +131,15 @@ impl Row {
     pub fn age(&mut self, object: &Value) {
         let created = object["metadata"]["creationTimestamp"].as_str();
         self.since(created.unwrap_or_default());
+    }
+
+    /// When the object was created.
+    pub fn created(&mut self, object: &Value) {
+        self.text(
+            object["metadata"]["creationTimestamp"]
+                .as_str()
+                .unwrap_or_default(),
+        );
     }
 
     /// How long ago that time was.

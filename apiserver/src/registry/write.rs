@@ -393,6 +393,13 @@ fn keep_other_parts(kind: &Kind, part: Part, old: &Value, new: &mut Value) {
     match part {
         Part::Main | Part::Scale if kind.rules.has_status => keep(new, old, "status"),
         Part::Main | Part::Scale | Part::Binding => {}
+        Part::Approval => {
+            let conditions = new["status"]["conditions"].take();
+            *new = old.clone();
+            if !conditions.is_null() {
+                new["status"]["conditions"] = conditions;
+            }
+        }
         Part::Status => {
             let mut kept = old.clone();
             if let Some(status) = new.get("status") {

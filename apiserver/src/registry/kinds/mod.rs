@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::kind::Kind;
 
 pub(super) mod address;
+mod certificate_signing_request;
 mod config_map;
 mod controller_revision;
 mod daemon_set;
@@ -12,13 +13,20 @@ mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod ingress_class;
 mod ip_address;
+mod job;
 mod lease;
+mod limit_range;
 mod namespace;
 mod node;
 mod pod;
 mod pod_cells;
+mod pod_disruption_budget;
+mod priority_class;
 mod replica_set;
+mod resource_quota;
+mod runtime_class;
 mod secret;
 pub(super) mod service;
 mod service_account;
@@ -26,6 +34,7 @@ mod service_cidr;
 mod stateful_set;
 pub(super) mod template;
 
+pub use certificate_signing_request::CERTIFICATE_SIGNING_REQUESTS;
 pub use config_map::CONFIG_MAPS;
 pub use controller_revision::CONTROLLER_REVISIONS;
 pub use daemon_set::DAEMON_SETS;
@@ -33,12 +42,19 @@ pub use deployment::DEPLOYMENTS;
 pub use endpoint_slice::ENDPOINT_SLICES;
 pub use endpoints::ENDPOINTS;
 pub use event::EVENTS;
+pub use ingress_class::INGRESS_CLASSES;
 pub use ip_address::IP_ADDRESSES;
+pub use job::JOBS;
 pub use lease::LEASES;
+pub use limit_range::LIMIT_RANGES;
 pub use namespace::NAMESPACES;
 pub use node::NODES;
 pub use pod::PODS;
+pub use pod_disruption_budget::POD_DISRUPTION_BUDGETS;
+pub use priority_class::PRIORITY_CLASSES;
 pub use replica_set::REPLICA_SETS;
+pub use resource_quota::RESOURCE_QUOTAS;
+pub use runtime_class::RUNTIME_CLASSES;
 pub use secret::SECRETS;
 pub use service::SERVICES;
 pub use service_account::SERVICE_ACCOUNTS;
@@ -50,9 +66,11 @@ pub static ALL: &[&Kind] = &[
     &CONFIG_MAPS,
     &ENDPOINTS,
     &EVENTS,
+    &LIMIT_RANGES,
     &NAMESPACES,
     &NODES,
     &PODS,
+    &RESOURCE_QUOTAS,
     &SECRETS,
     &SERVICE_ACCOUNTS,
     &SERVICES,
@@ -61,10 +79,16 @@ pub static ALL: &[&Kind] = &[
     &DEPLOYMENTS,
     &REPLICA_SETS,
     &STATEFUL_SETS,
+    &JOBS,
+    &CERTIFICATE_SIGNING_REQUESTS,
     &LEASES,
     &ENDPOINT_SLICES,
+    &INGRESS_CLASSES,
     &IP_ADDRESSES,
     &SERVICE_CIDRS,
+    &RUNTIME_CLASSES,
+    &POD_DISRUPTION_BUDGETS,
+    &PRIORITY_CLASSES,
 ];
 
 /// The kind served at this group, version and plural name.

@@ -132,7 +132,8 @@ pub(in crate::registry) fn read_selector(selector: &Value) -> Option<LabelSelect
     LabelSelector::try_from(&selector).ok()
 }
 
-fn matches(selector: &Value, labels: &Value) -> bool {
+/// Whether the selector matches these labels.
+pub(super) fn matches(selector: &Value, labels: &Value) -> bool {
     let labels = match labels {
         Value::Null => meta::StringMap::default(),
         labels => serde_json::from_value(labels.clone()).unwrap_or_default(),
