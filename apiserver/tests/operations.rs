@@ -18,10 +18,11 @@ use apiserver::{
 };
 use axum::{body::Body, response::Response};
 use common::{Api, CONFIG_MAPS, config_map};
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use http::Request;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 async fn text(response: Response) -> (u16, String) {
     let code = response.status().as_u16();
@@ -106,15 +107,14 @@ async fn q1_a_failed_check_is_named_and_can_be_excluded() {
     assert!(lines.contains("no matches for \"none\""), "{lines}");
 }
 
-/// A POST whose body never ends.
-fn endless_post(user: Option<User>) -> Request<Body> {
-    let started = stream::iter([Ok::<_, std::io::Error>("{")]);
-    let body = Body::from_stream(futures_util::StreamExt::chain(started, stream::pending()));
-    let mut request = Request::post(CONFIG_MAPS).body(body).unwrap();
-    if let Some(user) = user {
-        request.extensions_mut().insert(user);
-    }
-    request
+/// A POST whose body never ends; tells when it is first read.
+fn endless_post(reading: Arc<Notify>) -> Request<Body> {
+    let started = stream::once(async move {
+        reading.notify_one();
+        Ok::<_, std::io::Error>("{")
+    });
+    let body = Body::from_stream(started.chain(stream::pending()));
+    Request::post(CONFIG_MAPS).body(body).unwrap()
 }
 
 fn node() -> User {
@@ -144,20 +144,12 @@ async fn q2_e4_a_full_lane_refuses_with_retry_after_and_the_others_go_on() {
         ..Limits::default()
     };
     let api = Arc::new(Api::limited(limits, Vec::new()).await);
-    let busy = api.clone();
-    let stuck = tokio::spawn(async move { busy.send(endless_post(None)).await });
-    let refused = async {
-        for attempt in 0.. {
-            let response = create(&api, &format!("a{attempt}"), None).await;
-            if response.status() == 429 {
-                return response;
-            }
-            tokio::task::yield_now().await;
-        }
-        unreachable!()
-    };
-    let refused = tokio::time::timeout(Duration::from_secs(10), refused);
-    let refused = refused.await.expect("the lane never filled");
+    let reading = Arc::new(Notify::new());
+    let (busy, post) = (api.clone(), endless_post(reading.clone()));
+    let stuck = tokio::spawn(async move { busy.send(post).await });
+    reading.notified().await;
+    let refused = create(&api, "a", None).await;
+    assert_eq!(refused.status(), 429);
     assert_eq!(refused.headers()["retry-after"], "1");
     let (_, body) = text(refused).await;
     let status: Value = serde_json::from_str(&body).unwrap();
@@ -197,7 +189,7 @@ async fn q4_a_request_that_takes_too_long_is_answered_504() {
         ..Limits::default()
     };
     let api = Api::limited(limits, Vec::new()).await;
-    let response = api.send(endless_post(None)).await;
+    let response = api.send(endless_post(Arc::default())).await;
     assert_eq!(response.status(), 504);
     assert_eq!(response.headers()["retry-after"], "1", "E4");
     let (_, body) = text(response).await;

@@ -33,19 +33,27 @@ pub(super) fn serve(call: &Call, route: &Route) -> Result<Response, ApiError> {
     Ok(json_value(StatusCode::OK, &document))
 }
 
-/// The groups with a name, in the order of the kinds.
+/// The groups with a name, each once, in the order of the kinds.
 fn named_groups() -> Vec<&'static str> {
-    let mut groups: Vec<&str> = kinds::ALL.iter().map(|kind| kind.group).collect();
+    let mut groups = distinct(kinds::ALL.iter().map(|kind| kind.group));
     groups.retain(|group| !group.is_empty());
-    groups.dedup();
     groups
+}
+
+/// Each word once, where it first stands.
+fn distinct(words: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
+    let mut seen = Vec::new();
+    for word in words {
+        if !seen.contains(&word) {
+            seen.push(word);
+        }
+    }
+    seen
 }
 
 fn versions(group: &str) -> Vec<&'static str> {
     let of_group = kinds::ALL.iter().filter(|kind| kind.group == group);
-    let mut versions: Vec<&str> = of_group.map(|kind| kind.version).collect();
-    versions.dedup();
-    versions
+    distinct(of_group.map(|kind| kind.version))
 }
 
 fn group(name: &str, alone: bool) -> Value {

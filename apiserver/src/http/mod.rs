@@ -30,6 +30,8 @@ use crate::{
 pub mod accept;
 pub mod body;
 mod discovery;
+
+mod finish;
 mod guard;
 mod health;
 mod limits;
@@ -110,8 +112,10 @@ async fn handle(Shared((state, lanes)): Shared<(State, Lanes)>, request: Request
         headers: parts.headers,
         body: Mutex::new(body),
     };
+    let pretty = finish::is_pretty(&call);
     let response = dispatch(call).await;
-    response.unwrap_or_else(|error| status_of(&error))
+    let response = response.unwrap_or_else(|error| status_of(&error));
+    finish::finish(response, pretty).await
 }
 
 async fn dispatch(mut call: Call) -> Result<Response, ApiError> {

@@ -68,6 +68,7 @@ pub fn prepare_create(
     ] {
         metadata.shift_remove(field);
     }
+    drop_empty(metadata);
     metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
     metadata.insert("creationTimestamp".into(), timestamp(now).into());
     if kind.rules.generation {
@@ -85,6 +86,20 @@ pub fn prepare_create(
 pub fn generate_name(value: &mut Value, prefix: &str) {
     let name = names::generate_name(prefix, &mut rand::rng());
     metadata_mut(value).insert("name".into(), name.into());
+}
+
+/// Drops maps and lists with nothing in them: said empty is as good as not said, so it is no change either (P6).
+fn drop_empty(metadata: &mut serde_json::Map<String, Value>) {
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        let empty = metadata.get(field).is_some_and(|value| match value {
+            Value::Object(map) => map.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            _ => false,
+        });
+        if empty {
+            metadata.shift_remove(field);
+        }
+    }
 }
 
 /// The `metadata` map, made when it is missing.
@@ -182,6 +197,7 @@ pub fn prepare_update(
         });
     }
     let metadata = metadata_mut(new);
+    drop_empty(metadata);
     for field in [
         "uid",
         "generateName",
