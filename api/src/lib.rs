@@ -16,14 +16,14 @@
 //!                    JSON bytes: what is stored and served, whole
 //!                                   | serde
 //!                                   v
-//!         slim structs (meta, core, discovery, coordination): what logic reads and writes
+//!         slim structs (meta, core, discovery, coordination, rbac): what logic reads and writes
 //! ```
 //!
 //! An object is stored and served as JSON, so that nothing a client wrote is lost; a slim struct is decoded where logic needs
 //! it and holds only the fields that logic reads. Writing a whole object back from a slim struct would lose the rest:
 //! merge or patch instead.
 //!
-//! Modules in reading order: [`meta`] (what all objects share), [`core`], [`discovery`], [`coordination`] (kinds by group),
+//! Modules in reading order: [`meta`] (what all objects share), [`core`], [`discovery`], [`coordination`], [`rbac`] (kinds by group),
 //! [`json`] and [`yaml`] (reading, with duplicate keys named), [`schema`] (the table and its consumers), [`selector`], [`names`], [`ip`],
 //! [`quantity`]. The private `wire` has the macro that declares slim structs.
 
@@ -37,6 +37,7 @@ pub mod json;
 pub mod meta;
 pub mod names;
 pub mod quantity;
+pub mod rbac;
 pub mod schema;
 pub mod selector;
 pub mod yaml;

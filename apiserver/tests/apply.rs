@@ -558,6 +558,7 @@ async fn apply_as(api: &Api, user: &str, group: &str, path: &str, config: Value)
     request.extensions_mut().insert(User {
         name: user.to_owned(),
         groups: vec![group.to_owned()],
+        ..User::default()
     });
     let response = api.send(request).await;
     let code = response.status().as_u16();
@@ -611,5 +612,9 @@ impl Authorizer for Patcher {
             return Decision::Deny(String::new());
         }
         Decision::Allow
+    }
+
+    fn rules(&self, _user: &User, _namespace: Option<&str>) -> Vec<api::rbac::PolicyRule> {
+        Vec::new()
     }
 }

@@ -121,6 +121,7 @@ fn node() -> User {
     User {
         name: "system:node:n1".into(),
         groups: vec!["system:nodes".into()],
+        ..User::default()
     }
 }
 

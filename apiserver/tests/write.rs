@@ -480,6 +480,7 @@ async fn e3_forbidden_says_who_may_not_do_what() {
     request.extensions_mut().insert(apiserver::auth::User {
         name: "nobody".into(),
         groups: Vec::new(),
+        ..Default::default()
     });
     let response = api.send(request).await;
     assert_eq!(response.status(), 403);

@@ -15,5 +15,9 @@ pub fn user(der: &[u8]) -> Option<User> {
         .filter_map(|organization| organization.as_str().ok().map(str::to_owned))
         .collect();
     groups.push(AUTHENTICATED.into());
-    Some(User { name, groups })
+    Some(User {
+        name,
+        groups,
+        ..User::default()
+    })
 }

@@ -53,6 +53,7 @@ pub fn effective(user: &User, headers: &HeaderMap) -> Result<User, ApiError> {
     Ok(User {
         name: name.to_owned(),
         groups,
+        ..User::default()
     })
 }
 
@@ -78,6 +79,7 @@ mod tests {
         User {
             name: name.into(),
             groups: groups.iter().map(|&group| group.to_owned()).collect(),
+            ..User::default()
         }
     }
 

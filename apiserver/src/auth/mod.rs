@@ -1,9 +1,12 @@
 //! Who asks, and whether they may.
 //!
 //! Reading order: this page (callers, questions, answers), [`certificate`] and [`token`] (who it is),
-//! [`impersonation`] (who they want to be), [`policy`] (what they may do), [`node_restriction`] (what a node may
-//! write), [`endpoint_restriction`] (what nobody may name as an endpoint).
+//! [`impersonation`] (who they want to be), [`policy`] (what they may do), [`rbac`] (by which roles), [`node_restriction`]
+//! (what a node may write), [`endpoint_restriction`] (what nobody may name as an endpoint).
 
+use std::collections::BTreeMap;
+
+use api::rbac::PolicyRule;
 use async_trait::async_trait;
 
 pub mod certificate;
@@ -11,6 +14,7 @@ pub mod endpoint_restriction;
 pub mod impersonation;
 pub mod node_restriction;
 pub mod policy;
+pub mod rbac;
 pub mod token;
 
 /// The group of the administrators: they may do everything.
@@ -19,16 +23,24 @@ pub const MASTERS: &str = "system:masters";
 pub const NODES: &str = "system:nodes";
 /// The group of everybody with credentials.
 pub const AUTHENTICATED: &str = "system:authenticated";
+/// The group of everybody without.
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
+/// What the user name of a ServiceAccount begins with; its namespace, a colon and its name follow.
+pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 /// What the user name of a node begins with.
 pub const NODE_PREFIX: &str = "system:node:";
 
 /// An authenticated caller.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct User {
     /// The user name, for example `system:node:node1`.
     pub name: String,
     /// The groups, for example `system:masters`.
     pub groups: Vec<String>,
+    /// What tells it from others that had the name before, or empty.
+    pub uid: String,
+    /// What else its credentials say.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl User {
@@ -37,7 +49,8 @@ impl User {
     pub fn anonymous() -> Self {
         Self {
             name: "system:anonymous".into(),
-            groups: vec!["system:unauthenticated".into()],
+            groups: vec![UNAUTHENTICATED.into()],
+            ..Self::default()
         }
     }
 
@@ -97,4 +110,7 @@ pub enum Decision {
 pub trait Authorizer: Send + Sync + 'static {
     /// Whether `user` may do this.
     async fn authorize(&self, user: &User, attributes: &Attributes<'_>) -> Decision;
+
+    /// Every rule that holds for a user, everywhere and in a namespace.
+    fn rules(&self, user: &User, namespace: Option<&str>) -> Vec<PolicyRule>;
 }

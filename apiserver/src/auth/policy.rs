@@ -1,11 +1,12 @@
-//! What callers may do: administrators everything, nodes what the table says, everybody the health paths.
+//! What callers may do: administrators everything, everybody the health paths, nodes what the table says, and all what
+//! their roles say.
 
 use std::sync::Arc;
 
-use api::{core::Pod, selector::FieldSelector};
+use api::{core::Pod, rbac::PolicyRule, selector::FieldSelector};
 use async_trait::async_trait;
 
-use super::{Attributes, Authorizer, Decision, User};
+use super::{Attributes, Authorizer, Decision, User, rbac::Rbac};
 use crate::registry::{Registry, kinds::PODS};
 
 /// Paths open to everybody, also without credentials.
@@ -73,16 +74,17 @@ const NODE_RULES: &[Rule] = &[
     ("", "events", None, &["create"], Which::Any),
 ];
 
-/// The rules above, with the registry to see whose Pod a Pod is.
+/// The rules above, with the registry to see whose Pod a Pod is, and the roles.
 pub struct Policy {
     registry: Registry,
+    rbac: Arc<Rbac>,
 }
 
 impl Policy {
-    /// A policy over these objects.
+    /// A policy over these objects and roles.
     #[must_use]
-    pub fn new(registry: Registry) -> Arc<Self> {
-        Arc::new(Self { registry })
+    pub fn new(registry: Registry, rbac: Arc<Rbac>) -> Arc<Self> {
+        Arc::new(Self { registry, rbac })
     }
 
     async fn node_may(&self, node: &str, attributes: &Attributes<'_>) -> Decision {
@@ -157,10 +159,18 @@ impl Authorizer for Policy {
         if open || user.is_master() {
             return Decision::Allow;
         }
-        match user.node() {
+        let decision = match user.node() {
             Some(node) => self.node_may(node, attributes).await,
             None => Decision::Deny(String::new()),
+        };
+        if decision == Decision::Allow || self.rbac.allows(user, attributes) {
+            return Decision::Allow;
         }
+        decision
+    }
+
+    fn rules(&self, user: &User, namespace: Option<&str>) -> Vec<PolicyRule> {
+        self.rbac.rules(user, namespace)
     }
 }
 
@@ -181,12 +191,14 @@ mod tests {
         User {
             name: name.into(),
             groups: groups.iter().map(|&group| group.to_owned()).collect(),
+            ..User::default()
         }
     }
 
     fn allowed(user: &User, attributes: &Attributes<'_>) -> bool {
         let store = EmbeddedStore::with_engine(MemoryEngine::default(), None).unwrap();
-        let policy = Policy::new(Registry::new(Arc::new(store), Context::default()));
+        let registry = Registry::new(Arc::new(store), Context::default());
+        let policy = Policy::new(registry, Arc::default());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -1,4 +1,5 @@
-//! What every cluster has: four namespaces, the API's Service with its endpoints, the DNS Service, the ServiceCIDR (F5).
+//! What every cluster has: four namespaces, the API's Service with its endpoints, the DNS Service, the ServiceCIDR (F5), the
+//! default roles.
 
 use std::net::IpAddr;
 
@@ -29,6 +30,7 @@ pub async fn bootstrap(registry: &Registry, cluster: &Cluster) -> Result<(), Api
         )
         .await?;
     }
+    super::rbac::ensure_defaults(registry).await?;
     ensure(registry, &SERVICE_CIDRS, None, &service_cidr(cluster)).await?;
     ensure_services(registry, cluster).await
 }

@@ -5,7 +5,8 @@
 //! into the world at once, so that no controller ever acts on a state older than its own writes. A missed, doubled or late
 //! event costs nothing, and nothing runs on a timer where an event exists.
 //!
-//! Reading order: [`world`], [`write`], [`watch`], [`run`], [`bootstrap`], then one file per controller.
+//! Reading order: [`world`], [`write`], [`watch`], [`run`], [`bootstrap`], then one file per controller. [`rbac`] is apart: the
+//! authorizer needs it before the first request.
 
 mod bootstrap;
 mod endpoint_slice;
@@ -18,6 +19,7 @@ mod namespace;
 mod node;
 mod pods;
 mod programmed;
+pub mod rbac;
 mod run;
 mod scheduler;
 mod service_account;

@@ -5,11 +5,15 @@ use serde_json::Value;
 use super::{Call, route::Target};
 use crate::{
     auth::{
-        Attributes, Decision, User, endpoint_restriction::EndpointRestriction, node_restriction,
+        Attributes, Decision, User,
+        endpoint_restriction::EndpointRestriction,
+        node_restriction,
+        rbac::escalation::{self, Escalation},
     },
     registry::{
         ApiError, Kind, Part,
-        kinds::{NODES, SERVICES},
+        kinds::{NODES, SERVICES, rbac::GROUP},
+        meta,
     },
 };
 
@@ -18,31 +22,70 @@ pub(super) struct Guard {
     user: User,
     kind: &'static Kind,
     endpoints: Option<EndpointRestriction>,
+    escalation: Option<Escalation>,
 }
 
 impl Guard {
-    /// The rules for this caller and kind.
-    pub(super) async fn of(call: &Call, kind: &'static Kind) -> Result<Self, ApiError> {
+    /// The rules for this caller and a body that is the whole object.
+    pub(super) async fn of(call: &Call, target: &Target, body: &Value) -> Result<Self, ApiError> {
+        let kind = target.kind;
         let endpoints = if EndpointRestriction::concerns(kind) {
             Some(EndpointRestriction::read(&call.state.registry).await?)
         } else {
             None
         };
+        let name = match &target.name {
+            Some(name) => name,
+            None => meta::text(body, "name"),
+        };
+        let (authorizer, registry) = (&*call.state.authorizer, &call.state.registry);
+        let object = (kind, target.scope(), name);
         Ok(Self {
             user: call.user.clone(),
             kind,
             endpoints,
+            escalation: Escalation::of(authorizer, registry, &call.user, object, body).await?,
         })
+    }
+
+    /// The same for a body that says only what is to change.
+    pub(super) async fn of_change(
+        call: &Call,
+        target: &Target,
+        body: &Value,
+    ) -> Result<Self, ApiError> {
+        if target.kind.group != GROUP {
+            return Self::of(call, target, body).await;
+        }
+        let registry = &call.state.registry;
+        let name = target.object_name();
+        let known = escalation::known(registry, target.kind, target.scope(), name, body).await;
+        Self::of(call, target, &known).await
     }
 
     /// Whether a change is judged by what was there.
     pub(super) fn wants_old(&self, part: Part) -> bool {
         let node = self.user.node().is_some() && *self.kind == NODES && part == Part::Main;
-        node || self.endpoints.is_some()
+        node || self.endpoints.is_some() || self.escalation.is_some()
     }
 
     /// Refuses what the caller may not create, or not make of what is there.
     pub(super) fn check(&self, old: Option<&Value>, new: &Value) -> Result<(), ApiError> {
+        if let Some(escalation) = &self.escalation {
+            escalation.check(old, new)?;
+        }
+        self.restrict(old, new)
+    }
+
+    /// The same for what replaces an object, whatever has become of it since it was read.
+    pub(super) fn check_whole(&self, old: &Value, new: &Value) -> Result<(), ApiError> {
+        if let Some(escalation) = &self.escalation {
+            escalation.check_whole(Some(old), new)?;
+        }
+        self.restrict(Some(old), new)
+    }
+
+    fn restrict(&self, old: Option<&Value>, new: &Value) -> Result<(), ApiError> {
         match old {
             None => node_restriction::check_create(&self.user, self.kind, new)?,
             Some(old) => node_restriction::check_change(&self.user, self.kind, old, new)?,

@@ -200,7 +200,7 @@ async fn permit(call: &Call, target: &Target, verb: &str) -> Result<(), ApiError
         subresource: target
             .subresource
             .map_or("", |subresource| subresource.name),
-        namespace: target.namespace.as_deref(),
+        namespace: target.authorized_namespace(),
         name: target.name.as_deref(),
         field_selector: call.query.get("fieldSelector"),
         path: &call.path,
@@ -217,7 +217,7 @@ async fn permit(call: &Call, target: &Target, verb: &str) -> Result<(), ApiError
         Some(subresource) => format!("{}/{}", kind.plural, subresource.name),
         None => kind.plural.to_owned(),
     };
-    let scope = match &target.namespace {
+    let scope = match target.authorized_namespace() {
         Some(namespace) => format!("in the namespace \"{namespace}\""),
         None => "at the cluster scope".to_owned(),
     };

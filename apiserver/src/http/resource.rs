@@ -170,7 +170,7 @@ async fn create(call: &mut Call, target: &Target) -> Result<Response, ApiError> 
     if *target.kind == CERTIFICATE_SIGNING_REQUESTS {
         asked_by(&call.user, &mut value);
     }
-    Guard::of(call, target.kind).await?.check(None, &value)?;
+    Guard::of(call, target, &value).await?.check(None, &value)?;
     let registry = &call.state.registry;
     let object = registry
         .create(target.kind, target.scope(), value, &write)
@@ -221,14 +221,14 @@ async fn update(call: &mut Call, target: &Target) -> Result<Response, ApiError> 
 /// Judges a replacement by what is there. Somebody may write in between, but what is judged so does not change any more (a
 /// node's Pod range), or was accepted before (an endpoint's address).
 async fn guard_update(call: &Call, target: &Target, new: &Value) -> Result<(), ApiError> {
-    let guard = Guard::of(call, target.kind).await?;
+    let guard = Guard::of(call, target, new).await?;
     if !guard.wants_old(target.part()) {
         return Ok(());
     }
     let registry = &call.state.registry;
     let name = target.object_name();
     match registry.get(target.kind, target.scope(), name).await {
-        Ok(old) => guard.check(Some(&old.value()), new),
+        Ok(old) => guard.check_whole(&old.value(), new),
         Err(error) if error.is_not_found() && target.kind.rules.create_on_update => {
             guard.check(None, new)
         }
@@ -256,7 +256,7 @@ async fn patch(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
     let (patch, duplicates) = Patch::read(call).await?;
     write.sees_managed_fields = patch.names("managedFields");
     let kind = target.kind;
-    let guard = Guard::of(call, kind).await?;
+    let guard = Guard::of_change(call, target, &Value::Null).await?;
     let mut warnings = Vec::new();
     let object = call
         .state
@@ -304,6 +304,7 @@ async fn apply(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
     let warnings = schema::duplicates(&duplicates, validation)?;
     // Applying to what does not exist creates it, which is a right of its own (U7).
     let denied = permit(call, target, "create").await.err();
+    let guard = Guard::of_change(call, target, &value).await?;
     let apply = Apply {
         config: value,
         part: target.part(),
@@ -312,7 +313,6 @@ async fn apply(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
         options,
     };
     let kind = target.kind;
-    let guard = Guard::of(call, kind).await?;
     let check = |old: Option<&Value>, new: &Value| guard.check(old, new);
     let registry = &call.state.registry;
     let applied = registry

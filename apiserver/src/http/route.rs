@@ -8,13 +8,23 @@ use crate::registry::{Kind, kind::Subresource, kinds};
 pub struct Target {
     /// The kind.
     pub kind: &'static Kind,
-    /// The namespace, when the path names one. For the kind Namespace this is the name once more, as upstream has it
-    /// for authorisation.
+    /// The namespace, when the path names one.
     pub namespace: Option<String>,
     /// The object's name.
     pub name: Option<String>,
     /// What of the object.
     pub subresource: Option<&'static Subresource>,
+}
+
+impl Target {
+    /// The namespace whose roles count. A Namespace is in itself: who has a role in it may see it.
+    #[must_use]
+    pub fn authorized_namespace(&self) -> Option<&str> {
+        if *self.kind == kinds::NAMESPACES {
+            return self.name.as_deref();
+        }
+        self.namespace.as_deref()
+    }
 }
 
 /// Everything the API serves.

@@ -31,7 +31,7 @@ pub use self::{
 };
 use crate::{
     applied::Applied,
-    auth::policy::Policy,
+    auth::{policy::Policy, rbac::Rbac},
     controller,
     http::{self, Check},
     metrics::Metrics,
@@ -215,6 +215,8 @@ impl Server {
             node_grace: self.config.node_grace,
         };
         controller::bootstrap(&self.registry, &cluster).await?;
+        let rbac = Arc::<Rbac>::default();
+        let mut roles = controller::rbac::start(&self.registry, rbac.clone(), stop.clone()).await;
         let (applied, metrics) = (Applied::default(), Metrics::default());
         let controllers = controller::start(
             self.registry.clone(),
@@ -223,7 +225,7 @@ impl Server {
             metrics.clone(),
             stop.clone(),
         );
-        let gate = self.gate(applied, metrics, stop.clone())?;
+        let gate = self.gate(rbac, applied, metrics, stop.clone())?;
         let graceful = GracefulShutdown::new();
         let result = self.accept_until(shutdown, &gate, &graceful).await;
         tracing::info!("stopping");
@@ -235,6 +237,7 @@ impl Server {
             tracing::warn!(waited_ms = DRAIN.as_millis(), "connections were cut");
         }
         controllers.join().await;
+        while roles.join_next().await.is_some() {}
         // A store that has failed cannot be closed: its own last words say more than that.
         result?;
         Ok(self.store.close().await?)
@@ -242,13 +245,14 @@ impl Server {
 
     fn gate(
         &self,
+        rbac: Arc<Rbac>,
         applied: Applied,
         metrics: Metrics,
         stop: CancellationToken,
     ) -> Result<Gate, ServerError> {
         let state = http::State {
             registry: self.registry.clone(),
-            authorizer: Policy::new(self.registry.clone()),
+            authorizer: Policy::new(self.registry.clone(), rbac),
             checks: Arc::new(vec![store_check(&self.store), readiness(stop.clone())]),
             metrics,
         };

@@ -239,6 +239,10 @@ impl Authorizer for Tenants {
             Decision::Deny(String::new())
         }
     }
+
+    fn rules(&self, _user: &User, _namespace: Option<&str>) -> Vec<api::rbac::PolicyRule> {
+        Vec::new()
+    }
 }
 
 #[tokio::test]
@@ -254,6 +258,7 @@ async fn cve_2020_8554_only_load_balancer_controllers_and_administrators_write_t
     let user = |name: &str, group: &str| User {
         name: name.into(),
         groups: vec![group.into()],
+        ..User::default()
     };
     let status = |ip: &str| json!({"status": {"loadBalancer": {"ingress": [{"ip": ip}]}}});
     let path = format!("{SERVICES}/lb/status");

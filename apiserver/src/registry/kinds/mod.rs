@@ -24,6 +24,7 @@ mod pod;
 mod pod_cells;
 mod pod_disruption_budget;
 mod priority_class;
+pub mod rbac;
 mod replica_set;
 mod resource_quota;
 mod runtime_class;
@@ -52,6 +53,7 @@ pub use node::NODES;
 pub use pod::PODS;
 pub use pod_disruption_budget::POD_DISRUPTION_BUDGETS;
 pub use priority_class::PRIORITY_CLASSES;
+pub use rbac::{CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES};
 pub use replica_set::REPLICA_SETS;
 pub use resource_quota::RESOURCE_QUOTAS;
 pub use runtime_class::RUNTIME_CLASSES;
@@ -89,6 +91,10 @@ pub static ALL: &[&Kind] = &[
     &RUNTIME_CLASSES,
     &POD_DISRUPTION_BUDGETS,
     &PRIORITY_CLASSES,
+    &CLUSTER_ROLE_BINDINGS,
+    &CLUSTER_ROLES,
+    &ROLE_BINDINGS,
+    &ROLES,
 ];
 
 /// The kind served at this group, version and plural name.
@@ -112,12 +118,12 @@ fn label_list(labels: &Value) -> String {
 }
 
 /// The text at a path of fields; absent is empty.
-fn text_at<'a>(value: &'a Value, path: &[&str]) -> &'a str {
+pub(crate) fn text_at<'a>(value: &'a Value, path: &[&str]) -> &'a str {
     let found = path.iter().fold(value, |value, field| &value[*field]);
     found.as_str().unwrap_or_default()
 }
 
 /// The items of a list; absent is empty.
-fn items(value: &Value) -> &[Value] {
+pub(crate) fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }

@@ -1,0 +1,300 @@
+//! All roles and bindings by subject: a request looks at the bindings of its user and groups only.
+//! Source: kubernetes/kubernetes pkg/registry/rbac/validation/rule.go.
+
+use std::{collections::HashMap, sync::Arc};
+
+use api::rbac::{PolicyRule, RoleRef, Subject};
+
+use super::rule;
+use crate::auth::{Attributes, SERVICE_ACCOUNT_PREFIX, User};
+
+/// Which role: its namespace, empty for a ClusterRole, and its name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoleKey {
+    /// Empty for a ClusterRole.
+    pub namespace: Box<str>,
+    /// Its name.
+    pub name: Box<str>,
+}
+
+impl RoleKey {
+    /// The role a binding in this namespace (empty for a ClusterRoleBinding) names.
+    #[must_use]
+    pub fn of(role: &RoleRef, namespace: &str) -> Self {
+        let own = &*role.kind == "Role";
+        Self {
+            namespace: if own { namespace } else { "" }.into(),
+            name: role.name.clone(),
+        }
+    }
+}
+
+/// A RoleBinding, or a ClusterRoleBinding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Binding {
+    /// The role it gives.
+    pub role: RoleRef,
+    /// To whom.
+    pub subjects: Vec<Subject>,
+}
+
+/// Namespace (empty for cluster-scoped objects) and name.
+type ObjectKey = (Box<str>, Box<str>);
+
+/// The roles one subject has: everywhere (an empty namespace), and by namespace. A role counts as often as bindings give it.
+type Given = HashMap<Box<str>, Vec<RoleKey>>;
+
+/// Roles and bindings.
+#[derive(Debug, Default)]
+pub struct Index {
+    roles: HashMap<RoleKey, Arc<[PolicyRule]>>,
+    bindings: HashMap<ObjectKey, Binding>,
+    users: HashMap<Box<str>, Given>,
+    groups: HashMap<Box<str>, Given>,
+}
+
+impl Index {
+    /// Sets or forgets (`None`) a role's rules.
+    pub fn set_role(&mut self, key: RoleKey, rules: Option<Vec<PolicyRule>>) {
+        match rules {
+            Some(rules) => self.roles.insert(key, rules.into()),
+            None => self.roles.remove(&key),
+        };
+    }
+
+    /// Sets or forgets (`None`) a binding; the namespace of a ClusterRoleBinding is empty.
+    pub fn set_binding(&mut self, namespace: &str, name: &str, binding: Option<Binding>) {
+        let key: ObjectKey = (namespace.into(), name.into());
+        if let Some(old) = self.bindings.remove(&key) {
+            self.give(namespace, &old, false);
+        }
+        if let Some(binding) = binding {
+            self.give(namespace, &binding, true);
+            self.bindings.insert(key, binding);
+        }
+    }
+
+    /// Forgets all ClusterRoles, or all Roles.
+    pub fn clear_roles(&mut self, namespaced: bool) {
+        self.roles
+            .retain(|key, _| key.namespace.is_empty() == namespaced);
+    }
+
+    /// Forgets all ClusterRoleBindings, or all RoleBindings.
+    pub fn clear_bindings(&mut self, namespaced: bool) {
+        let keys = self.bindings.keys();
+        let keys: Vec<ObjectKey> = keys
+            .filter(|(namespace, _)| namespace.is_empty() != namespaced)
+            .cloned()
+            .collect();
+        for (namespace, name) in keys {
+            self.set_binding(&namespace, &name, None);
+        }
+    }
+
+    fn give(&mut self, namespace: &str, binding: &Binding, given: bool) {
+        let role = RoleKey::of(&binding.role, namespace);
+        for subject in &binding.subjects {
+            let (subjects, name) = match &*subject.kind {
+                "User" => (&mut self.users, subject.name.clone()),
+                "Group" => (&mut self.groups, subject.name.clone()),
+                "ServiceAccount" => {
+                    let home = match &*subject.namespace {
+                        "" => namespace,
+                        home => home,
+                    };
+                    let user = format!("{SERVICE_ACCOUNT_PREFIX}{home}:{}", subject.name);
+                    (&mut self.users, user.into())
+                }
+                _ => continue,
+            };
+            if given {
+                let roles = subjects.entry(name).or_default();
+                let roles = roles.entry(namespace.into()).or_default();
+                roles.push(role.clone());
+                continue;
+            }
+            let Some(by_namespace) = subjects.get_mut(&name) else {
+                continue;
+            };
+            if let Some(roles) = by_namespace.get_mut(namespace) {
+                if let Some(at) = roles.iter().position(|known| *known == role) {
+                    roles.swap_remove(at);
+                }
+                if roles.is_empty() {
+                    by_namespace.remove(namespace);
+                }
+            }
+            if by_namespace.is_empty() {
+                subjects.remove(&name);
+            }
+        }
+    }
+
+    /// The rules of every role the user has, everywhere and in the namespace.
+    fn roles_of<'a>(
+        &'a self,
+        user: &'a User,
+        namespace: Option<&'a str>,
+    ) -> impl Iterator<Item = &'a Arc<[PolicyRule]>> {
+        let own = self.users.get(&*user.name);
+        let groups = user.groups.iter();
+        let groups = groups.filter_map(|group| self.groups.get(&**group));
+        own.into_iter().chain(groups).flat_map(move |given| {
+            let everywhere = given.get("");
+            let here = namespace.and_then(|namespace| given.get(namespace));
+            let roles = everywhere.into_iter().chain(here).flatten();
+            roles.filter_map(|role| self.roles.get(role))
+        })
+    }
+
+    /// Whether a role allows this.
+    #[must_use]
+    pub fn allows(&self, user: &User, attributes: &Attributes<'_>) -> bool {
+        let namespace = attributes
+            .namespace
+            .filter(|namespace| !namespace.is_empty());
+        self.roles_of(user, namespace)
+            .any(|rules| rules.iter().any(|rule| rule::allows(rule, attributes)))
+    }
+
+    /// Every rule that holds for a user, everywhere and in a namespace.
+    #[must_use]
+    pub fn rules(&self, user: &User, namespace: Option<&str>) -> Vec<PolicyRule> {
+        let namespace = namespace.filter(|namespace| !namespace.is_empty());
+        let mut rules: Vec<PolicyRule> = Vec::new();
+        for rule in self
+            .roles_of(user, namespace)
+            .flat_map(|rules| rules.iter())
+        {
+            if !rules.contains(rule) {
+                rules.push(rule.clone());
+            }
+        }
+        rules
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str, groups: &[&str]) -> User {
+        User {
+            name: name.into(),
+            groups: groups.iter().map(|&group| group.to_owned()).collect(),
+            ..User::default()
+        }
+    }
+
+    fn reads_pods() -> Vec<PolicyRule> {
+        vec![PolicyRule {
+            verbs: vec!["get".into()],
+            api_groups: vec!["".into()],
+            resources: vec!["pods".into()],
+            ..PolicyRule::default()
+        }]
+    }
+
+    fn role(namespace: &str, name: &str) -> RoleKey {
+        RoleKey {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    fn binding(role: (&str, &str), subjects: &[(&str, &str)]) -> Binding {
+        let subject = |&(kind, name): &(&str, &str)| Subject {
+            kind: kind.into(),
+            name: name.into(),
+            ..Subject::default()
+        };
+        Binding {
+            role: RoleRef {
+                kind: role.0.into(),
+                name: role.1.into(),
+                ..RoleRef::default()
+            },
+            subjects: subjects.iter().map(subject).collect(),
+        }
+    }
+
+    fn may(index: &Index, user: &User, namespace: Option<&str>) -> bool {
+        let attributes = Attributes {
+            verb: "get",
+            resource: "pods",
+            namespace,
+            name: Some("a"),
+            ..Attributes::default()
+        };
+        index.allows(user, &attributes)
+    }
+
+    #[test]
+    fn u7_bindings_give_roles_in_their_namespace_or_everywhere() {
+        let mut index = Index::default();
+        index.set_role(role("", "reader"), Some(reads_pods()));
+        index.set_role(role("a", "reader"), Some(reads_pods()));
+        let here = binding(("Role", "reader"), &[("User", "jane"), ("Group", "dev")]);
+        index.set_binding("a", "own", Some(here));
+        let account = binding(("ClusterRole", "reader"), &[("ServiceAccount", "robot")]);
+        index.set_binding("b", "robots", Some(account));
+        let ops = binding(("ClusterRole", "reader"), &[("Group", "ops")]);
+        index.set_binding("", "ops", Some(ops));
+        // A Role is its namespace's own.
+        let stray = binding(("Role", "reader"), &[("User", "joe")]);
+        index.set_binding("b", "stray", Some(stray));
+
+        let robot = user("system:serviceaccount:b:robot", &[]);
+        let other_robot = user("system:serviceaccount:a:robot", &[]);
+        for (who, namespace, wanted) in [
+            (&user("jane", &[]), Some("a"), true),
+            (&user("jane", &[]), Some("b"), false),
+            (&user("jane", &[]), None, false),
+            (&user("x", &["dev"]), Some("a"), true),
+            (&user("dev", &[]), Some("a"), false),
+            (&user("x", &["ops"]), Some("c"), true),
+            (&user("x", &["ops"]), None, true),
+            (&robot, Some("b"), true),
+            (&robot, Some("a"), false),
+            (&other_robot, Some("b"), false),
+            (&user("joe", &[]), Some("b"), false),
+            (&user("joe", &[]), Some("a"), false),
+        ] {
+            assert_eq!(may(&index, who, namespace), wanted, "{who:?} {namespace:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_taken_back_ends_at_once_and_leaves_nothing() {
+        let mut index = Index::default();
+        index.set_role(role("", "reader"), Some(reads_pods()));
+        let jane = user("jane", &["dev"]);
+        let both = binding(
+            ("ClusterRole", "reader"),
+            &[("User", "jane"), ("Group", "dev")],
+        );
+        index.set_binding("a", "one", Some(both.clone()));
+        index.set_binding("a", "two", Some(both));
+        index.set_binding("a", "one", None);
+        assert!(may(&index, &jane, Some("a")), "the other binding holds");
+        index.set_binding("a", "two", Some(binding(("ClusterRole", "reader"), &[])));
+        assert!(!may(&index, &jane, Some("a")));
+        assert!(index.users.is_empty() && index.groups.is_empty());
+
+        let again = binding(("ClusterRole", "reader"), &[("User", "jane")]);
+        index.set_binding("", "three", Some(again));
+        assert!(may(&index, &jane, None));
+        index.clear_roles(true);
+        assert!(may(&index, &jane, None), "ClusterRoles stay");
+        index.clear_bindings(true);
+        assert!(may(&index, &jane, None), "ClusterRoleBindings stay");
+        index.set_role(role("", "reader"), None);
+        assert!(
+            !may(&index, &jane, None),
+            "a role that is gone gives nothing"
+        );
+        index.clear_bindings(false);
+        assert!(index.users.is_empty());
+    }
+}
