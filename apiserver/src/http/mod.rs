@@ -41,6 +41,7 @@ mod patch;
 mod query;
 mod render;
 mod resource;
+mod review;
 pub mod route;
 mod scale;
 mod schema;

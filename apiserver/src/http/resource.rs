@@ -12,6 +12,7 @@ use super::{
     patch::{self, Patch},
     permit,
     render::View,
+    review,
     route::Target,
     scale, schema, stream, success,
 };
@@ -19,7 +20,7 @@ use crate::{
     auth::User,
     registry::{
         ApiError, Apply, Binding, Kind, Object, Part, Selection,
-        kinds::CERTIFICATE_SIGNING_REQUESTS,
+        kinds::{CERTIFICATE_SIGNING_REQUESTS, review::is_review},
     },
 };
 
@@ -70,6 +71,7 @@ pub(super) async fn serve(
         ("get", _) => get(call, target).await,
         ("list", _) => list(call, target).await,
         ("watch", _) => watch(call, target).await,
+        ("create", None) if is_review(target.kind) => review::answer(call, target).await,
         ("create", _) => create(call, target).await,
         ("update", _) => update(call, target).await,
         ("patch", _) => patch(call, target).await,

@@ -88,6 +88,11 @@ impl Running {
         self.dir
     }
 
+    /// The administrator's kubeconfig.
+    pub(crate) fn kubeconfig(&self) -> std::path::PathBuf {
+        self.dir.path().join("admin.kubeconfig")
+    }
+
     pub(crate) fn anonymous(&self) -> Client {
         Client {
             address: self.address,

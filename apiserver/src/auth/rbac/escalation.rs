@@ -189,7 +189,8 @@ fn decode(rule: &Value) -> PolicyRule {
 }
 
 /// What an administrator may do.
-fn everything() -> [PolicyRule; 2] {
+#[must_use]
+pub fn everything() -> [PolicyRule; 2] {
     let all = || vec![Box::from("*")];
     let resources = PolicyRule {
         verbs: all(),

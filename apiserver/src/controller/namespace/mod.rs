@@ -117,7 +117,9 @@ async fn look(registry: &Registry, name: &str) -> Result<Option<Left>, ApiError>
     delete_all(registry, &PODS, name, &mut left).await?;
     if left.since.is_empty() && left.content.errors.is_empty() {
         let others = kinds::ALL.iter().copied();
-        for kind in others.filter(|kind| kind.namespaced && **kind != PODS) {
+        for kind in others
+            .filter(|kind| kind.namespaced && kind.verbs.contains(&"delete") && **kind != PODS)
+        {
             delete_all(registry, kind, name, &mut left).await?;
         }
     }

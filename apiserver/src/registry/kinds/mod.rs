@@ -27,6 +27,7 @@ mod priority_class;
 pub mod rbac;
 mod replica_set;
 mod resource_quota;
+pub mod review;
 mod runtime_class;
 mod secret;
 pub(super) mod service;
@@ -56,6 +57,10 @@ pub use priority_class::PRIORITY_CLASSES;
 pub use rbac::{CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, ROLE_BINDINGS, ROLES};
 pub use replica_set::REPLICA_SETS;
 pub use resource_quota::RESOURCE_QUOTAS;
+pub use review::{
+    LOCAL_SUBJECT_ACCESS_REVIEWS, SELF_SUBJECT_ACCESS_REVIEWS, SELF_SUBJECT_REVIEWS,
+    SELF_SUBJECT_RULES_REVIEWS, SUBJECT_ACCESS_REVIEWS,
+};
 pub use runtime_class::RUNTIME_CLASSES;
 pub use secret::SECRETS;
 pub use service::SERVICES;
@@ -91,6 +96,11 @@ pub static ALL: &[&Kind] = &[
     &RUNTIME_CLASSES,
     &POD_DISRUPTION_BUDGETS,
     &PRIORITY_CLASSES,
+    &SELF_SUBJECT_REVIEWS,
+    &LOCAL_SUBJECT_ACCESS_REVIEWS,
+    &SELF_SUBJECT_ACCESS_REVIEWS,
+    &SELF_SUBJECT_RULES_REVIEWS,
+    &SUBJECT_ACCESS_REVIEWS,
     &CLUSTER_ROLE_BINDINGS,
     &CLUSTER_ROLES,
     &ROLE_BINDINGS,
