@@ -3,6 +3,7 @@
 //! Reading order: `store` (revisions, transactions, watch), `registry` (rules per kind), `http` (REST), `controller`
 //! (loops that write objects), `pki` and `auth` (who may do what), `server` (wires them together).
 
+pub mod announcers;
 pub mod applied;
 pub mod auth;
 pub mod controller;

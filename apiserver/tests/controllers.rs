@@ -7,6 +7,7 @@ mod common;
 use std::time::Duration;
 
 use apiserver::{
+    announcers::Announcers,
     applied::Applied,
     controller::{self, Cluster, Controllers},
     metrics::Metrics,
@@ -35,13 +36,20 @@ async fn cluster_with(node_grace: Duration, applied: Applied) -> (Api, Controlle
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
         node_grace,
+        load_balancer_pool: controller::Pool::default(),
     };
     controller::bootstrap(&api.registry, &cluster)
         .await
         .unwrap();
     let registry = api.registry.clone();
     let stop = CancellationToken::new();
-    let controllers = controller::start(registry, cluster, applied, Metrics::default(), stop);
+    let controllers = controller::start(
+        registry,
+        cluster,
+        (applied, Announcers::default()),
+        Metrics::default(),
+        stop,
+    );
     (api, controllers)
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use apiserver::{
+    controller::PoolEntry,
     registry::DefaultTolerations,
     server::{Config, Server, inherited},
 };
@@ -74,6 +75,10 @@ pub(crate) struct ServerArgs {
     /// controller, for example system:serviceaccount:metallb-system:controller. Can be repeated.
     #[arg(long, value_name = "USER")]
     load_balancer_controller: Vec<String>,
+    /// Where Services of type LoadBalancer get their addresses: CIDR, FIRST-LAST (both free addresses of the nodes' network), or
+    /// the word nodes for the nodes' own addresses. Can be repeated.
+    #[arg(long, value_name = "RANGE")]
+    load_balancer_pool: Vec<PoolEntry>,
     /// Run an agent too: a whole cluster on this host.
     #[arg(long)]
     agent: bool,
@@ -98,6 +103,7 @@ pub(crate) fn run(args: &ServerArgs) -> Result<()> {
         cluster_dns: args.cluster_dns,
         tls_sans: args.tls_san.clone(),
         node_grace: Duration::from_secs(args.node_grace_secs.into()),
+        load_balancer_pool: args.load_balancer_pool.clone(),
         default_tolerations: DefaultTolerations {
             not_ready_secs: args.default_not_ready_toleration_seconds,
             unreachable_secs: args.default_unreachable_toleration_seconds,

@@ -14,6 +14,7 @@ mod endpoints;
 mod event;
 mod hints;
 mod join_token;
+mod load_balancer;
 mod mirroring;
 mod namespace;
 mod node;
@@ -41,8 +42,12 @@ use ipnet::IpNet;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use self::{bootstrap::bootstrap, programmed::CONDITION as PROGRAMMED};
-use crate::{applied::Applied, metrics::Metrics, registry::Registry};
+pub use self::{
+    bootstrap::bootstrap,
+    load_balancer::{ANNOUNCED_BY, Pool, PoolEntry, PoolEntryError},
+    programmed::CONDITION as PROGRAMMED,
+};
+use crate::{announcers::Announcers, applied::Applied, metrics::Metrics, registry::Registry};
 
 /// What the controllers must know of the cluster.
 #[derive(Clone, Debug)]
@@ -61,6 +66,8 @@ pub struct Cluster {
     pub pod_cidrs: Vec<IpNet>,
     /// How long a node may be silent before it counts as lost.
     pub node_grace: Duration,
+    /// Where Services of type LoadBalancer get their addresses.
+    pub load_balancer_pool: Pool,
 }
 
 /// The running controllers.
@@ -80,7 +87,7 @@ impl Controllers {
 pub fn start(
     registry: Registry,
     cluster: Cluster,
-    applied: Applied,
+    (applied, announcers): (Applied, Announcers),
     metrics: Metrics,
     stop: CancellationToken,
 ) -> Controllers {
@@ -92,7 +99,8 @@ pub fn start(
         until_stopped.run_until_cancelled(programmed).await;
     });
     tasks.spawn(async move {
-        stop.run_until_cancelled(run::run(registry, cluster)).await;
+        stop.run_until_cancelled(run::run(registry, cluster, announcers))
+            .await;
     });
     Controllers { tasks }
 }

@@ -10,7 +10,9 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::{
-    Cluster, bootstrap, endpoint_slice, endpoints, join_token, mirroring,
+    Cluster, bootstrap, endpoint_slice, endpoints, join_token,
+    load_balancer::{Liveness, LoadBalancers},
+    mirroring,
     namespace::Endings,
     node::{self, Evictions, Heartbeats},
     scheduler, service_account,
@@ -18,7 +20,7 @@ use super::{
     world::{Dirty, Key, Trigger, World},
     write::{Action, absorb, execute},
 };
-use crate::registry::Registry;
+use crate::{announcers::Announcers, registry::Registry};
 
 /// The pause after a failure that is not the other side's being faster.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
@@ -33,12 +35,12 @@ const WRITES_AT_ONCE: usize = 64;
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs the controllers for ever.
-pub(super) async fn run(registry: Registry, cluster: Cluster) {
+pub(super) async fn run(registry: Registry, cluster: Cluster, announcers: Announcers) {
     let (sender, mut seen) = mpsc::channel(SEEN_AT_ONCE);
     let watches = watch::all(&registry, &sender);
     drop(sender);
     let mut lists_missing = watches.len();
-    let mut controllers = Controllers::new(registry, cluster);
+    let mut controllers = Controllers::new(registry, cluster, announcers);
     loop {
         let wait = controllers.idle_time();
         let first = match tokio::time::timeout(wait, seen.recv()).await {
@@ -72,6 +74,7 @@ struct Controllers {
     heartbeats: Heartbeats,
     evictions: Evictions,
     endings: Endings,
+    load_balancers: LoadBalancers,
     /// What failed, to be looked at again at this time.
     later: Option<(Instant, Dirty)>,
     next_token: Option<Timestamp>,
@@ -80,8 +83,10 @@ struct Controllers {
 }
 
 impl Controllers {
-    fn new(registry: Registry, cluster: Cluster) -> Self {
+    fn new(registry: Registry, cluster: Cluster, announcers: Announcers) -> Self {
+        let pool = cluster.load_balancer_pool.clone();
         Self {
+            load_balancers: LoadBalancers::new(pool, Liveness::new(announcers)),
             registry,
             cluster,
             world: World::default(),
@@ -99,7 +104,7 @@ impl Controllers {
         let now = Instant::now();
         let loss = self.heartbeats.next_loss(self.cluster.node_grace);
         let retry = self.later.as_ref().map(|(at, _)| *at);
-        let due = [loss, retry]
+        let due = [loss, retry, self.load_balancers.next()]
             .into_iter()
             .flatten()
             .min()
@@ -119,8 +124,10 @@ impl Controllers {
     /// Looks at everything that was touched until nothing is.
     async fn reconcile(&mut self) {
         let now = Instant::now();
-        for name in &self.world.dirty.nodes {
+        let touched: Vec<Box<str>> = self.world.dirty.nodes.iter().cloned().collect();
+        for name in &touched {
             self.heartbeats.observe(&self.world, name, now);
+            self.load_balancers.observe(&mut self.world, name, now);
         }
         self.due(now);
         self.keep_own_services().await;
@@ -158,6 +165,7 @@ impl Controllers {
         let evicting = self.evictions.take_due(Timestamp::now());
         self.world.dirty.nodes.extend(lost);
         self.world.dirty.nodes.extend(evicting);
+        self.load_balancers.due(&mut self.world, now);
         self.world.dirty.join_tokens |= self.next_token.is_some_and(|at| at <= Timestamp::now());
     }
 
@@ -204,6 +212,10 @@ impl Controllers {
         if !std::mem::replace(&mut self.swept, true) {
             actions.extend(endpoints::sweep(world));
         }
+        let balancing = self
+            .load_balancers
+            .plan(world, &dirty.balanced, Instant::now());
+        actions.extend(balancing);
         for key in &dirty.endpoints {
             actions.extend(mirroring::plan(world, key));
         }

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use super::ServerError;
 use crate::{
+    controller::{Pool, PoolEntry},
     pki::ServerNames,
     registry::{Context, DefaultTolerations},
 };
@@ -48,6 +49,8 @@ pub struct Config {
     pub allowed_endpoint_ips: Vec<IpNet>,
     /// The users, besides administrators, that may write the status of Services. Flag `--load-balancer-controller`.
     pub load_balancer_controllers: Vec<String>,
+    /// Where Services of type LoadBalancer get their addresses; nowhere when it is empty. Flag `--load-balancer-pool`.
+    pub load_balancer_pool: Vec<PoolEntry>,
 }
 
 impl Default for Config {
@@ -71,6 +74,7 @@ impl Default for Config {
             allowed_external_ips: Vec::new(),
             allowed_endpoint_ips: Vec::new(),
             load_balancer_controllers: Vec::new(),
+            load_balancer_pool: Vec::new(),
         }
     }
 }
@@ -140,6 +144,7 @@ impl Config {
             let hint = "the first Service address is that of the API: give another one";
             return Err(bad("--cluster-dns", self.cluster_dns, hint));
         }
+        self.check_load_balancer_pool()?;
         names::dns1123_subdomain(&self.cluster_domain)
             .map_err(|reason| bad("--cluster-domain", &self.cluster_domain, reason))?;
         for san in &self.tls_sans {
@@ -163,6 +168,34 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    fn check_load_balancer_pool(&self) -> Result<(), ServerError> {
+        let flag = "--load-balancer-pool";
+        let pool = &self.load_balancer_pool;
+        if pool.len() > 1 && pool.contains(&PoolEntry::Nodes) {
+            let hint = "cannot be combined with ranges: give either it or them";
+            return Err(bad(flag, "nodes", hint));
+        }
+        for (other, ranges) in [
+            ("--service-cidr", &self.service_cidrs),
+            ("--pod-cidr", &self.pod_cidrs),
+        ] {
+            for range in ranges {
+                if let Some(entry) = pool.iter().find(|entry| entry.overlaps(range)) {
+                    let hint = format!(
+                        "overlaps {other} {range}: give free addresses of the nodes' own network"
+                    );
+                    return Err(bad(flag, entry, hint));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The pool, for the controllers.
+    pub(super) fn pool(&self) -> Pool {
+        Pool(self.load_balancer_pool.clone())
     }
 
     /// The ClusterIP of `default/kubernetes`: the first of the primary range.
@@ -308,6 +341,16 @@ mod tests {
             (
                 refusal(|c| c.cluster_dns = "10.0.0.1".parse().unwrap()),
                 "--cluster-dns 10.0.0.1: outside --service-cidr: give an address inside it, usually the tenth",
+            ),
+            (
+                refusal(|c| c.load_balancer_pool = vec!["10.96.9.0/24".parse().unwrap()]),
+                "--load-balancer-pool 10.96.9.1-10.96.9.254: overlaps --service-cidr 10.96.0.0/16: give free addresses of the nodes' own network",
+            ),
+            (
+                refusal(|c| {
+                    c.load_balancer_pool = vec![PoolEntry::Nodes, "192.0.2.0/24".parse().unwrap()];
+                }),
+                "--load-balancer-pool nodes: cannot be combined with ranges: give either it or them",
             ),
         ];
         for (got, wanted) in cases {

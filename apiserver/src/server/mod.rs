@@ -30,6 +30,7 @@ pub use self::{
     listen::inherited,
 };
 use crate::{
+    announcers::Announcers,
     applied::Applied,
     auth::{policy::Policy, rbac::Rbac},
     controller,
@@ -213,19 +214,21 @@ impl Server {
             service_cidrs: self.config.service_cidrs.clone(),
             pod_cidrs: self.config.pod_cidrs.clone(),
             node_grace: self.config.node_grace,
+            load_balancer_pool: self.config.pool(),
         };
         controller::bootstrap(&self.registry, &cluster).await?;
         let rbac = Arc::<Rbac>::default();
         let mut roles = controller::rbac::start(&self.registry, rbac.clone(), stop.clone()).await;
-        let (applied, metrics) = (Applied::default(), Metrics::default());
+        let (applied, announcers) = (Applied::default(), Announcers::default());
+        let metrics = Metrics::default();
         let controllers = controller::start(
             self.registry.clone(),
             cluster,
-            applied.clone(),
+            (applied.clone(), announcers.clone()),
             metrics.clone(),
             stop.clone(),
         );
-        let gate = self.gate(rbac, applied, metrics, stop.clone())?;
+        let gate = self.gate(rbac, (applied, announcers), metrics, stop.clone())?;
         let graceful = GracefulShutdown::new();
         let result = self.accept_until(shutdown, &gate, &graceful).await;
         tracing::info!("stopping");
@@ -246,7 +249,7 @@ impl Server {
     fn gate(
         &self,
         rbac: Arc<Rbac>,
-        applied: Applied,
+        reports: (Applied, Announcers),
         metrics: Metrics,
         stop: CancellationToken,
     ) -> Result<Gate, ServerError> {
@@ -260,7 +263,7 @@ impl Server {
             self.registry.clone(),
             self.pki.clone(),
             self.config.clone(),
-            applied,
+            reports,
         );
         let router = node::router(nodes).merge(http::router(state));
         Ok(Gate::new(tls(&self.pki)?, router, stop))

@@ -6,9 +6,14 @@
 //! | `POST join` | who has a token | a client certificate for a node, and the cluster's configuration |
 //! | `GET config` | nodes, administrators | the cluster's configuration |
 //! | `PUT nodes/NAME/applied` | that node | the revision up to which it has applied all changes |
+//! | `PUT nodes/NAME/announcing` | that node | it is alive and announces what it should; repeated several times a second meanwhile |
 //! | `GET applied` | administrators, nodes | the newest revision, and each node's; with `?atLeast=R` not before every connected node has applied `R`, or `timeoutSeconds` (2) are over |
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use api::{
     core::{Node, Secret},
@@ -29,6 +34,7 @@ use tokio::time::timeout;
 
 use super::Config;
 use crate::{
+    announcers::Announcers,
     applied::{Applied, Report},
     auth::{
         User,
@@ -66,6 +72,7 @@ pub(super) struct State {
     pki: Arc<Pki>,
     config: Arc<Config>,
     applied: Applied,
+    announcers: Announcers,
 }
 
 impl State {
@@ -73,9 +80,10 @@ impl State {
         registry: Registry,
         pki: Arc<Pki>,
         config: Arc<Config>,
-        applied: Applied,
+        (applied, announcers): (Applied, Announcers),
     ) -> Self {
         Self {
+            announcers,
             registry,
             pki,
             config,
@@ -102,6 +110,7 @@ pub(super) fn router(state: State) -> Router {
         .route(JOIN_PATH, post(join))
         .route("/minik/v1/config", get(config))
         .route("/minik/v1/nodes/{name}/applied", put(set_applied))
+        .route("/minik/v1/nodes/{name}/announcing", put(set_announcing))
         .route("/minik/v1/applied", get(get_applied))
         .with_state(state)
 }
@@ -245,6 +254,18 @@ async fn set_applied(
         return status_of(&ApiError::BadRequest(wanted.into()));
     };
     state.applied.report(node, Revision(revision));
+    StatusCode::NO_CONTENT.into_response()
+}
+
+async fn set_announcing(
+    Shared(state): Shared<State>,
+    Extension(user): Extension<User>,
+    Path(node): Path<String>,
+) -> Response {
+    if user.node() != Some(&node) && !user.is_master() {
+        return forbidden(&user, &format!("report what node {node} announces"));
+    }
+    state.announcers.heard(&node, Instant::now());
     StatusCode::NO_CONTENT.into_response()
 }
 

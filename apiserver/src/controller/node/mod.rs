@@ -208,6 +208,7 @@ mod tests {
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
             pod_cidrs: vec!["10.244.0.0/23".parse().unwrap()],
             node_grace: Duration::from_secs(50),
+            load_balancer_pool: crate::controller::Pool::default(),
         }
     }
 

@@ -25,6 +25,8 @@ pub(in crate::controller) struct Dirty {
     /// Pods that wait for a node.
     pub(in crate::controller) unscheduled: BTreeSet<Key>,
     pub(in crate::controller) join_tokens: bool,
+    /// Services with a load balancer, or what one left behind.
+    pub(in crate::controller) balanced: BTreeSet<Key>,
 }
 
 impl Dirty {
@@ -48,6 +50,7 @@ impl Dirty {
             fallen,
             unscheduled,
             join_tokens,
+            balanced,
         } = other;
         for (key, trigger) in services {
             self.service(key, trigger);
@@ -59,6 +62,7 @@ impl Dirty {
         self.fallen.extend(fallen);
         self.unscheduled.extend(unscheduled);
         self.join_tokens |= join_tokens;
+        self.balanced.extend(balanced);
     }
 }
 

@@ -7,8 +7,8 @@ use api::{
     meta::Resource,
 };
 
-use super::{Items, Key, Trigger, World, key_of, waits_for_a_node};
-use crate::controller::pods::ZONE;
+use super::{Items, Key, SERVICE_NAME, Trigger, World, key_of, waits_for_a_node};
+use crate::controller::{load_balancer, pods::ZONE};
 
 /// One kind's place in the world.
 pub(in crate::controller) trait Kept: Resource {
@@ -65,6 +65,16 @@ fn service(world: &mut World, before: Option<&Service>, after: Option<&Service>)
         world.dirty.service(key_of(service), trigger);
         world.dirty.endpoints.insert(key_of(service));
     }
+    let concerned = |service: Option<&Service>| service.is_some_and(load_balancer::concerns);
+    if concerned(before) || concerned(after) {
+        let key = after.or(before).map(key_of).expect("one of them is there");
+        if concerned(after) {
+            world.balanced.insert(key.clone());
+        } else {
+            world.balanced.remove(&key);
+        }
+        world.dirty.balanced.insert(key);
+    }
 }
 
 fn endpoints(world: &mut World, before: Option<&Endpoints>, after: Option<&Endpoints>) {
@@ -105,6 +115,14 @@ fn slice(world: &mut World, before: Option<&EndpointSlice>, after: Option<&Endpo
     if let Some(slice) = after {
         world.index_slice(slice, true);
     }
+    for slice in [before, after].into_iter().flatten() {
+        if let Some(service) = slice.metadata.labels.get(SERVICE_NAME) {
+            let key = (slice.metadata.namespace.clone(), service.clone());
+            if world.balanced.contains(&key) {
+                world.dirty.balanced.insert(key);
+            }
+        }
+    }
 }
 
 fn node(world: &mut World, before: Option<&Node>, after: Option<&Node>) {
@@ -139,6 +157,17 @@ fn node(world: &mut World, before: Option<&Node>, after: Option<&Node>) {
         for key in services {
             world.dirty.service(key, Trigger::default());
         }
+    }
+    let balances = |node: Option<&Node>| {
+        node.map(|node| {
+            (
+                load_balancer::may_announce(node),
+                load_balancer::addresses(node),
+            )
+        })
+    };
+    if balances(before) != balances(after) {
+        world.dirty.balanced.extend(world.balanced.iter().cloned());
     }
     // What the scheduler looks at; a heartbeat is not among it.
     let place = |node: Option<&Node>| {

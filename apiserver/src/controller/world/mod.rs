@@ -110,6 +110,8 @@ pub(in crate::controller) struct World {
     pub(in crate::controller) config_maps: Items<ConfigMap>,
     pub(in crate::controller) secrets: Items<Secret>,
     pub(in crate::controller) dirty: Dirty,
+    /// The Services with a load balancer, or what one left behind.
+    pub(in crate::controller) balanced: BTreeSet<Key>,
     pods_by_label: HashMap<LabelOfNamespace, BTreeSet<Box<str>>>,
     slices_by_service: HashMap<Key, BTreeSet<Box<str>>>,
     pods_by_node: HashMap<Box<str>, BTreeSet<Key>>,
