@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     health::Health,
+    network::Announcements,
     objects::{EndpointSlice, Object, Revision, Service},
     reconcile::{Reconciler, SharedView, Sources},
     reflector::{Answer, Delta, Event, Reflector},
@@ -89,7 +90,7 @@ impl Pipeline {
             Zone::new(dns::zone::Config::default()).expect("the default domain"),
             local_pods_reader,
             rules,
-            Health::new([]),
+            (Health::new([]), Announcements::default()),
         )
         .expect("a thread");
         tokio::spawn(reconciler.run(Sources {

@@ -33,7 +33,7 @@ use crate::{
     health::Health,
     join::{self, ClusterConfig, JoinError},
     neighbours::Neighbours,
-    network::{Network, NetworkConfig, NetworkError},
+    network::{Announcements, Network, NetworkConfig, NetworkError},
     node::{Readiness, Registration},
     objects::Object,
     pods::{self, AdoptError, Pods},
@@ -204,6 +204,7 @@ async fn agent(config: Config) -> Result<(), AgentError> {
         zone: sources.zone.borrow_and_update().clone(),
         address: Some(node_ip),
     };
+    let announcements = Announcements::default();
     let rules = Dataplane::open(Netlink::open(Ownership::WhenPossible)?)?;
     let (reconciler, applied) = Reconciler::new(
         here,
@@ -212,7 +213,7 @@ async fn agent(config: Config) -> Result<(), AgentError> {
         zone,
         local_pods_reader,
         rules,
-        health,
+        (health, announcements.clone()),
     )
     .map_err(AgentError::Thread)?;
     let context = Arc::new(pods::Context::new(pods::Setup {
@@ -235,6 +236,7 @@ async fn agent(config: Config) -> Result<(), AgentError> {
         config.node_name.clone(),
         applied.clone(),
     ));
+    tasks.spawn(announcements.run(client.clone(), config.node_name.clone(), node_ip));
     tasks.spawn(ready_when_applied(applied, readiness));
     let own_pods = format!("spec.nodeName={}", config.node_name);
     let own_pods = Path::core("pods").query("fieldSelector", &own_pods);

@@ -13,6 +13,7 @@
 //!
 //! Every step finds what an earlier run made and leaves it: an agent's restart changes nothing.
 
+mod announce;
 mod error;
 mod ipam;
 mod link;
@@ -29,6 +30,7 @@ use ipnet::{IpNet, Ipv4Net};
 use rtnetlink::Handle;
 use sha2::{Digest, Sha256};
 
+pub(crate) use announce::Announcements;
 pub use error::NetworkError;
 use ipam::Ipam;
 use link::Cable;

@@ -65,6 +65,17 @@ pub(crate) struct Meta {
     pub(crate) resource_version: Revision,
     #[serde(deserialize_with = "null_as_default")]
     pub(crate) labels: Labels,
+    #[serde(deserialize_with = "null_as_default")]
+    pub(crate) annotations: Annotations,
+}
+
+/// The annotations that decide something here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Annotations {
+    /// Which node announces which of the Service's addresses: `ADDRESS=NODE,...`, written by the server.
+    #[serde(rename = "minik.dev/announced-by")]
+    pub(crate) announced_by: Option<Box<str>>,
 }
 
 impl Meta {

@@ -182,6 +182,19 @@ impl Service {
             .collect()
     }
 
+    /// The load balancer's addresses that a node was chosen to announce.
+    pub(crate) fn announced_by(&self, node: &str) -> Vec<IpAddr> {
+        let text = self.metadata.annotations.announced_by.as_deref();
+        let pairs = text.unwrap_or_default().split(',');
+        let vips = self.vips();
+        pairs
+            .filter_map(|pair| pair.split_once('='))
+            .filter(|(_, chosen)| *chosen == node)
+            .filter_map(|(address, _)| address.parse().ok())
+            .filter(|address| vips.contains(address))
+            .collect()
+    }
+
     /// `spec.loadBalancerSourceRanges`, around which the API allows white space; `None` when the field is empty.
     pub(crate) fn source_ranges(&self) -> Option<Vec<IpNet>> {
         let ranges = &self.spec.load_balancer_source_ranges;

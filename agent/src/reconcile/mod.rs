@@ -29,6 +29,7 @@ use tokio::{
 use crate::{
     backoff::Backoff,
     health::{Health, HealthCheck},
+    network::Announcements,
     objects::{EndpointSlice, Key, Service},
     reflector::Delta,
     translate::{self, Here},
@@ -69,6 +70,7 @@ pub(crate) struct Reconciler {
     zone: Zone,
     rules: Programmer,
     health: Health,
+    announcements: Announcements,
     claims: Claims,
     /// The addresses of the Pods on this node, and those the rules have.
     local_pods: watch::Receiver<BTreeSet<IpAddr>>,
@@ -91,7 +93,7 @@ impl Reconciler {
         zone: Zone,
         local_pods: watch::Receiver<BTreeSet<IpAddr>>,
         rules: R,
-        health: Health,
+        (health, announcements): (Health, Announcements),
     ) -> std::io::Result<(Self, watch::Receiver<Option<Position>>)> {
         let (applied, reader) = watch::channel(None);
         let reconciler = Self {
@@ -101,6 +103,7 @@ impl Reconciler {
             zone,
             rules: Programmer::start(rules)?,
             health,
+            announcements,
             claims: Claims::default(),
             local_pods,
             applied_pods: BTreeSet::new(),
@@ -220,7 +223,7 @@ impl Reconciler {
     /// The difference only: its cost does not depend on how many Services there are.
     async fn update(&mut self) -> Result<(), RulesError> {
         let local_pods = self.changed_pods();
-        let (put, names, remove, checks, serving) = {
+        let (put, names, remove, checks, announced, serving) = {
             let view = lock(&self.view);
             let (mut put, remove) = self.claims.update(&self.pending.services, |key| {
                 frontends(&view, key, &self.here)
@@ -228,7 +231,9 @@ impl Reconciler {
             put.local_pods = local_pods;
             let checks = checks(&view, self.pending.services.iter(), &self.here);
             let serving = self.serving(&view, self.pending.services.iter());
-            (put, names(&view, &self.pending), remove, checks, serving)
+            let announced = announced(&view, self.pending.services.iter(), &self.here);
+            let names = names(&view, &self.pending);
+            (put, names, remove, checks, announced, serving)
         };
         // From here until the end the rules are neither the old nor the new ones.
         self.known = false;
@@ -241,13 +246,14 @@ impl Reconciler {
         }
         self.forget_flows(serving).await;
         self.health.apply(checks);
+        self.announcements.apply(announced);
         self.settle();
         Ok(())
     }
 
     /// Everything: at the start and after a failure.
     async fn replace(&mut self) -> Result<(), RulesError> {
-        let (desired, names, checks, serving) = {
+        let (desired, names, checks, announced, serving) = {
             let view = lock(&self.view);
             let (claims, fates) =
                 Claims::new(view.service_keys(), |key| frontends(&view, key, &self.here));
@@ -257,7 +263,9 @@ impl Reconciler {
             desired.local_pods.clone_from(&self.local_pods.borrow());
             let checks = checks(&view, view.service_keys(), &self.here);
             let serving = self.serving(&view, view.service_keys());
-            (desired, names(&view, &self.pending), checks, serving)
+            let announced = announced(&view, view.service_keys(), &self.here);
+            let names = names(&view, &self.pending);
+            (desired, names, checks, announced, serving)
         };
         let pods = desired.local_pods.clone();
         self.rules.run(Step::Replace(desired)).await?;
@@ -265,6 +273,7 @@ impl Reconciler {
         self.zone.set_synced(true);
         self.forget_flows(serving).await;
         self.health.replace(checks);
+        self.announcements.replace(announced);
         self.applied_pods = pods;
         self.settle();
         // The lists, the rules' first version and the plan to get there were several times what stays.
@@ -337,6 +346,21 @@ fn checks<'a>(
         translate::health_check(service, &slices, here)
     };
     services.map(|key| (key.clone(), check(key))).collect()
+}
+
+/// The addresses that this node is to announce: only once its rules know them.
+fn announced<'a>(
+    view: &View,
+    services: impl Iterator<Item = &'a Key>,
+    here: &Here,
+) -> Vec<(Key, Vec<IpAddr>)> {
+    let of = |key: &Key| {
+        view.service(key)
+            .map(|service| service.announced_by(&here.node))
+    };
+    services
+        .map(|key| (key.clone(), of(key).unwrap_or_default()))
+        .collect()
 }
 
 /// What dirty namespaces and Services mean to the zone.

@@ -90,7 +90,7 @@ fn bench() -> Bench {
         zone,
         local_pods,
         rules.clone(),
-        Health::new([]),
+        (Health::new([]), Announcements::default()),
     )
     .expect("thread");
     Bench {
@@ -312,4 +312,32 @@ async fn a_node_that_moves_to_another_zone_looks_at_every_service_again() {
         bench.reconciler.reconcile().await;
         assert_eq!(endpoints(&bench), [wanted], "{zone}");
     }
+}
+
+#[tokio::test]
+async fn an_address_is_announced_by_the_node_that_was_chosen_once_it_has_the_rules() {
+    let mut bench = bench();
+    bench.reconciler.here.node = "n1".into();
+    let mut balanced = service("a", "10.96.0.1", 3);
+    balanced.spec.kind = crate::objects::ServiceType::LoadBalancer;
+    balanced.status = serde_json::from_value(json!({"loadBalancer": {"ingress": [
+        {"ip": "192.0.2.1", "ipMode": "VIP"}, {"ip": "192.0.2.2", "ipMode": "VIP"},
+    ]}}))
+    .expect("status");
+    balanced.metadata.annotations = serde_json::from_value(
+        json!({"minik.dev/announced-by": "192.0.2.1=n1,192.0.2.2=n2,192.0.2.3=n1"}),
+    )
+    .expect("annotations");
+    bench.sync(vec![balanced.clone(), service("b", "10.96.0.2", 4)]);
+    let announced = |bench: &Bench| -> Vec<IpAddr> {
+        let all = bench.reconciler.announcements.get();
+        all.into_values().flatten().collect()
+    };
+    assert!(announced(&bench).is_empty(), "not before the rules");
+    bench.reconciler.reconcile().await;
+    assert_eq!(announced(&bench), [IpAddr::from([192, 0, 2, 1])]);
+    balanced.metadata.annotations.announced_by = Some("192.0.2.1=n2".into());
+    bench.change(vec![Delta::Put(balanced)]);
+    bench.reconciler.reconcile().await;
+    assert!(announced(&bench).is_empty());
 }
