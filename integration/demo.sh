@@ -126,6 +126,24 @@ for node in node1 node2 node3; do
   from_host "reached from the outside client through $node" client --retry 5 "http://$addr:30080/"
 done
 
+title "my-load-balancer: an address of the nodes' own network"
+check "applied" kubectl apply -f examples/load-balancer.yaml
+check "it gets an address" kubectl wait --for=jsonpath='{.status.loadBalancer.ingress[0].ip}' service/my-load-balancer --timeout=10s
+vip=$(kubectl get service my-load-balancer -o jsonpath='{.status.loadBalancer.ingress[0].ip}')
+from_host "reached from the outside client by that address" client --retry 5 "http://$vip/"
+answering() { kubectl get service my-load-balancer -o jsonpath='{.metadata.annotations.minik\.dev/announced-by}' | sed 's/.*=//'; }
+first=$(answering)
+check "the node that answers is lost: $first" "$minik" lab partition "$first"
+taken_over() {
+  for _ in {1..50}; do
+    [ "$(answering)" != "$first" ] && break
+    sleep 0.1
+  done
+  "$minik" lab exec client -- "$minik" fetch --retry 5 "http://$vip/"
+}
+check_that "another node answers" "$minik lab exec client -- $minik fetch --retry 5 http://$vip/" taken_over
+check "it is back" "$minik" lab heal "$first"
+
 title "Summary"
 printf '%d checks passed, %d failed, in %d s\n' "$passed" "${#failures[@]}" "$((SECONDS - started))"
 for failure in "${failures[@]}"; do printf '%s   FAILED: %s%s\n' "$red" "$failure" "$plain"; done

@@ -272,7 +272,9 @@ fn a_service_says_whether_and_where_it_is_programmed() {
 fn a_balancer_with_a_local_policy_finds_the_node_and_the_client_keeps_its_address() {
     let lab = Lab::up(2, &[]);
     lab.echo_pods(&[("a1", "a", "node1"), ("client", "client", "node2")]);
-    let spec = "{type: LoadBalancer, externalTrafficPolicy: Local, sessionAffinity: ClientIP, selector: {app: a}, \
+    // Of a class that is not the built-in one, which therefore stays away.
+    let spec = "{type: LoadBalancer, loadBalancerClass: example.com/outside, externalTrafficPolicy: Local, \
+                sessionAffinity: ClientIP, selector: {app: a}, \
                 loadBalancerSourceRanges: [198.18.0.100/32, 10.244.0.0/16], ports: [{port: 80, targetPort: 9376}]}";
     let _ = lab.apply(&service("a", spec)).ok();
     let object = lab.get(&["service", "a"]);

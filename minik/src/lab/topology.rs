@@ -50,6 +50,9 @@ const OUTSIDE_GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Both segments are /24.
 pub(crate) const PREFIX_LEN: u8 = 24;
 
+/// Addresses of the cluster's segment that no host has, for Services of type LoadBalancer.
+pub(crate) const LOAD_BALANCER_POOL: &str = "198.18.0.200-198.18.0.254";
+
 /// The switch's addresses.
 pub(crate) const GATEWAYS: [Ipv4Addr; 2] = [CLUSTER_GATEWAY, OUTSIDE_GATEWAY];
 

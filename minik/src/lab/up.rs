@@ -13,6 +13,7 @@ use std::{
 use agent::client::Client;
 use anyhow::{Context, Result, anyhow, bail};
 use api::core::Node;
+use apiserver::controller::PoolEntry;
 use bytes::Bytes;
 use clap::Args;
 use http::Method;
@@ -51,6 +52,9 @@ pub(crate) struct UpArgs {
     /// Seconds without a heartbeat after which the server takes a node for lost.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
     node_grace_secs: u16,
+    /// Where Services of type LoadBalancer get their addresses, as for `minik server`. Can be repeated.
+    #[arg(long, value_name = "RANGE", default_value = topology::LOAD_BALANCER_POOL)]
+    load_balancer_pool: Vec<PoolEntry>,
 }
 
 /// Builds the lab, or leaves nothing behind.
@@ -254,6 +258,9 @@ fn start_server(lab: &Lab, hosts: &[Host], args: &UpArgs) -> Result<()> {
     flag("--bind", format!("{}:{API_PORT}", control.addr));
     flag("--advertise-address", control.addr.to_string());
     flag("--node-grace-secs", args.node_grace_secs.to_string());
+    for entry in &args.load_balancer_pool {
+        flag("--load-balancer-pool", entry.to_string());
+    }
     let log = lab.host_dir(&control.name).join("log/server.log");
     let start = Request::Start {
         unit: "server".to_owned(),

@@ -1,0 +1,141 @@
+//! Services of type LoadBalancer: an address of the nodes' network, answered by one node, and by another when that one is lost.
+
+use integration::{DEADLINE, Lab, eventually};
+
+/// A Service of type LoadBalancer for the Pods labelled `app: a`.
+fn service(name: &str, policy: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{type: LoadBalancer, \
+         externalTrafficPolicy: {policy}, selector: {{app: a}}, ports: [{{port: 80, targetPort: 9376}}]}}}}"
+    )
+}
+
+/// The address a Service has got.
+fn address(lab: &Lab, name: &str) -> Result<String, String> {
+    let service = lab.get(&["service", name]);
+    let ip = service["status"]["loadBalancer"]["ingress"][0]["ip"].as_str();
+    ip.map(str::to_owned)
+        .ok_or_else(|| service["status"].to_string())
+}
+
+/// The node that announces a Service.
+fn node(lab: &Lab, name: &str) -> Result<String, String> {
+    let service = lab.get(&["service", name]);
+    let text = service["metadata"]["annotations"]["minik.dev/announced-by"].as_str();
+    let node = text.and_then(|text| Some(text.split_once('=')?.1.to_owned()));
+    node.ok_or_else(|| service["metadata"].to_string())
+}
+
+/// What the client outside the cluster gets from an address.
+fn fetch(lab: &Lab, address: &str) -> Result<String, String> {
+    let url = format!("http://{address}/");
+    lab.minik_on("client", &["fetch", "--json", &url]).result()
+}
+
+fn events(lab: &Lab, name: &str) -> String {
+    lab.kubectl(&["describe", "service", name]).ok()
+}
+
+#[test]
+fn a_client_outside_reaches_a_service_by_its_address_and_another_node_takes_over_when_one_is_lost()
+{
+    let lab = Lab::up(3, &[]);
+    lab.echo_pods(&[
+        ("a1", "a", "node1"),
+        ("a2", "a", "node2"),
+        ("a3", "a", "node3"),
+    ]);
+    let _ = lab.apply(&service("lb", "Cluster")).ok();
+    let vip = eventually("an address", DEADLINE, || address(&lab, "lb"));
+    assert_eq!(vip, "198.18.0.200");
+    eventually("the client is answered", DEADLINE, || fetch(&lab, &vip));
+    let said = events(&lab, "lb");
+    let first = eventually("a node", DEADLINE, || node(&lab, "lb"));
+    for words in ["IPAllocated", &format!("announced by node {first}")] {
+        assert!(said.contains(words), "{words:?} is missing in: {said}");
+    }
+
+    // Dead and cut off: nothing tells the server but silence.
+    let _ = lab.lab(&["kill", &first]).ok();
+    let _ = lab.lab(&["partition", &first]).ok();
+    let second = eventually("another node", DEADLINE, || {
+        let now = node(&lab, "lb")?;
+        (now != first)
+            .then_some(now)
+            .ok_or("the same node".to_owned())
+    });
+    eventually("the client is answered again", DEADLINE, || {
+        fetch(&lab, &vip)
+    });
+
+    // Cut off only: its agent lives on, and ends its answers when it hears of the new one.
+    let _ = lab.lab(&["heal", &first]).ok();
+    let _ = lab.lab(&["start", &first]).ok();
+    let _ = lab.lab(&["partition", &second]).ok();
+    let third = eventually("a third node", DEADLINE, || {
+        let now = node(&lab, "lb")?;
+        (now != second)
+            .then_some(now)
+            .ok_or("the same node".to_owned())
+    });
+    let _ = lab.lab(&["heal", &second]).ok();
+    let link = lab
+        .on(&third, &["ip", "-o", "link", "show", "dev", "eth0"])
+        .ok();
+    let mac = link
+        .split("link/ether ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next());
+    let wanted = mac.expect("the link's address").to_owned();
+    eventually("only the third node answers ARP", DEADLINE, || {
+        let _ = lab.on("client", &["ip", "neigh", "flush", "to", &vip]);
+        fetch(&lab, &vip)?;
+        let known = lab
+            .on("client", &["ip", "neigh", "show", "to", &vip])
+            .result()?;
+        known.contains(&wanted).then_some(()).ok_or(known)
+    });
+}
+
+#[test]
+fn with_a_local_policy_a_node_with_an_endpoint_answers_and_the_pod_sees_the_client() {
+    let lab = Lab::up(3, &[]);
+    lab.echo_pods(&[("a2", "a", "node2")]);
+    let _ = lab.apply(&service("lb", "Local")).ok();
+    let vip = eventually("an address", DEADLINE, || address(&lab, "lb"));
+    let answer = eventually("the client is answered", DEADLINE, || fetch(&lab, &vip));
+    assert!(answer.contains("198.18.0.100:"), "{answer}");
+    assert_eq!(node(&lab, "lb"), Ok("node2".to_owned()));
+}
+
+#[test]
+fn an_address_is_given_back_and_an_event_says_why_a_service_has_none() {
+    let lab = Lab::up(1, &["--load-balancer-pool", "198.18.0.220-198.18.0.220"]);
+    let _ = lab.apply(&service("first", "Cluster")).ok();
+    eventually("an address", DEADLINE, || address(&lab, "first"));
+    let _ = lab.apply(&service("second", "Cluster")).ok();
+    eventually("it is told", DEADLINE, || {
+        let said = events(&lab, "second");
+        let told = said.contains("SyncLoadBalancerFailed") && said.contains("is taken");
+        told.then_some(()).ok_or(said)
+    });
+    let table = lab.kubectl(&["get", "service", "second"]).ok();
+    assert!(table.contains("<pending>"), "{table}");
+    let _ = lab
+        .kubectl(&["delete", "service", "first", "--timeout=30s"])
+        .ok();
+    let given = eventually("the address", DEADLINE, || address(&lab, "second"));
+    assert_eq!(given, "198.18.0.220");
+
+    // Of another type it needs none.
+    let patch = r#"{"spec":{"type":"ClusterIP"}}"#;
+    let _ = lab
+        .kubectl(&["patch", "service", "second", "-p", patch])
+        .ok();
+    eventually("nothing is left of it", DEADLINE, || {
+        let service = lab.get(&["service", "second"]);
+        let gone = service["metadata"]["finalizers"].is_null()
+            && service["status"]["loadBalancer"]["ingress"].is_null();
+        gone.then_some(()).ok_or(service.to_string())
+    });
+}
