@@ -131,12 +131,17 @@ async fn u6_u7_kubectl_auth_says_who_and_what() {
     bind(&server, "default", "view", "jane").await;
     let kubectl = async |arguments: &str| {
         let home = tempfile::tempdir().unwrap();
-        let mut command = tokio::process::Command::new("/usr/bin/kubectl");
-        command.env_clear().env("HOME", home.path()).args([
-            "--kubeconfig",
-            &server.kubeconfig().to_string_lossy(),
-            &format!("--server=https://{}", server.address),
-        ]);
+        let mut command = tokio::process::Command::new("kubectl");
+        let path = std::env::var_os("PATH").unwrap();
+        command
+            .env_clear()
+            .env("PATH", path)
+            .env("HOME", home.path())
+            .args([
+                "--kubeconfig",
+                &server.kubeconfig().to_string_lossy(),
+                &format!("--server=https://{}", server.address),
+            ]);
         let output = command.args(arguments.split_whitespace()).output();
         let output = output.await.unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()

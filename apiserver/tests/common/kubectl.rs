@@ -1,33 +1,66 @@
 //! The real kubectl, in each version the machine has.
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use tokio::process::Command;
 
 use super::Api;
 
-/// Every kubectl there is: the one in the path, and the versions a dispatching one keeps beside it.
+/// The kubectls to test with: those that `MINIK_KUBECTLS` lists (as PATH lists, with `:`), else every one on PATH.
 fn versions() -> Vec<PathBuf> {
-    let first = PathBuf::from("/usr/bin/kubectl");
-    let real = std::fs::canonicalize(&first).expect("kubectl is installed");
-    let beside = std::fs::read_dir(real.parent().unwrap()).unwrap();
-    let mut all: Vec<PathBuf> = beside
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| {
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            name.starts_with("kubectl.1.")
-        })
-        .collect();
-    all.sort();
-    if all.is_empty() {
-        all.push(first);
-    }
+    let list = std::env::var_os("MINIK_KUBECTLS");
+    let all: Vec<PathBuf> = match &list {
+        Some(list) => std::env::split_paths(list).collect(),
+        None => on_path(),
+    };
+    assert!(
+        !all.is_empty() && all.iter().all(|path| path.is_file()),
+        "MINIK_KUBECTLS, else PATH, has to name kubectl: `make tools` installs it (got {all:?})"
+    );
     all
+}
+
+/// Every `kubectl` and `kubectl.1.x` in the directories of PATH. Where a version stands beside the file that a plain `kubectl`
+/// leads to, that one is no kubectl itself but chooses among those.
+fn on_path() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").expect("PATH is set");
+    let mut all = BTreeSet::new();
+    for directory in std::env::split_paths(&path) {
+        let plain = directory.join("kubectl");
+        let mut found = numbered(&directory);
+        if let Ok(real) = plain.canonicalize() {
+            found.extend(real.parent().map(numbered).unwrap_or_default());
+            if found.is_empty() {
+                found.push(real);
+            }
+        }
+        all.extend(found);
+    }
+    all.into_iter().collect()
+}
+
+/// The `kubectl.1.x` of a directory.
+fn numbered(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten();
+    entries
+        .flatten()
+        .filter(|entry| {
+            entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with("kubectl.1.")
+        })
+        .filter_map(|entry| entry.path().canonicalize().ok())
+        .collect()
 }
 
 /// A kubectl that talks to a test's server.
 pub struct Kubectl {
-    program: PathBuf,
+    /// The binary.
+    pub program: PathBuf,
     server: String,
     /// Its home directory.
     pub home: tempfile::TempDir,
