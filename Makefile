@@ -21,12 +21,16 @@ build: ## Build the one static binary (PROFILE=release|ci|dev)
 tools: ## Install what demo and tests need and this machine lacks (kubectl, nft, ...)
 	integration/tools.sh
 
+.PHONY: clients
+clients: ## Install the API clients that only tests need (the official Python client)
+	integration/clients.sh
+
 .PHONY: demo
 demo: tools build ## Start a three-node lab, apply examples/, show a Service at work (KEEP=1 leaves it up)
 	KEEP=$(KEEP) integration/demo.sh $(BIN)
 
 .PHONY: test
-test: tools lint ## Lint, build and run every test: pure, shell and whole
+test: tools clients lint ## Lint, build and run every test: pure, shell and whole
 	$(MAKE) build PROFILE=dev
 	MINIK_BIN=$(CURDIR)/target/minik/dev/minik integration/test.sh
 

@@ -11,3 +11,10 @@ as_root() {
     return 1
   fi
 }
+
+# install PACKAGE...: of the distribution (Debian, Ubuntu).
+install() {
+  echo "installing $*"
+  as_root apt-get update -q &&
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"
+}

@@ -9,12 +9,6 @@ mkdir -p "$tools"
 # A user's PATH may lack the directories of nft and ip.
 PATH=$tools:$PATH:/usr/sbin:/sbin
 
-install() {
-  echo "installing $*"
-  as_root apt-get update -q &&
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"
-}
-
 packages=()
 need() { command -v "$1" >/dev/null || packages+=("$2"); }
 need nft nftables
