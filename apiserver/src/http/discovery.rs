@@ -7,35 +7,36 @@ use http::{StatusCode, header};
 use serde_json::{Value, json};
 
 use super::{Call, accept, json_value, route::Route};
-use crate::registry::{ApiError, Kind, kind::Subresource, kinds};
+use crate::registry::{ApiError, Catalog, Kind, kind::Subresource};
 
 /// Answers `/api`, `/apis` and what is right below.
 pub(super) fn serve(call: &Call, route: &Route) -> Result<Response, ApiError> {
+    let kinds = &call.state.registry.kinds();
     let document = match route {
         Route::Core => match aggregated_version(call) {
-            Some(version) => return Ok(aggregated(call, version, &[""])),
+            Some(version) => return Ok(aggregated(call, kinds, version, &[""])),
             None => json!({
                 "kind": "APIVersions", "versions": ["v1"],
                 "serverAddressByClientCIDRs": [],
             }),
         },
         Route::Groups => match aggregated_version(call) {
-            Some(version) => return Ok(aggregated(call, version, &named_groups())),
+            Some(version) => return Ok(aggregated(call, kinds, version, &named_groups(kinds))),
             None => json!({
                 "kind": "APIGroupList", "apiVersion": "v1",
-                "groups": named_groups().into_iter().map(|name| group(name, false)).collect::<Value>(),
+                "groups": named_groups(kinds).into_iter().map(|name| group(kinds, name, false)).collect::<Value>(),
             }),
         },
-        Route::Group(name) => group(name, true),
-        Route::Resources { group, version } => resources(group, version),
+        Route::Group(name) => group(kinds, name, true),
+        Route::Resources { group, version } => resources(kinds, group, version),
         _ => return Err(ApiError::UnknownPath),
     };
     Ok(json_value(StatusCode::OK, &document))
 }
 
 /// The groups with a name, each once, in the order of the kinds.
-fn named_groups() -> Vec<&'static str> {
-    let mut groups = distinct(kinds::ALL.iter().map(|kind| kind.group));
+fn named_groups(kinds: &Catalog) -> Vec<&'static str> {
+    let mut groups = distinct(kinds.all().map(|kind| kind.group));
     groups.retain(|group| !group.is_empty());
     groups
 }
@@ -51,13 +52,13 @@ fn distinct(words: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
     seen
 }
 
-fn versions(group: &str) -> Vec<&'static str> {
-    let of_group = kinds::ALL.iter().filter(|kind| kind.group == group);
+fn versions(kinds: &Catalog, group: &str) -> Vec<&'static str> {
+    let of_group = kinds.all().filter(|kind| kind.group == group);
     distinct(of_group.map(|kind| kind.version))
 }
 
-fn group(name: &str, alone: bool) -> Value {
-    let versions: Vec<Value> = versions(name)
+fn group(kinds: &Catalog, name: &str, alone: bool) -> Value {
+    let versions: Vec<Value> = versions(kinds, name)
         .iter()
         .map(|version| json!({"groupVersion": format!("{name}/{version}"), "version": version}))
         .collect();
@@ -71,14 +72,9 @@ fn group(name: &str, alone: bool) -> Value {
     group
 }
 
-fn of_version<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Kind> + 'a {
-    let all = kinds::ALL.iter().copied();
-    all.filter(move |kind| kind.group == group && kind.version == version)
-}
-
-fn resources(group: &str, version: &str) -> Value {
+fn resources(kinds: &Catalog, group: &str, version: &str) -> Value {
     let mut resources = Vec::new();
-    for kind in of_version(group, version) {
+    for kind in kinds.of_version(group, version) {
         let mut resource = json!({
             "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
             "kind": kind.kind, "verbs": kind.verbs,
@@ -138,8 +134,11 @@ fn aggregated_version(call: &Call) -> Option<&'static str> {
     None
 }
 
-fn aggregated(call: &Call, version: &'static str, groups: &[&str]) -> Response {
-    let items: Vec<Value> = groups.iter().map(|group| aggregated_group(group)).collect();
+fn aggregated(call: &Call, kinds: &Catalog, version: &'static str, groups: &[&str]) -> Response {
+    let items: Vec<Value> = groups
+        .iter()
+        .map(|group| aggregated_group(kinds, group))
+        .collect();
     let document = json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"),
         "metadata": {}, "items": items,
@@ -168,11 +167,12 @@ fn aggregated(call: &Call, version: &'static str, groups: &[&str]) -> Response {
     response
 }
 
-fn aggregated_group(group: &str) -> Value {
-    let versions: Vec<Value> = versions(group)
+fn aggregated_group(kinds: &Catalog, group: &str) -> Value {
+    let versions: Vec<Value> = versions(kinds, group)
         .into_iter()
         .map(|version| {
-            let resources: Vec<Value> = of_version(group, version)
+            let resources: Vec<Value> = kinds
+                .of_version(group, version)
                 .map(aggregated_resource)
                 .collect();
             json!({"version": version, "resources": resources, "freshness": "Current"})

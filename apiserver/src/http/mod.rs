@@ -120,10 +120,11 @@ async fn handle(Shared((state, lanes)): Shared<(State, Lanes)>, request: Request
 }
 
 async fn dispatch(mut call: Call) -> Result<Response, ApiError> {
-    let Some(route) = route::parse(&call.path) else {
+    let kinds = call.state.registry.kinds();
+    let Some(route) = route::parse(&kinds, &call.path) else {
         permit_path(&call).await?;
         // Without a `Status`, kubectl would say that the object does not exist.
-        if let Some((kind, name, subresource)) = route::unserved(&call.path) {
+        if let Some((kind, name, subresource)) = route::unserved(&kinds, &call.path) {
             return Err(ApiError::UnservedSubresource {
                 kind,
                 name,

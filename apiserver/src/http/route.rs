@@ -1,7 +1,7 @@
 //! What a path means.
 
 use super::query::decode;
-use crate::registry::{Kind, kind::Subresource, kinds};
+use crate::registry::{Catalog, Kind, kind::Subresource, kinds};
 
 /// An object, a collection, or something below an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Probe {
 
 /// Reads a path. `None` is a plain 404.
 #[must_use]
-pub fn parse(path: &str) -> Option<Route> {
+pub fn parse(served: &Catalog, path: &str) -> Option<Route> {
     let path = path.strip_prefix('/')?;
     let path = path.strip_suffix('/').unwrap_or(path);
     let parts: Vec<String> = path.split('/').map(|part| decode(part, false)).collect();
@@ -121,25 +121,27 @@ pub fn parse(path: &str) -> Option<Route> {
         ["version"] => Route::Version,
         ["openapi", "v2"] => Route::OpenApiV2,
         ["openapi", "v3"] => Route::OpenApiV3,
-        ["openapi", "v3", "api", version] => served_version("", version)?.document(),
-        ["openapi", "v3", "apis", group, version] => served_version(group, version)?.document(),
+        ["openapi", "v3", "api", version] => served_version(served, "", version)?.document(),
+        ["openapi", "v3", "apis", group, version] => {
+            served_version(served, group, version)?.document()
+        }
         ["api"] => Route::Core,
         ["apis"] => Route::Groups,
-        ["api", version] => served_version("", version)?.resources(),
-        ["apis", group] => {
-            let known = kinds::ALL.iter().any(|kind| kind.group == *group);
-            (known && !group.is_empty()).then(|| Route::Group((*group).to_owned()))?
+        ["api", version] => served_version(served, "", version)?.resources(),
+        ["apis", group] => (served.has_group(group) && !group.is_empty())
+            .then(|| Route::Group((*group).to_owned()))?,
+        ["apis", group, version] => served_version(served, group, version)?.resources(),
+        ["api", version, rest @ ..] => Route::Resource(target(served, "", version, rest)?),
+        ["apis", group, version, rest @ ..] => {
+            Route::Resource(target(served, group, version, rest)?)
         }
-        ["apis", group, version] => served_version(group, version)?.resources(),
-        ["api", version, rest @ ..] => Route::Resource(target("", version, rest)?),
-        ["apis", group, version, rest @ ..] => Route::Resource(target(group, version, rest)?),
         _ => return None,
     })
 }
 
 /// What a path asks of an object when that is a subresource which is not served: kind, object's name, subresource.
 #[must_use]
-pub fn unserved(path: &str) -> Option<(&'static Kind, String, String)> {
+pub fn unserved(served: &Catalog, path: &str) -> Option<(&'static Kind, String, String)> {
     let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
     let (group, version, rest) = match parts.as_slice() {
         ["api", version, rest @ ..] => ("", *version, rest),
@@ -151,7 +153,7 @@ pub fn unserved(path: &str) -> Option<(&'static Kind, String, String)> {
         [plural, name, subresource, ..] => (plural, name, subresource),
         _ => return None,
     };
-    let kind = kinds::find(group, version, plural)?;
+    let kind = served.find(group, version, plural)?;
     let unserved = !name.is_empty() && kind.subresource(subresource).is_none();
     unserved.then(|| (kind, decode(name, false), decode(subresource, false)))
 }
@@ -170,14 +172,12 @@ impl GroupVersion {
     }
 }
 
-fn served_version(group: &str, version: &str) -> Option<GroupVersion> {
-    let served = kinds::ALL
-        .iter()
-        .any(|kind| kind.group == group && kind.version == version);
-    served.then(|| GroupVersion(group.to_owned(), version.to_owned()))
+fn served_version(served: &Catalog, group: &str, version: &str) -> Option<GroupVersion> {
+    let known = served.of_version(group, version).next().is_some();
+    known.then(|| GroupVersion(group.to_owned(), version.to_owned()))
 }
 
-fn target(group: &str, version: &str, rest: &[&str]) -> Option<Target> {
+fn target(served: &Catalog, group: &str, version: &str, rest: &[&str]) -> Option<Target> {
     let (namespace, plural, rest) = match rest {
         // `/namespaces/<name>/finalize` is below the Namespace; `/namespaces/<name>/pods` is inside it.
         ["namespaces", name, sub, ..]
@@ -189,7 +189,7 @@ fn target(group: &str, version: &str, rest: &[&str]) -> Option<Target> {
         [plural, rest @ ..] => (None, *plural, rest),
         [] => return None,
     };
-    let kind = kinds::find(group, version, plural)?;
+    let kind = served.find(group, version, plural)?;
     if namespace.is_some() != kind.namespaced && (namespace.is_some() || !rest.is_empty()) {
         return None;
     }
@@ -215,7 +215,7 @@ mod tests {
     fn resource(
         path: &str,
     ) -> Option<(&'static Kind, Option<String>, Option<String>, &'static str)> {
-        let Route::Resource(target) = parse(path)? else {
+        let Route::Resource(target) = parse(&Catalog::default(), path)? else {
             return None;
         };
         let sub = target.subresource.map_or("", |sub| sub.name);
@@ -276,8 +276,8 @@ mod tests {
             "/metricsx",
             "/api//v1",
         ] {
-            assert_eq!(parse(path), None, "{path}");
+            assert_eq!(parse(&Catalog::default(), path), None, "{path}");
         }
-        assert_eq!(parse("/apis/"), Some(Route::Groups));
+        assert_eq!(parse(&Catalog::default(), "/apis/"), Some(Route::Groups));
     }
 }

@@ -1,6 +1,6 @@
 //! The rules of every kind, over the store: names and defaults, validation, allocation, deletion, lists and watches.
 //!
-//! Reading order: [`kind`] (what a kind is), [`kinds`] (all of them), [`object`] (one version of one object),
+//! Reading order: [`kind`] (what a kind is), [`kinds`] (all that are built in), [`catalog`] (what is served now), [`object`] (one version of one object),
 //! [`options`] (how a caller wants things), then the verbs: `read`, `write`, `apply`, `delete`, `watch`. [`error`] says what
 //! can go wrong, [`meta`] holds the rules every kind shares, `managed` who owns which fields, [`allocate`] addresses and ports, [`table`] what
 //! `kubectl get` prints.
@@ -14,6 +14,7 @@ use crate::store::{Backend, Revision};
 pub mod allocate;
 mod apply;
 pub mod binding;
+pub mod catalog;
 pub mod causes;
 mod delete;
 pub mod error;
@@ -31,6 +32,7 @@ mod write;
 
 pub use apply::{Apply, Check};
 pub use binding::Binding;
+pub use catalog::Catalog;
 pub use causes::{Cause, CauseReason, Causes};
 pub use error::ApiError;
 pub use kind::Kind;
@@ -102,6 +104,7 @@ pub struct Registry {
     backend: Arc<dyn Backend>,
     context: Arc<Context>,
     memos: Arc<watch::Memos>,
+    catalog: Arc<tokio::sync::watch::Sender<Arc<Catalog>>>,
     /// The newest revision that somebody waits for nodes to have applied.
     awaited: tokio::sync::watch::Sender<Revision>,
 }
@@ -114,6 +117,7 @@ impl Registry {
             backend,
             context: Arc::new(context),
             memos: Arc::default(),
+            catalog: Arc::default(),
             awaited: tokio::sync::watch::Sender::default(),
         }
     }

@@ -20,7 +20,7 @@ use crate::{
     registry::{
         ApiError, DeleteOptions, Kind, ListQuery, Part, Registry, WatchItem, WatchQuery,
         WatchStart, WriteOptions,
-        kinds::{self, NAMESPACES, PODS},
+        kinds::{NAMESPACES, PODS},
         meta,
     },
     store::Revision,
@@ -116,8 +116,9 @@ async fn look(registry: &Registry, name: &str) -> Result<Option<Left>, ApiError>
     // Pods may need the rest until they have stopped.
     delete_all(registry, &PODS, name, &mut left).await?;
     if left.since.is_empty() && left.content.errors.is_empty() {
-        let others = kinds::ALL.iter().copied();
-        for kind in others
+        let kinds = registry.kinds();
+        for kind in kinds
+            .resources()
             .filter(|kind| kind.namespaced && kind.verbs.contains(&"delete") && **kind != PODS)
         {
             delete_all(registry, kind, name, &mut left).await?;

@@ -1,4 +1,4 @@
-//! Every kind the server knows, one file each, and the one table that lists them.
+//! Every built-in kind, one file each, and the one table that lists them.
 
 use serde_json::Value;
 
@@ -68,7 +68,7 @@ pub use service_account::SERVICE_ACCOUNTS;
 pub use service_cidr::SERVICE_CIDRS;
 pub use stateful_set::STATEFUL_SETS;
 
-/// All kinds, in the order discovery lists them.
+/// All built-in kinds, in the order discovery lists them.
 pub static ALL: &[&Kind] = &[
     &CONFIG_MAPS,
     &ENDPOINTS,
@@ -106,14 +106,6 @@ pub static ALL: &[&Kind] = &[
     &ROLE_BINDINGS,
     &ROLES,
 ];
-
-/// The kind served at this group, version and plural name.
-#[must_use]
-pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-    ALL.iter()
-        .find(|kind| kind.group == group && kind.version == version && kind.plural == plural)
-        .copied()
-}
 
 /// `k=v,…` of a label map, sorted.
 fn label_list(labels: &Value) -> String {
