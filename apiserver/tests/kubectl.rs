@@ -167,6 +167,9 @@ async fn p4_kubectl_patches_strategically_and_explains() {
         assert_eq!(text.split_whitespace().count(), 2, "{text}");
         let text = kubectl.works("explain service.spec.ports").await;
         assert!(text.contains("nodePort"), "{text}");
+        let text = kubectl.works("explain pod.spec.containers").await;
+        let says = ["image\t<string>", "Container image name. More info:"];
+        assert!(says.iter().all(|words| text.contains(words)), "{text}");
     })
     .await;
 }

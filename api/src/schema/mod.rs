@@ -6,6 +6,7 @@
 
 pub mod apply;
 mod check;
+mod descriptions;
 mod openapi;
 mod protobuf;
 mod strategic;
@@ -14,7 +15,7 @@ mod table;
 use std::sync::LazyLock;
 
 pub use check::{TypeError, UnknownField};
-pub use openapi::{ServedKind, openapi_v3};
+pub use openapi::{ServedKind, openapi_v2, openapi_v3};
 pub use protobuf::{Envelope, ProtobufError, unwrap_envelope};
 pub use strategic::PatchError;
 

@@ -1,7 +1,8 @@
-//! OpenAPI v3 documents, made from the table.
+//! OpenAPI documents, made from the table: one of version 3 for each group-version, one of version 2 (Swagger) for all.
 
 use serde_json::{Map, Value, json};
 
+use super::descriptions::{ByType, Descriptions};
 use super::{Field, ListType, Scalar, Shape, Strategy, Type, lookup};
 
 /// A kind a document describes.
@@ -24,38 +25,20 @@ const PATCHES: [&str; 4] = [
     "application/strategic-merge-patch+json",
 ];
 
+/// Schemas differ a little between the versions of OpenAPI.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Version {
+    V2,
+    V3,
+}
+
 /// The document of a group-version: the schemas of its kinds, and of every kind the PATCH operation, where kubectl looks for
 /// `fieldValidation` and the patch types. Kinds the table does not know are left out.
 pub fn openapi_v3(group: &str, version: &str, kinds: &[ServedKind<'_>]) -> Value {
-    let mut schemas = Map::new();
-    let mut paths = Map::new();
-    let root = if group.is_empty() {
-        format!("/api/{version}")
-    } else {
-        format!("/apis/{group}/{version}")
-    };
-    for served in kinds {
-        let Some(of) = lookup(group, version, served.kind) else {
-            continue;
-        };
-        add_schema(of, &mut schemas);
-        let namespace = if served.namespaced {
-            "/namespaces/{namespace}"
-        } else {
-            ""
-        };
-        let gvk = json!({"group": group, "version": version, "kind": served.kind});
-        paths.insert(
-            format!("{root}{namespace}/{}/{{name}}", served.plural),
-            patch_operation(gvk),
-        );
-    }
-    for kind in ["DeleteOptions", "Status"] {
-        if let Some(of) = lookup(group, version, kind) {
-            add_schema(of, &mut schemas);
-        }
-    }
-    schemas.sort_keys();
+    let descriptions = Descriptions::unpack();
+    let mut document = Document::new(Version::V3, descriptions.by_type());
+    document.add(group, version, kinds);
+    let Document { schemas, paths, .. } = document;
     json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": "v1"},
@@ -64,31 +47,116 @@ pub fn openapi_v3(group: &str, version: &str, kinds: &[ServedKind<'_>]) -> Value
     })
 }
 
-fn patch_operation(gvk: Value) -> Value {
-    let content: Map<String, Value> = PATCHES
-        .iter()
-        .map(|media| ((*media).to_owned(), json!({})))
-        .collect();
-    let query = |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string"}});
-    json!({"patch": {
-        "parameters": [query("dryRun"), query("fieldManager"), query("fieldValidation")],
-        "requestBody": {"content": content},
-        "responses": {"200": {"description": "OK"}},
-        "x-kubernetes-action": "patch",
-        "x-kubernetes-group-version-kind": gvk,
-    }})
+/// The document of all group-versions, as (group, version, kinds), in version 2 of OpenAPI.
+pub fn openapi_v2(served: &[(&str, &str, Vec<ServedKind<'_>>)]) -> Value {
+    let descriptions = Descriptions::unpack();
+    let mut document = Document::new(Version::V2, descriptions.by_type());
+    for (group, version, kinds) in served {
+        document.add(group, version, kinds);
+    }
+    let Document { schemas, paths, .. } = document;
+    json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": "v1"},
+        "paths": paths,
+        "definitions": schemas,
+    })
 }
 
-/// Adds the schema of a type and of all it refers to.
-fn add_schema(of: &'static Type, schemas: &mut Map<String, Value>) {
-    let mut waiting = vec![of];
-    while let Some(of) = waiting.pop() {
-        let name = full_name(of.name);
-        if schemas.contains_key(&name) {
-            continue;
+/// A document being made.
+struct Document<'a> {
+    version: Version,
+    descriptions: ByType<'a>,
+    schemas: Map<String, Value>,
+    paths: Map<String, Value>,
+}
+
+impl<'a> Document<'a> {
+    fn new(version: Version, descriptions: ByType<'a>) -> Self {
+        Self {
+            version,
+            descriptions,
+            schemas: Map::new(),
+            paths: Map::new(),
         }
-        schemas.insert(name, schema(of));
-        waiting.extend(of.fields.iter().filter_map(|field| innermost(&field.shape)));
+    }
+
+    /// Adds the kinds of a group-version.
+    fn add(&mut self, group: &str, version: &str, kinds: &[ServedKind<'_>]) {
+        let root = if group.is_empty() {
+            format!("/api/{version}")
+        } else {
+            format!("/apis/{group}/{version}")
+        };
+        for served in kinds {
+            let Some(of) = lookup(group, version, served.kind) else {
+                continue;
+            };
+            self.add_schema(of);
+            let namespace = if served.namespaced {
+                "/namespaces/{namespace}"
+            } else {
+                ""
+            };
+            let gvk = json!({"group": group, "version": version, "kind": served.kind});
+            let path = format!("{root}{namespace}/{}/{{name}}", served.plural);
+            self.paths.insert(path, self.version.patch_operation(gvk));
+        }
+        for kind in ["DeleteOptions", "Status"] {
+            if let Some(of) = lookup(group, version, kind) {
+                self.add_schema(of);
+            }
+        }
+        self.schemas.sort_keys();
+    }
+
+    /// Adds the schema of a type and of all it refers to.
+    fn add_schema(&mut self, of: &'static Type) {
+        let mut waiting = vec![of];
+        while let Some(of) = waiting.pop() {
+            let name = full_name(of.name);
+            if self.schemas.contains_key(&name) {
+                continue;
+            }
+            self.schemas.insert(name, self.schema(of));
+            waiting.extend(of.fields.iter().filter_map(|field| innermost(&field.shape)));
+        }
+    }
+
+    fn schema(&self, of: &Type) -> Value {
+        let texts = self.descriptions.of(of.name);
+        let mut schema = Map::new();
+        if let Some(text) = texts.own() {
+            schema.insert("description".into(), text.into());
+        }
+        schema.insert("type".into(), "object".into());
+        if !of.fields.is_empty() {
+            let property = |field: &Field| {
+                let mut property = self.version.property(field);
+                if let Some(text) = texts.field(field.name) {
+                    property.insert("description".into(), text.into());
+                }
+                (field.name.to_owned(), Value::Object(property))
+            };
+            let properties: Map<_, _> = of.fields.iter().map(property).collect();
+            schema.insert("properties".into(), properties.into());
+        }
+        let required = of.fields.iter().filter(|field| field.required);
+        let required: Vec<_> = required.map(|field| field.name).collect();
+        if !required.is_empty() {
+            schema.insert("required".into(), required.into());
+        }
+        if of.atomic {
+            schema.insert("x-kubernetes-map-type".into(), "atomic".into());
+        }
+        if !of.kinds.is_empty() {
+            let gvk = |(group, version, kind): &(&str, &str, &str)| json!({"group": group, "version": version, "kind": kind});
+            schema.insert(
+                "x-kubernetes-group-version-kind".into(),
+                of.kinds.iter().map(gvk).collect(),
+            );
+        }
+        Value::Object(schema)
     }
 }
 
@@ -109,114 +177,117 @@ fn full_name(name: &str) -> String {
     format!("{package}.{name}")
 }
 
-fn schema(of: &Type) -> Value {
-    let mut schema = Map::new();
-    schema.insert("type".into(), "object".into());
-    if !of.fields.is_empty() {
-        let properties: Map<_, _> = of
-            .fields
-            .iter()
-            .map(|field| (field.name.to_owned(), property(field)))
-            .collect();
-        schema.insert("properties".into(), properties.into());
+impl Version {
+    fn patch_operation(self, gvk: Value) -> Value {
+        let names = ["dryRun", "fieldManager", "fieldValidation"];
+        let mut operation = json!({
+            "responses": {"200": {"description": "OK"}},
+            "x-kubernetes-action": "patch",
+            "x-kubernetes-group-version-kind": gvk,
+        });
+        match self {
+            Self::V2 => {
+                let query = |name| json!({"name": name, "in": "query", "type": "string", "uniqueItems": true});
+                operation["consumes"] = json!(PATCHES);
+                operation["parameters"] = names.into_iter().map(query).collect();
+            }
+            Self::V3 => {
+                let query =
+                    |name| json!({"name": name, "in": "query", "schema": {"type": "string"}});
+                let content = PATCHES.iter().map(|media| ((*media).to_owned(), json!({})));
+                let content: Map<String, Value> = content.collect();
+                operation["parameters"] = names.into_iter().map(query).collect();
+                operation["requestBody"] = json!({"content": content});
+            }
+        }
+        json!({"patch": operation})
     }
-    let required: Vec<_> = of
-        .fields
-        .iter()
-        .filter(|field| field.required)
-        .map(|field| field.name)
-        .collect();
-    if !required.is_empty() {
-        schema.insert("required".into(), required.into());
-    }
-    if of.atomic {
-        schema.insert("x-kubernetes-map-type".into(), "atomic".into());
-    }
-    if !of.kinds.is_empty() {
-        let gvk = |(group, version, kind): &(&str, &str, &str)| json!({"group": group, "version": version, "kind": kind});
-        schema.insert(
-            "x-kubernetes-group-version-kind".into(),
-            of.kinds.iter().map(gvk).collect(),
-        );
-    }
-    Value::Object(schema)
-}
 
-fn property(field: &Field) -> Value {
-    let mut property = match &field.shape {
-        // A reference beside other keywords would hide them.
-        Shape::Message(_) => [("allOf".to_owned(), json!([shape(&field.shape)]))]
-            .into_iter()
-            .collect(),
-        other => match shape(other) {
-            Value::Object(map) => map,
+    fn property(self, field: &Field) -> Map<String, Value> {
+        let shape = self.shape(&field.shape);
+        let mut property = match (&field.shape, shape) {
+            // A reference beside other keywords would hide them in version 3.
+            (Shape::Message(_), shape) if self == Self::V3 => {
+                Map::from_iter([("allOf".to_owned(), json!([shape]))])
+            }
+            (_, Value::Object(map)) => map,
             _ => Map::new(),
-        },
-    };
-    let mut set = |name: &str, value: Value| property.insert(name.to_owned(), value);
-    if let Some(default) = &field.default {
-        set("default", default.clone());
-    }
-    match &field.list_type {
-        ListType::Atomic => {}
-        ListType::Set => drop(set("x-kubernetes-list-type", "set".into())),
-        ListType::Map(keys) => {
-            set("x-kubernetes-list-type", "map".into());
-            set("x-kubernetes-list-map-keys", keys.clone().into());
+        };
+        let mut set = |name: &str, value: Value| property.insert(name.to_owned(), value);
+        if let Some(default) = &field.default {
+            set("default", default.clone());
         }
+        match &field.list_type {
+            ListType::Atomic => {}
+            ListType::Set => drop(set("x-kubernetes-list-type", "set".into())),
+            ListType::Map(keys) => {
+                set("x-kubernetes-list-type", "map".into());
+                set("x-kubernetes-list-map-keys", keys.clone().into());
+            }
+        }
+        if field.atomic {
+            set("x-kubernetes-map-type", "atomic".into());
+        }
+        if let Some(key) = field.merge.key {
+            set("x-kubernetes-patch-merge-key", key.into());
+        }
+        let mut strategies = match field.merge.strategy {
+            Strategy::Default => vec![],
+            Strategy::Merge => vec!["merge"],
+            Strategy::Replace => vec!["replace"],
+        };
+        if field.merge.retain_keys {
+            strategies.push("retainKeys");
+        }
+        if !strategies.is_empty() {
+            set("x-kubernetes-patch-strategy", strategies.join(",").into());
+        }
+        property
     }
-    if field.atomic {
-        set("x-kubernetes-map-type", "atomic".into());
-    }
-    if let Some(key) = field.merge.key {
-        set("x-kubernetes-patch-merge-key", key.into());
-    }
-    let mut strategies = match field.merge.strategy {
-        Strategy::Default => vec![],
-        Strategy::Merge => vec!["merge"],
-        Strategy::Replace => vec!["replace"],
-    };
-    if field.merge.retain_keys {
-        strategies.push("retainKeys");
-    }
-    if !strategies.is_empty() {
-        set("x-kubernetes-patch-strategy", strategies.join(",").into());
-    }
-    Value::Object(property)
-}
 
-fn shape(shape: &Shape) -> Value {
-    match shape {
-        Shape::Scalar(scalar) => scalar_schema(*scalar),
-        Shape::Message(_) => {
-            let name = shape
-                .message()
-                .map_or_else(String::new, |of| full_name(of.name));
-            json!({"$ref": format!("#/components/schemas/{name}")})
-        }
-        Shape::List(items) => json!({"type": "array", "items": self::shape(items)}),
-        Shape::Map(values) => {
-            json!({"type": "object", "additionalProperties": self::shape(values)})
+    fn shape(self, shape: &Shape) -> Value {
+        match shape {
+            Shape::Scalar(scalar) => self.scalar(*scalar),
+            Shape::Message(_) => {
+                let name = shape
+                    .message()
+                    .map_or_else(String::new, |of| full_name(of.name));
+                let place = match self {
+                    Self::V2 => "definitions",
+                    Self::V3 => "components/schemas",
+                };
+                json!({"$ref": format!("#/{place}/{name}")})
+            }
+            Shape::List(items) => json!({"type": "array", "items": self.shape(items)}),
+            Shape::Map(values) => {
+                json!({"type": "object", "additionalProperties": self.shape(values)})
+            }
         }
     }
-}
 
-fn scalar_schema(scalar: Scalar) -> Value {
-    match scalar {
-        Scalar::String => json!({"type": "string"}),
-        Scalar::Int32 => json!({"type": "integer", "format": "int32"}),
-        Scalar::Int64 => json!({"type": "integer", "format": "int64"}),
-        Scalar::Bool => json!({"type": "boolean"}),
-        Scalar::Double => json!({"type": "number", "format": "double"}),
-        Scalar::Bytes => json!({"type": "string", "format": "byte"}),
-        Scalar::Time | Scalar::MicroTime => json!({"type": "string", "format": "date-time"}),
-        Scalar::Quantity => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
-        Scalar::IntOrString => {
-            json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]})
-        }
-        // `kubectl explain --recursive` takes an empty schema for a missing one and prints nothing at all.
-        Scalar::Json | Scalar::SchemaOrArray | Scalar::SchemaOrBool | Scalar::SchemaOrStrings => {
-            json!({"description": "any JSON value"})
+    fn scalar(self, scalar: Scalar) -> Value {
+        match scalar {
+            Scalar::String => json!({"type": "string"}),
+            Scalar::Int32 => json!({"type": "integer", "format": "int32"}),
+            Scalar::Int64 => json!({"type": "integer", "format": "int64"}),
+            Scalar::Bool => json!({"type": "boolean"}),
+            Scalar::Double => json!({"type": "number", "format": "double"}),
+            Scalar::Bytes => json!({"type": "string", "format": "byte"}),
+            Scalar::Time | Scalar::MicroTime => json!({"type": "string", "format": "date-time"}),
+            // Version 2 has no alternatives: upstream calls both strings, and its clients let numbers pass.
+            Scalar::Quantity if self == Self::V2 => json!({"type": "string"}),
+            Scalar::IntOrString if self == Self::V2 => {
+                json!({"type": "string", "format": "int-or-string"})
+            }
+            Scalar::Quantity => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
+            Scalar::IntOrString => {
+                json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]})
+            }
+            // `kubectl explain --recursive` takes an empty schema for a missing one and prints nothing at all.
+            Scalar::Json
+            | Scalar::SchemaOrArray
+            | Scalar::SchemaOrBool
+            | Scalar::SchemaOrStrings => json!({"description": "any JSON value"}),
         }
     }
 }
@@ -289,5 +360,35 @@ mod tests {
             schemas["io.k8s.api.apps.v1.Deployment"]["x-kubernetes-group-version-kind"],
             gvk
         );
+    }
+
+    #[test]
+    fn both_versions_carry_descriptions_and_version_2_refers_to_definitions() {
+        let kinds = [ServedKind {
+            kind: "Pod",
+            plural: "pods",
+            namespaced: true,
+        }];
+        let document = openapi_v3("", "v1", &kinds);
+        let containers = &document["components"]["schemas"]["io.k8s.api.core.v1.PodSpec"]["properties"]
+            ["containers"];
+        let text = containers["description"].as_str().unwrap();
+        assert!(
+            text.starts_with("List of containers belonging to the pod."),
+            "{text}"
+        );
+        let document = openapi_v2(&[("", "v1", kinds.to_vec())]);
+        let definitions = &document["definitions"];
+        let property = &definitions["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
+        assert_eq!(
+            property["items"]["$ref"],
+            "#/definitions/io.k8s.api.core.v1.Container"
+        );
+        assert_eq!(property["x-kubernetes-patch-merge-key"], "name");
+        let text = document.to_string();
+        for reference in text.split("#/definitions/").skip(1) {
+            let name = reference.split('"').next().unwrap();
+            assert!(definitions.get(name).is_some(), "{name}");
+        }
     }
 }

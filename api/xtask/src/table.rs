@@ -12,7 +12,7 @@ use crate::protobuf::{Field, Messages, key};
 type Schema = Map<String, Value>;
 
 const HEAD: &str = "\
-# Made by `cargo run -p api-xtask -- DIRECTORY` from the OpenAPI v3 documents of Kubernetes 1.36 and the protobuf tags of
+# Made by `cargo run -p api-xtask` from the OpenAPI v3 documents of Kubernetes 1.36 and the protobuf tags of
 # k8s-pb 0.9.0. Do not edit; api/src/schema/table.rs reads it. A type is `:name` and its attributes, then its fields:
 #   name shape tag attributes
 # shape: a scalar, `@type`, `[shape` for a list, `{shape` for a map with string keys

@@ -167,7 +167,9 @@ async fn dispatch(mut call: Call) -> Result<Response, ApiError> {
         Route::Version => Ok(json_value(StatusCode::OK, &version())),
         Route::OpenApiV2 => Ok(openapi::v2(&call)),
         Route::OpenApiV3 => Ok(openapi::v3_root()),
-        Route::OpenApiV3Document { group, version } => openapi::v3_document(&group, &version),
+        Route::OpenApiV3Document { group, version } => {
+            Ok(openapi::v3_document(&call, &group, &version))
+        }
         Route::Core | Route::Groups | Route::Group(_) | Route::Resources { .. } => {
             discovery::serve(&call, &route)
         }

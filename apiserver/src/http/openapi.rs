@@ -1,4 +1,4 @@
-//! OpenAPI documents (O1-O4), made from the schema table once.
+//! OpenAPI documents (O1-O4), made from the schema table when they are asked for: they are big, and clients keep them.
 
 use std::{
     collections::BTreeMap,
@@ -13,24 +13,17 @@ use http::{StatusCode, header};
 use serde_json::{Map, json};
 
 use super::{Call, json_bytes, json_value, respond};
-use crate::registry::{ApiError, kinds};
+use crate::registry::{Catalog, kinds};
 
-/// One group-version's document, and the hash kubectl keeps it on disk under.
-struct Document {
-    text: Bytes,
-    hash: u64,
-}
-
-/// By path: `api/v1`, `apis/<group>/<version>`.
-static DOCUMENTS: LazyLock<BTreeMap<String, Document>> = LazyLock::new(|| {
+/// What kubectl keeps the built-in documents on disk under, by path: `api/v1`, `apis/<group>/<version>`.
+static HASHES: LazyLock<BTreeMap<String, u64>> = LazyLock::new(|| {
+    let kinds = Catalog::default();
     let versions = kinds::ALL.iter().map(|kind| (kind.group, kind.version));
     versions
         .map(|(group, version)| {
-            let text = document(group, version);
             let mut hasher = DefaultHasher::new();
-            text.hash(&mut hasher);
-            let hash = hasher.finish();
-            (path(group, version), Document { text, hash })
+            document(&kinds, group, version).hash(&mut hasher);
+            (path(group, version), hasher.finish())
         })
         .collect()
 });
@@ -43,40 +36,47 @@ fn path(group: &str, version: &str) -> String {
     }
 }
 
-fn document(group: &str, version: &str) -> Bytes {
-    let of_version = kinds::ALL
-        .iter()
-        .filter(|kind| kind.group == group && kind.version == version);
-    let served: Vec<ServedKind<'_>> = of_version
+fn document(kinds: &Catalog, group: &str, version: &str) -> Bytes {
+    schema::openapi_v3(group, version, &served(kinds, group, version))
+        .to_string()
+        .into()
+}
+
+fn served(kinds: &Catalog, group: &str, version: &str) -> Vec<ServedKind<'static>> {
+    let of_version = kinds.of_version(group, version);
+    of_version
         .map(|kind| ServedKind {
             kind: kind.kind,
             plural: kind.plural,
             namespaced: kind.namespaced,
         })
-        .collect();
-    schema::openapi_v3(group, version, &served)
-        .to_string()
-        .into()
+        .collect()
 }
 
-/// `/openapi/v2`: an empty document, which is a valid protobuf one.
+/// `/openapi/v2`: everything in one document. In protobuf it is empty, which is a valid one: clients that read it so only ask
+/// whether it is there.
 pub(super) fn v2(call: &Call) -> Response {
     if call.header(header::ACCEPT).contains("openapi.spec.v2") {
         let media_type = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
         return respond(StatusCode::OK, media_type, "");
     }
-    let document = json!({
-        "swagger": "2.0", "info": {"title": "Kubernetes", "version": "unversioned"}, "paths": {},
-    });
-    json_value(StatusCode::OK, &document)
+    let kinds = call.state.registry.kinds();
+    let mut versions: Vec<_> = kinds.all().map(|kind| (kind.group, kind.version)).collect();
+    versions.sort_unstable();
+    versions.dedup();
+    let versions: Vec<_> = versions
+        .into_iter()
+        .map(|(group, version)| (group, version, served(&kinds, group, version)))
+        .collect();
+    json_value(StatusCode::OK, &schema::openapi_v2(&versions))
 }
 
 /// `/openapi/v3`: where the documents are.
 pub(super) fn v3_root() -> Response {
-    let paths: Map<_, _> = DOCUMENTS
+    let paths: Map<_, _> = HASHES
         .iter()
-        .map(|(path, document)| {
-            let url = format!("/openapi/v3/{path}?hash={:016X}", document.hash);
+        .map(|(path, hash)| {
+            let url = format!("/openapi/v3/{path}?hash={hash:016X}");
             (path.clone(), json!({"serverRelativeURL": url}))
         })
         .collect();
@@ -84,8 +84,7 @@ pub(super) fn v3_root() -> Response {
 }
 
 /// The document of one group and version.
-pub(super) fn v3_document(group: &str, version: &str) -> Result<Response, ApiError> {
-    let document = DOCUMENTS.get(&path(group, version));
-    let text = document.ok_or(ApiError::UnknownPath)?.text.clone();
-    Ok(json_bytes(StatusCode::OK, text))
+pub(super) fn v3_document(call: &Call, group: &str, version: &str) -> Response {
+    let kinds = call.state.registry.kinds();
+    json_bytes(StatusCode::OK, document(&kinds, group, version))
 }
