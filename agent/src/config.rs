@@ -2,13 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::PathBuf,
 };
 
 use ipnet::IpNet;
 
-use crate::client::{ClientError, Server};
+use crate::{
+    Addresses,
+    client::{ClientError, Server},
+};
 
 /// The options as flags and files give them.
 #[derive(Clone, Debug, Default)]
@@ -19,8 +22,9 @@ pub struct Options {
     pub token: Option<String>,
     /// `--node-name`; the machine's host name by default.
     pub node_name: Option<String>,
-    /// `--node-ip`; by default the address that connections to the server leave from.
-    pub node_ip: Option<IpAddr>,
+    /// `--node-ip`, one of each IP family at most; by default the address that connections to the server leave from, and with
+    /// Pods of the other family an address of it on the same link.
+    pub node_ips: Vec<IpAddr>,
     /// `--data-dir`: what must survive a reboot.
     pub data_dir: PathBuf,
     /// `--run-dir`: running Pods; a reboot may empty it.
@@ -33,7 +37,7 @@ pub struct Options {
     pub dns_upstreams: Vec<IpAddr>,
     /// `--nodeport-address CIDR|primary`: which of the node's addresses answer on NodePorts; none means all but loopback.
     pub node_port_addresses: Vec<String>,
-    /// `--healthz-bind-address`: where the node answers `/healthz` and `/livez`.
+    /// `--healthz-bind-address`: where the node answers `/healthz` and `/livez`; by default on every address.
     pub healthz_bind: Option<SocketAddr>,
     /// `--label KEY=VALUE`: labels of the Node object.
     pub labels: Vec<String>,
@@ -41,8 +45,40 @@ pub struct Options {
     pub executable: PathBuf,
 }
 
-/// The reference proxy's address.
-const HEALTHZ: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10256);
+/// The reference proxy's port.
+const HEALTHZ_PORT: u16 = 10256;
+
+/// By which addresses the node is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodeIps {
+    /// These and no others.
+    Given(Addresses),
+    /// The one that leads to the server. That of the other family is on the same link, if the cluster's Pods have it.
+    TowardsServer(IpAddr),
+}
+
+/// `--nodeport-address`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodePortAddress {
+    /// The addresses by which other nodes know this one.
+    Primary,
+    /// Those in a network.
+    Network(IpNet),
+}
+
+impl NodePortAddress {
+    fn parse(value: &str) -> Result<Self, ConfigError> {
+        if value == "primary" {
+            return Ok(Self::Primary);
+        }
+        let network = value.parse();
+        network
+            .map(Self::Network)
+            .map_err(|_| ConfigError::NodePortAddress {
+                value: value.to_owned(),
+            })
+    }
+}
 
 /// Checked options.
 #[derive(Clone, Debug)]
@@ -50,13 +86,13 @@ pub struct Config {
     pub(crate) server: String,
     pub(crate) token: Option<String>,
     pub(crate) node_name: String,
-    pub(crate) node_ip: IpAddr,
+    pub(crate) node_ips: NodeIps,
     pub(crate) data_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
     pub(crate) log_dir: PathBuf,
     pub(crate) cgroup_parent: String,
     pub(crate) dns_upstreams: Vec<SocketAddr>,
-    pub(crate) node_port_networks: BTreeSet<IpNet>,
+    pub(crate) node_port_addresses: Vec<NodePortAddress>,
     pub(crate) healthz_bind: SocketAddr,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) executable: PathBuf,
@@ -97,6 +133,12 @@ pub enum ConfigError {
         /// The address given.
         ip: IpAddr,
     },
+    /// `--node-ip` twice for one family.
+    #[error("--node-ip {}: give one address, or one of each IP family", list(.ips))]
+    NodeIps {
+        /// The addresses given.
+        ips: Vec<IpAddr>,
+    },
     /// `--cgroup-parent` leads out of the hierarchies' roots.
     #[error(
         "--cgroup-parent {path:?}: give names separated by '/', without '.' and '..', like minik or system/minik"
@@ -121,15 +163,9 @@ pub enum ConfigError {
     },
 }
 
-/// `primary` is the address by which other nodes reach this one.
-fn node_port_networks(values: &[String], node_ip: IpAddr) -> Result<BTreeSet<IpNet>, ConfigError> {
-    let network = |value: &String| match value.as_str() {
-        "primary" => Ok(IpNet::from(node_ip)),
-        network => network.parse().map_err(|_| ConfigError::NodePortAddress {
-            value: value.clone(),
-        }),
-    };
-    values.iter().map(network).collect()
+fn list(ips: &[IpAddr]) -> String {
+    let texts: Vec<_> = ips.iter().map(IpAddr::to_string).collect();
+    texts.join(",")
 }
 
 impl Options {
@@ -140,16 +176,17 @@ impl Options {
     pub fn validate(self) -> Result<Config, ConfigError> {
         let server = Server::parse(&self.join).map_err(ConfigError::Join)?;
         let node_name = node_name(self.node_name)?;
-        let node_ip = match self.node_ip {
-            Some(ip) => own_address(ip)?,
-            None => address_towards(&server)?,
+        let node_ips = match self.node_ips.as_slice() {
+            [] => NodeIps::TowardsServer(address_towards(&server)?),
+            given => NodeIps::Given(own_addresses(given)?),
         };
+        let node_port_addresses = self.node_port_addresses.iter();
         check_cgroup_parent(&self.cgroup_parent)?;
         Ok(Config {
             server: server.to_string(),
             token: self.token,
             node_name,
-            node_ip,
+            node_ips,
             data_dir: self.data_dir,
             run_dir: self.run_dir,
             log_dir: self.log_dir,
@@ -159,8 +196,12 @@ impl Options {
                 .iter()
                 .map(|ip| SocketAddr::new(*ip, 53))
                 .collect(),
-            node_port_networks: node_port_networks(&self.node_port_addresses, node_ip)?,
-            healthz_bind: self.healthz_bind.unwrap_or(HEALTHZ),
+            node_port_addresses: node_port_addresses
+                .map(|value| NodePortAddress::parse(value))
+                .collect::<Result<_, _>>()?,
+            healthz_bind: self
+                .healthz_bind
+                .unwrap_or_else(|| SocketAddr::new(every_address(), HEALTHZ_PORT)),
             labels: labels(&self.labels)?,
             executable: self.executable,
         })
@@ -172,6 +213,17 @@ impl Config {
     #[must_use]
     pub fn node_name(&self) -> &str {
         &self.node_name
+    }
+
+    /// The node's own addresses in these networks answer on NodePorts; none means all.
+    pub(crate) fn node_port_networks(&self, node: Addresses) -> BTreeSet<IpNet> {
+        let given = self.node_port_addresses.iter();
+        given
+            .flat_map(|given| match given {
+                NodePortAddress::Primary => node.into_iter().map(IpNet::from).collect(),
+                NodePortAddress::Network(network) => vec![*network],
+            })
+            .collect()
     }
 }
 
@@ -205,6 +257,24 @@ fn address_towards(server: &Server) -> Result<IpAddr, ConfigError> {
         server: server.to_string(),
         source,
     })
+}
+
+/// The wildcard address of both families, or of the only one that this kernel has.
+fn every_address() -> IpAddr {
+    match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
+        Ok(_) => Ipv6Addr::UNSPECIFIED.into(),
+        Err(_) => Ipv4Addr::UNSPECIFIED.into(),
+    }
+}
+
+fn own_addresses(ips: &[IpAddr]) -> Result<Addresses, ConfigError> {
+    for ip in ips {
+        own_address(*ip)?;
+    }
+    let addresses = Addresses::of_each_family(ips.iter().copied());
+    addresses
+        .filter(|addresses| addresses.into_iter().count() == ips.len())
+        .ok_or_else(|| ConfigError::NodeIps { ips: ips.to_vec() })
 }
 
 /// Other nodes send the Pods' packets there. Binding a UDP socket asks the kernel whose address it is and sends nothing.
@@ -258,7 +328,8 @@ mod tests {
     #[test]
     fn the_node_address_is_the_one_that_leads_to_the_server() {
         let config = options().validate().expect("valid");
-        assert_eq!(config.node_ip, IpAddr::from([127, 0, 0, 1]));
+        let local = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(config.node_ips, NodeIps::TowardsServer(local));
     }
 
     #[test]
@@ -268,16 +339,13 @@ mod tests {
             node_port_addresses: given.to_vec(),
             ..options()
         };
-        let networks = config.validate().expect("valid").node_port_networks;
-        let wanted = ["127.0.0.1/32", "198.51.100.0/24"].map(|net| net.parse().expect("a network"));
-        assert_eq!(networks, BTreeSet::from(wanted));
-        assert!(
-            options()
-                .validate()
-                .expect("valid")
-                .node_port_networks
-                .is_empty()
-        );
+        let own = ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().expect("an address"));
+        let own = Addresses::of_each_family(own).expect("addresses");
+        let networks = |config: Options| config.validate().expect("valid").node_port_networks(own);
+        let wanted = ["192.0.2.1/32", "2001:db8::1/128", "198.51.100.0/24"]
+            .map(|net| net.parse().expect("a network"));
+        assert_eq!(networks(config), BTreeSet::from(wanted));
+        assert!(networks(options()).is_empty());
     }
 
     #[test]
@@ -313,17 +381,24 @@ mod tests {
             ),
             (
                 Options {
-                    node_ip: Some(IpAddr::from([192, 0, 2, 1])),
+                    node_ips: vec![IpAddr::from([192, 0, 2, 1])],
                     ..options()
                 },
                 "--node-ip 192.0.2.1",
             ),
             (
                 Options {
-                    node_ip: Some(IpAddr::from([0, 0, 0, 0])),
+                    node_ips: vec![IpAddr::from([0, 0, 0, 0])],
                     ..options()
                 },
                 "--node-ip 0.0.0.0",
+            ),
+            (
+                Options {
+                    node_ips: vec![IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2])],
+                    ..options()
+                },
+                "--node-ip 127.0.0.1,127.0.0.2",
             ),
             (
                 Options {

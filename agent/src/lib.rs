@@ -15,6 +15,7 @@
 //! DNS words out), `reconcile` (the loop), [`network`], `pods`, `node`, `neighbours`, `health` (what load
 //! balancers ask), `run` (the order in which everything starts).
 
+mod addresses;
 mod backoff;
 #[doc(hidden)]
 pub mod bench;
@@ -33,6 +34,7 @@ mod run;
 mod translate;
 mod view;
 
+pub use addresses::Addresses;
 pub use config::{Config, ConfigError, Options};
 pub use pods::AdoptError;
 pub use run::{AgentError, run};

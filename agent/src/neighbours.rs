@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{backoff::Backoff, health::Health, pods, reflector::Delta};
+use crate::{Addresses, backoff::Backoff, health::Health, pods, reflector::Delta};
 
 /// How often routes are written anew although no node changed.
 const ROUTES_EVERY: Duration = Duration::from_secs(30);
@@ -26,6 +26,28 @@ fn is_eligible(node: &Node) -> bool {
         .iter()
         .any(|taint| &*taint.key == TO_BE_DELETED);
     !marked && node.metadata.deletion_timestamp.is_none()
+}
+
+/// The Pod ranges of a node: one of each family.
+fn pod_ranges(node: &Node) -> Vec<IpNet> {
+    let ranges = node.spec.pod_cidrs.iter();
+    ranges.filter_map(|range| range.parse().ok()).collect()
+}
+
+/// A node's Pod ranges and its address in the family of each. A range in whose family it has no address is left out: nobody
+/// can send there.
+fn routes_to(node: &Node) -> Vec<(IpNet, IpAddr)> {
+    let addresses = node.status.addresses.iter();
+    let internal = addresses
+        .filter(|address| &*address.r#type == "InternalIP")
+        .filter_map(|address| address.address.parse().ok());
+    let Some(internal) = Addresses::of_each_family(internal) else {
+        return Vec::new();
+    };
+    let ranges = pod_ranges(node).into_iter();
+    ranges
+        .filter_map(|range| Some((range, internal.alike(range.addr())?)))
+        .collect()
 }
 
 /// The other nodes and their Pod ranges.
@@ -52,15 +74,16 @@ impl Neighbours {
         self.zone.subscribe()
     }
 
-    /// Waits until the server has given this node its Pod range. `None` when the agent stops.
-    pub(crate) async fn wait_for_own_range(
+    /// Waits until the server has given this node its Pod ranges, one of each family. `None` when the agent stops.
+    pub(crate) async fn wait_for_own_ranges(
         &mut self,
         nodes: &mut mpsc::Receiver<Vec<Delta<Node>>>,
-    ) -> Option<IpNet> {
+    ) -> Option<Vec<IpNet>> {
         loop {
             let own = self.known.get(self.own_name.as_str());
-            if let Some(range) = own.and_then(|own| own.spec.pod_cidr.parse().ok()) {
-                return Some(range);
+            let ranges = own.map(pod_ranges).unwrap_or_default();
+            if !ranges.is_empty() {
+                return Some(ranges);
             }
             self.apply(nodes.recv().await?);
         }
@@ -94,24 +117,13 @@ impl Neighbours {
         });
     }
 
-    /// Pod range -> node address of every other node.
+    /// Pod range -> node address of every other node, of the same family.
     fn routes(&self) -> BTreeMap<IpNet, IpAddr> {
         let others = self
             .known
             .iter()
             .filter(|(name, _)| ***name != *self.own_name);
-        others
-            .filter_map(|(_, node)| {
-                let addresses = node.status.addresses.iter();
-                let internal = addresses
-                    .clone()
-                    .find(|address| &*address.r#type == "InternalIP")?;
-                Some((
-                    node.spec.pod_cidr.parse().ok()?,
-                    internal.address.parse().ok()?,
-                ))
-            })
-            .collect()
+        others.flat_map(|(_, node)| routes_to(node)).collect()
     }
 
     /// Keeps the routes to other nodes' Pods as the nodes are.
@@ -144,5 +156,42 @@ impl Neighbours {
                 Err(_) => set = None,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_pod_range_of_a_node_leads_to_its_address_of_the_same_family() {
+        let node = |ranges: &[&str], addresses: &[&str]| -> Node {
+            let addresses = addresses.iter();
+            let addresses: Vec<_> = addresses
+                .map(|address| json!({"type": "InternalIP", "address": address}))
+                .collect();
+            serde_json::from_value(json!({
+                "spec": {"podCIDR": ranges[0], "podCIDRs": ranges},
+                "status": {"addresses": addresses},
+            }))
+            .expect("a node")
+        };
+        let routes = |node: &Node| -> Vec<String> {
+            let routes = routes_to(node).into_iter();
+            routes
+                .map(|(range, via)| format!("{range} via {via}"))
+                .collect()
+        };
+        let ranges = ["10.244.2.0/24", "fd00:0:0:2::/64"];
+        let both = node(&ranges, &["2001:db8::2", "192.0.2.2"]);
+        let wanted = [
+            "10.244.2.0/24 via 192.0.2.2",
+            "fd00:0:0:2::/64 via 2001:db8::2",
+        ];
+        assert_eq!(routes(&both), wanted);
+        let one = node(&ranges, &["192.0.2.2"]);
+        assert_eq!(routes(&one), wanted[..1]);
     }
 }

@@ -1,6 +1,6 @@
 //! This node's own objects: the Node with its addresses, capacity and Ready condition, and the Lease that says it lives.
 
-use std::{collections::BTreeMap, fs, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use api::{
     coordination::{Lease, LeaseSpec},
@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    Config,
+    Addresses, Config,
     backoff::Backoff,
     client::{Client, ClientError, PatchKind, Path},
 };
@@ -40,16 +40,16 @@ pub(crate) enum Readiness {
 pub(crate) struct Registration {
     client: Client,
     name: String,
-    ip: IpAddr,
+    addresses: Addresses,
     labels: BTreeMap<String, String>,
 }
 
 impl Registration {
-    pub(crate) fn new(client: Client, config: &Config) -> Self {
+    pub(crate) fn new(client: Client, config: &Config, addresses: Addresses) -> Self {
         Self {
             client,
             name: config.node_name.clone(),
-            ip: config.node_ip,
+            addresses,
             labels: config.labels.clone(),
         }
     }
@@ -139,15 +139,16 @@ impl Registration {
             r#type: kind.into(),
             address: address.into(),
         };
+        let internal = self.addresses.into_iter();
+        let internal = internal.map(|ip| address("InternalIP", ip.to_string()));
         let capacity = capacity();
         NodeStatus {
             allocatable: capacity.clone(),
             capacity,
             conditions: conditions(readiness, before),
-            addresses: vec![
-                address("InternalIP", self.ip.to_string()),
-                address("Hostname", self.name.clone()),
-            ],
+            addresses: internal
+                .chain([address("Hostname", self.name.clone())])
+                .collect(),
             node_info: system_info(),
         }
     }

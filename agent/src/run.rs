@@ -27,13 +27,14 @@ use tokio::{
 };
 
 use crate::{
-    Config,
+    Addresses, Config,
     backoff::Backoff,
     client::{Client, ClientError, Path},
+    config::NodeIps,
     health::Health,
     join::{self, ClusterConfig, JoinError},
     neighbours::Neighbours,
-    network::{Announcements, Network, NetworkConfig, NetworkError},
+    network::{self, Announcements, Network, NetworkConfig, NetworkError},
     node::{Readiness, Registration},
     objects::Object,
     pods::{self, AdoptError, Pods},
@@ -166,7 +167,8 @@ async fn agent(config: Config) -> Result<(), AgentError> {
     drop(Netlink::open(Ownership::Never)?);
     let (client, cluster) = join(&config).await?;
     let mut tasks = JoinSet::new();
-    let readiness = register(&mut tasks, &client, &config).await?;
+    let node_ips = node_ips(config.node_ips, &cluster.pod_cidrs).await?;
+    let readiness = register(&mut tasks, &client, &config, node_ips).await?;
     let mut nodes = follow::<Node>(&mut tasks, &client, Path::core("nodes"));
     let health = Health::new(families(&cluster));
     let mut neighbours = Neighbours::new(&config.node_name, health.clone());
@@ -186,14 +188,12 @@ async fn agent(config: Config) -> Result<(), AgentError> {
             .clone()
             .serve_services(client.clone(), config.node_name.clone()),
     );
-    let pod_cidr = neighbours.wait_for_own_range(&mut nodes).await;
-    let pod_cidr = pod_cidr.ok_or(AgentError::NoNodes)?;
-
-    let (cluster_dns, node_ip) = (cluster.cluster_dns, config.node_ip);
+    let pod_cidrs = neighbours.wait_for_own_ranges(&mut nodes).await;
+    let cluster_dns = cluster.cluster_dns;
     let network = Network::open(NetworkConfig {
-        pod_cidr,
+        pod_cidrs: pod_cidrs.ok_or(AgentError::NoNodes)?,
         cluster_dns,
-        node_ip,
+        node_ip: node_ips.primary(),
     })
     .await?;
     let (zone, dns) = serve_names(&config, &cluster)?;
@@ -202,13 +202,13 @@ async fn agent(config: Config) -> Result<(), AgentError> {
     let here = Here {
         node: config.node_name.as_str().into(),
         zone: sources.zone.borrow_and_update().clone(),
-        address: Some(node_ip),
+        addresses: Some(node_ips),
     };
     let announcements = Announcements::default();
     let rules = Dataplane::open(Netlink::open(Ownership::WhenPossible)?)?;
     let (reconciler, applied) = Reconciler::new(
         here,
-        base(&cluster, config.node_port_networks.clone()),
+        base(&cluster, config.node_port_networks(node_ips)),
         view.clone(),
         zone,
         local_pods_reader,
@@ -220,7 +220,7 @@ async fn agent(config: Config) -> Result<(), AgentError> {
         client: client.clone(),
         runtime: open_runtime(&config)?,
         network,
-        node_ip,
+        node_ips,
         view,
         applied: applied.clone(),
         local_pods,
@@ -236,7 +236,7 @@ async fn agent(config: Config) -> Result<(), AgentError> {
         config.node_name.clone(),
         applied.clone(),
     ));
-    tasks.spawn(announcements.run(client.clone(), config.node_name.clone(), node_ip));
+    tasks.spawn(announcements.run(client.clone(), config.node_name.clone(), node_ips));
     tasks.spawn(ready_when_applied(applied, readiness));
     let own_pods = format!("spec.nodeName={}", config.node_name);
     let own_pods = Path::core("pods").query("fieldSelector", &own_pods);
@@ -253,14 +253,35 @@ async fn agent(config: Config) -> Result<(), AgentError> {
     Err(AgentError::Ended(ended))
 }
 
+/// The node's addresses, in the order of the Pods' families: those given, or the one that leads to the server and that of the
+/// other family on the same link.
+async fn node_ips(known: NodeIps, pod_cidrs: &[IpNet]) -> Result<Addresses, AgentError> {
+    let address = match known {
+        NodeIps::Given(addresses) => return Ok(addresses),
+        NodeIps::TowardsServer(address) => address,
+    };
+    let mut found = vec![address];
+    found.extend(network::addresses_beside(address).await?);
+    let found = Addresses::of_each_family(found).unwrap_or(address.into());
+    let in_order = pod_cidrs.iter().filter_map(|range| {
+        let own = found.alike(range.addr());
+        if own.is_none() {
+            tracing::warn!(pod_cidr = %range, "this node has no address of the family of these Pods: other nodes cannot reach them (--node-ip gives one of each)");
+        }
+        own
+    });
+    Ok(Addresses::of_each_family(in_order).unwrap_or(address.into()))
+}
+
 /// Registers the node and keeps it alive; readiness is told through what this returns.
 async fn register(
     tasks: &mut JoinSet<()>,
     client: &Client,
     config: &Config,
+    addresses: Addresses,
 ) -> Result<watch::Sender<Readiness>, AgentError> {
     let starting = Readiness::Starting("network, rules and names are being set up");
-    let registration = Registration::new(client.clone(), config);
+    let registration = Registration::new(client.clone(), config, addresses);
     registration
         .register(&starting)
         .await

@@ -16,6 +16,7 @@ use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16};
 use dataplane::model::{self, Affinity, Family, Fate, Frontend, Memory, Scope};
 use ipnet::IpNet;
 
+use crate::Addresses;
 use crate::objects::{EndpointSlice, Protocol, Service, ServicePort, ServiceType};
 use endpoints::PortEndpoints;
 pub(crate) use flows::serving;
@@ -27,8 +28,8 @@ pub(crate) use records::records;
 pub(crate) struct Here {
     pub(crate) node: Box<str>,
     pub(crate) zone: Option<Box<str>>,
-    /// The node's own address.
-    pub(crate) address: Option<IpAddr>,
+    /// The node's own addresses.
+    pub(crate) addresses: Option<Addresses>,
 }
 
 /// Every frontend of a Service on this node, with its fate. Empty for headless Services, ExternalName, those that another
@@ -131,8 +132,8 @@ fn limit(fate: Fate, service: &Service, family: Family, here: &Here) -> Fate {
         return fate;
     }
     // A VIP that is also an address of this node is the source of the node's own connections to it.
-    let node = here.address.filter(|addr| Family::of(*addr) == family);
-    if node.is_some_and(|addr| sources.iter().any(|net| net.contains(&addr))) {
+    let mut node = here.addresses.into_iter().flatten();
+    if node.any(|addr| sources.iter().any(|net| net.contains(&addr))) {
         let vips = service.vips().into_iter();
         sources.extend(
             vips.filter(|vip| Family::of(*vip) == family)

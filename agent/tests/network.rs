@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use agent::network::{Network, NetworkConfig};
+use agent::{
+    Addresses,
+    network::{self, Network, NetworkConfig},
+};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// Runs a test in a namespace of its own: this thread's, which the runtime shares because it has no other thread.
@@ -22,7 +25,8 @@ fn in_private_namespace(test: impl Future<Output = ()>) {
         "a fresh namespace has lo only"
     );
     sh(
-        "ip link add uplink type bridge && ip addr add 172.30.0.11/24 dev uplink && ip link set uplink mtu 1450 up",
+        "ip link add uplink type bridge && ip addr add 172.30.0.11/24 dev uplink && \
+         ip addr add 2001:db8::11/64 dev uplink nodad && ip link set uplink mtu 1450 up",
     );
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -67,26 +71,33 @@ fn inside<T: Send>(namespace: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {
 }
 
 async fn open() -> Network {
+    open_with(&["10.244.1.0/24", "fd00:0:0:1::/64"]).await
+}
+
+async fn open_with(pod_cidrs: &[&str]) -> Network {
+    let ranges = pod_cidrs.iter();
     let config = NetworkConfig {
-        pod_cidr: "10.244.1.0/24".parse().expect("range"),
+        pod_cidrs: ranges.map(|range| range.parse().expect("range")).collect(),
         cluster_dns: "10.96.0.10".parse().expect("address"),
         node_ip: "172.30.0.11".parse().expect("address"),
     };
     Network::open(config).await.expect("network")
 }
 
-async fn attach(network: &Network, uid: &str, namespace: &OwnedFd) -> IpAddr {
-    let address = network.allocate().expect("free");
+async fn attach(network: &Network, uid: &str, namespace: &OwnedFd) -> Addresses {
+    let addresses = network.allocate().expect("free");
     network
-        .attach(uid, namespace.as_fd(), address)
+        .attach(uid, namespace.as_fd(), addresses)
         .await
         .expect("attached");
-    address
+    addresses
 }
 
 fn state() -> String {
     sh(
-        "ip -o addr show; ip route show; ip -o link show | sed 's/@.*//' | sort; cat /proc/sys/net/ipv4/ip_forward",
+        "ip -o addr show | grep -v 'scope link'; ip route show; ip -6 route show | grep -v fe80; \
+         ip -o link show | sed 's/@.*//' | sort; \
+         cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding",
     )
 }
 
@@ -99,7 +110,7 @@ fn pods_reach_each_other_and_a_restart_finds_everything_as_it_was() {
         let second_ip = attach(&network, "uid-2", &second).await;
         assert_eq!(
             [first_ip, second_ip].map(|ip| ip.to_string()),
-            ["10.244.1.2", "10.244.1.3"]
+            ["10.244.1.2,fd00:0:0:1::2", "10.244.1.3,fd00:0:0:1::3"]
         );
         assert_eq!(sh("cat /sys/class/net/minik0/mtu 2>/dev/null || ip -o link show minik0 | grep -o 'mtu 1450'").trim().rsplit(' ').next(), Some("1450"));
         send_between(&first, first_ip, &second, second_ip);
@@ -124,7 +135,7 @@ fn pods_reach_each_other_and_a_restart_finds_everything_as_it_was() {
         let third_ip = attach(&again, "uid-3", &third).await;
         assert_eq!(
             third_ip.to_string(),
-            "10.244.1.4",
+            "10.244.1.4,fd00:0:0:1::4",
             "adopted addresses are not given out again"
         );
         send_between(&third, third_ip, &first, first_ip);
@@ -143,10 +154,39 @@ fn a_pod_made_anew_is_connected_while_its_old_namespace_still_stands() {
     });
 }
 
+/// Neither in IPv4 clusters, where nobody expects IPv6.
 #[test]
-fn the_node_does_not_believe_a_pods_router_advertisements() {
+fn nobody_believes_a_pods_router_advertisements_or_the_nodes_redirects() {
+    for ranges in [&["10.244.1.0/24"][..], &["fd00:0:0:1::/64"]] {
+        thread::spawn(move || {
+            in_private_namespace(async {
+                let network = open_with(ranges).await;
+                let pod = pod_namespace();
+                attach(&network, "uid-1", &pod).await;
+                let off = |link: &str| {
+                    let settings = ["accept_ra", "accept_redirects", "accept_dad"];
+                    let read = settings
+                        .map(|name| format!("cat /proc/sys/net/ipv6/conf/{link}/{name}"))
+                        .join("; ");
+                    assert_eq!(sh(&read), "0\n0\n0\n", "{link}: {read}");
+                };
+                off("minik0");
+                inside(&pod, || off("eth0"));
+            });
+        })
+        .join()
+        .expect("thread");
+    }
+}
+
+#[test]
+fn a_way_out_that_a_router_advertised_stays_when_the_node_becomes_a_router() {
     in_private_namespace(async {
-        let _network = open().await;
+        let _ipv4 = open_with(&["10.244.1.0/24"]).await;
+        let uplink = "cat /proc/sys/net/ipv6/conf/uplink/accept_ra";
+        assert_eq!(sh(uplink).trim(), "1");
+        let _both = open().await;
+        assert_eq!(sh(uplink).trim(), "2");
         assert_eq!(
             sh("cat /proc/sys/net/ipv6/conf/minik0/accept_ra").trim(),
             "0"
@@ -154,7 +194,28 @@ fn the_node_does_not_believe_a_pods_router_advertisements() {
     });
 }
 
-fn send_between(from: &OwnedFd, from_ip: IpAddr, to: &OwnedFd, to_ip: IpAddr) {
+#[test]
+fn the_nodes_address_of_the_other_family_is_found_beside_the_known_one() {
+    in_private_namespace(async {
+        sh(
+            "ip addr add 2001:db8::99/64 dev uplink preferred_lft 0 nodad; \
+            ip link add other type bridge && ip addr add 2001:db8:1::1/64 dev other nodad",
+        );
+        let beside = network::addresses_beside("172.30.0.11".parse().expect("address"))
+            .await
+            .expect("addresses");
+        assert_eq!(beside, ["2001:db8::11".parse::<IpAddr>().expect("address")]);
+    });
+}
+
+fn send_between(from: &OwnedFd, from_ips: Addresses, to: &OwnedFd, to_ips: Addresses) {
+    for to_ip in to_ips {
+        let from_ip = from_ips.alike(to_ip).expect("both have both families");
+        send(from, from_ip, to, to_ip);
+    }
+}
+
+fn send(from: &OwnedFd, from_ip: IpAddr, to: &OwnedFd, to_ip: IpAddr) {
     let receiver = inside(to, || UdpSocket::bind((to_ip, 7000)).expect("bind"));
     receiver
         .set_read_timeout(Some(Duration::from_secs(10)))
@@ -185,6 +246,8 @@ fn routes_to_other_nodes_are_exactly_the_wanted_ones_and_foreign_routes_stay() {
         let both = routes(&[
             ("10.244.2.0/24", "172.30.0.12"),
             ("10.244.3.0/24", "172.30.0.13"),
+            ("fd00:0:0:2::/64", "2001:db8::12"),
+            ("fd00:0:0:3::/64", "2001:db8::13"),
         ]);
         network.set_routes(&both).await.expect("routes");
         network
@@ -194,6 +257,8 @@ fn routes_to_other_nodes_are_exactly_the_wanted_ones_and_foreign_routes_stay() {
         let moved = routes(&[
             ("10.244.2.0/24", "172.30.0.22"),
             ("10.244.4.0/24", "198.51.100.7"),
+            ("fd00:0:0:2::/64", "2001:db8::22"),
+            ("fd00:0:0:4::/64", "2001:db8:4::7"),
         ]);
         network
             .set_routes(&moved)
@@ -204,6 +269,12 @@ fn routes_to_other_nodes_are_exactly_the_wanted_ones_and_foreign_routes_stay() {
         assert!(table.contains("203.0.113.0/24 via 172.30.0.99"), "{table}");
         assert!(
             !table.contains("10.244.3.0") && !table.contains("10.244.4.0"),
+            "{table}"
+        );
+        let table = sh("ip -6 route show | grep via");
+        assert_eq!(table.lines().count(), 1, "{table}");
+        assert!(
+            table.contains("fd00:0:0:2::/64 via 2001:db8::22"),
             "{table}"
         );
     });

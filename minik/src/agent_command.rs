@@ -17,9 +17,10 @@ pub(crate) struct LocalArgs {
     /// Name of the node [default: this host's name].
     #[arg(long)]
     node_name: Option<String>,
-    /// Address by which other nodes reach this one [default: the one that leads to the server].
-    #[arg(long)]
-    node_ip: Option<IpAddr>,
+    /// Address by which other nodes reach this one; twice for one of each IP family [default: the one that leads to the
+    /// server, and with Pods of both families the other one of the same link].
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    node_ip: Vec<IpAddr>,
     /// Directory of running Pods; a reboot may empty it.
     #[arg(long, default_value = "/run/minik")]
     run_dir: PathBuf,
@@ -35,7 +36,7 @@ pub(crate) struct LocalArgs {
     /// Network whose addresses of this node answer on NodePorts, or `primary`; can be repeated [default: all].
     #[arg(long, value_name = "CIDR|primary")]
     nodeport_address: Vec<String>,
-    /// Where the node answers /healthz and /livez for load balancers [default: 0.0.0.0:10256].
+    /// Where the node answers /healthz and /livez for load balancers [default: every address, port 10256].
     #[arg(long, value_name = "IP:PORT")]
     healthz_bind_address: Option<SocketAddr>,
     /// Label of the node. Can be repeated.
@@ -95,7 +96,7 @@ pub(crate) fn local_config(
         join,
         token,
         node_name: args.node_name.clone(),
-        node_ip: args.node_ip,
+        node_ips: args.node_ip.clone(),
         data_dir: absolute("--data-dir", data_dir)?,
         run_dir: absolute("--run-dir", &args.run_dir)?,
         log_dir: absolute("--log-dir", &args.log_dir)?,

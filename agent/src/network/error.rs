@@ -58,8 +58,17 @@ pub enum NetworkError {
         /// The system's error.
         source: io::Error,
     },
-    /// The node's Pod range is not one this version can serve.
-    #[error("the node's pod range {0} is not IPv4 with room for Pods")]
+    /// The cluster's Pods have IPv6 addresses, and the kernel has no IPv6.
+    #[error("this kernel has no IPv6 (ipv6.disable=1?), and the cluster's Pods need it")]
+    NoIpv6,
+    /// The links that IPv6 knows cannot be listed.
+    #[error("reading /proc/sys/net/ipv6/conf: {0}")]
+    Links(io::Error),
+    /// The node has no Pod range.
+    #[error("the node has no Pod range: spec.podCIDRs is empty")]
+    NoRange,
+    /// The node's Pod range has no room.
+    #[error("the node's pod range {0} has no room for Pods")]
     Range(IpNet),
     /// No address is left.
     #[error("every address of {0} is used")]
@@ -124,7 +133,11 @@ pub(super) fn is_absent(error: &rtnetlink::Error) -> bool {
     errno(error) == nix::errno::Errno::ENODEV as i32
 }
 
-/// A host or network whose way is not known (yet): the next hop is on no segment of this node.
+/// A host or network whose way is not known (yet): the next hop is on no segment of this node. IPv4 and IPv6 have different
+/// words for it.
 pub(super) fn is_unreachable(error: &rtnetlink::Error) -> bool {
-    errno(error) == nix::errno::Errno::ENETUNREACH as i32
+    use nix::errno::Errno::{EHOSTUNREACH, ENETUNREACH};
+    [ENETUNREACH, EHOSTUNREACH]
+        .map(|errno| errno as i32)
+        .contains(&errno(error))
 }

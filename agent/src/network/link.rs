@@ -1,7 +1,7 @@
 //! rtnetlink requests as the agent needs them, idempotent: what is there already is as good as made.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     thread,
 };
@@ -9,8 +9,7 @@ use std::{
 use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_route::{
-    AddressFamily,
-    address::AddressAttribute,
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{InfoData, InfoVeth, LinkAttribute, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope},
 };
@@ -35,20 +34,29 @@ pub(super) fn connect() -> Result<Handle, NetworkError> {
 /// namespace, opens the socket and ends; no thread of the runtime ever changes its namespace. Takes some 50 us.
 pub(super) fn connect_in(namespace: BorrowedFd<'_>) -> Result<Handle, NetworkError> {
     let runtime = tokio::runtime::Handle::current();
-    let opened = thread::scope(|scope| {
+    let (connection, handle, _) = inside(namespace, || {
+        let _context = runtime.enter();
+        rtnetlink::new_connection().map_err(NetworkError::Socket)
+    })?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+/// Does something short in a thread that has entered another network namespace.
+pub(super) fn inside<T: Send>(
+    namespace: BorrowedFd<'_>,
+    work: impl FnOnce() -> Result<T, NetworkError> + Send,
+) -> Result<T, NetworkError> {
+    thread::scope(|scope| {
         scope
             .spawn(|| {
                 setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)
                     .map_err(|errno| NetworkError::Namespace(errno.into()))?;
-                let _context = runtime.enter();
-                rtnetlink::new_connection().map_err(NetworkError::Socket)
+                work()
             })
             .join()
-            .expect("opening a socket does not panic")
-    });
-    let (connection, handle, _) = opened?;
-    tokio::spawn(connection);
-    Ok(handle)
+            .expect("what is done there does not panic")
+    })
 }
 
 /// The index of a link, if it exists.
@@ -71,16 +79,15 @@ async fn require(handle: &Handle, name: &str) -> Result<u32, NetworkError> {
         .ok_or_else(|| NetworkError::NoLink(name.to_owned()))
 }
 
-/// A bridge of this name that is up.
+/// A bridge of this name, up or down.
 pub(super) async fn bridge(handle: &Handle, name: &str, mtu: u32) -> Result<u32, NetworkError> {
     if let Some(index) = index(handle, name).await? {
-        up(handle, index, name).await?;
         return Ok(index);
     }
     // The MTU is set behind the creation: while a bridge has no port, one set at creation would follow the first port.
     let made = handle
         .link()
-        .add(LinkBridge::new(name).build())
+        .add(LinkBridge::new(name).down().build())
         .execute()
         .await;
     tolerate_existing(made).map_err(NetworkError::link("creating", name))?;
@@ -154,9 +161,13 @@ pub(super) async fn add_address(
     link: &str,
     address: IpNet,
 ) -> Result<(), NetworkError> {
-    let add = handle
+    let mut add = handle
         .address()
         .add(index, address.addr(), address.prefix_len());
+    if address.addr().is_ipv6() {
+        // Ours alone: usable at once, whatever the link's own settings say.
+        add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+    }
     tolerate_existing(add.execute().await).map_err(NetworkError::address(address, link))
 }
 
@@ -166,50 +177,70 @@ pub(super) async fn addresses(
     index: u32,
     link: &str,
 ) -> Result<Vec<IpNet>, NetworkError> {
-    let mut found = Vec::new();
-    let mut messages = std::pin::pin!(
-        handle
-            .address()
-            .get()
-            .set_link_index_filter(index)
-            .execute()
-    );
-    while let Some(message) = messages.next().await {
-        let message = message.map_err(NetworkError::link("reading the addresses of", link))?;
-        let address = message
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                AddressAttribute::Local(address) | AddressAttribute::Address(address) => {
-                    Some(*address)
-                }
-                _ => None,
-            });
-        found.extend(address.and_then(|addr| IpNet::new(addr, message.header.prefix_len).ok()));
+    let messages = address_messages(handle, index, link).await?;
+    let nets = messages
+        .iter()
+        .filter_map(|message| IpNet::new(address_of(message)?, message.header.prefix_len).ok());
+    Ok(nets.collect())
+}
+
+/// The addresses of a link by which others reach it for good: not those of the link only, and none that comes or goes by
+/// itself (the temporary ones of RFC 8981).
+pub(super) async fn lasting_addresses(
+    handle: &Handle,
+    index: u32,
+) -> Result<Vec<IpAddr>, NetworkError> {
+    use AddressHeaderFlags as Flags;
+    let passing = Flags::Secondary | Flags::Tentative | Flags::Deprecated | Flags::Dadfailed;
+    let messages = address_messages(handle, index, "of the node's address").await?;
+    let lasting = messages.iter().filter(|message| {
+        message.header.scope == AddressScope::Universe && !message.header.flags.intersects(passing)
+    });
+    Ok(lasting.filter_map(address_of).collect())
+}
+
+async fn address_messages(
+    handle: &Handle,
+    index: u32,
+    link: &str,
+) -> Result<Vec<AddressMessage>, NetworkError> {
+    let query = handle.address().get().set_link_index_filter(index);
+    let messages = query.execute().try_collect().await;
+    messages.map_err(NetworkError::link("reading the addresses of", link))
+}
+
+fn address_of(message: &AddressMessage) -> Option<IpAddr> {
+    let mut attributes = message.attributes.iter();
+    attributes.find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) | AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    })
+}
+
+/// The link that has this address.
+pub(super) async fn with_address(
+    handle: &Handle,
+    address: IpAddr,
+) -> Result<Option<LinkMessage>, NetworkError> {
+    let links = handle.link().get().execute().try_collect::<Vec<_>>().await;
+    for link in links.map_err(NetworkError::link("listing", "all"))? {
+        let own = addresses(handle, link.header.index, "a link").await?;
+        if own.iter().any(|net| net.addr() == address) {
+            return Ok(Some(link));
+        }
     }
-    Ok(found)
+    Ok(None)
 }
 
 /// The MTU of the link that has this address.
 pub(super) async fn mtu_of(handle: &Handle, address: IpAddr) -> Result<Option<u32>, NetworkError> {
-    let mut links = std::pin::pin!(handle.link().get().execute());
-    let mut all = Vec::new();
-    while let Some(link) = links.next().await {
-        all.push(link.map_err(NetworkError::link("listing", "all"))?);
-    }
-    for link in all {
-        let own = addresses(handle, link.header.index, "a link").await?;
-        if own.iter().any(|net| net.addr() == address) {
-            return Ok(link
-                .attributes
-                .iter()
-                .find_map(|attribute| match attribute {
-                    LinkAttribute::Mtu(mtu) => Some(*mtu),
-                    _ => None,
-                }));
-        }
-    }
-    Ok(None)
+    let link = with_address(handle, address).await?;
+    let attributes = link.into_iter().flat_map(|link| link.attributes);
+    let mut mtus = attributes.filter_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(mtu),
+        _ => None,
+    });
+    Ok(mtus.next())
 }
 
 /// `ip route replace DESTINATION dev LINK scope link`
@@ -252,15 +283,20 @@ fn prefix(destination: IpNet) -> RouteMessageBuilder<IpAddr> {
 pub(super) async fn our_routes(
     handle: &Handle,
 ) -> Result<Vec<(IpNet, RouteMessage)>, NetworkError> {
-    let query = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
-    let mut routes = std::pin::pin!(handle.route().get(query).execute());
     let mut found = Vec::new();
-    while let Some(route) = routes.next().await {
-        let route = route.map_err(NetworkError::route("reading", "other nodes"))?;
-        let ours = route.header.protocol == ROUTE_PROTOCOL
-            && route.header.address_family == AddressFamily::Inet;
-        if let Some(destination) = destination(&route).filter(|_| ours) {
-            found.push((destination, route));
+    for query in [
+        RouteMessageBuilder::<Ipv4Addr>::new().build(),
+        RouteMessageBuilder::<Ipv6Addr>::new().build(),
+    ] {
+        let family = query.header.address_family;
+        let mut routes = std::pin::pin!(handle.route().get(query).execute());
+        while let Some(route) = routes.next().await {
+            let route = route.map_err(NetworkError::route("reading", "other nodes"))?;
+            let ours =
+                route.header.protocol == ROUTE_PROTOCOL && route.header.address_family == family;
+            if let Some(destination) = destination(&route).filter(|_| ours) {
+                found.push((destination, route));
+            }
         }
     }
     Ok(found)
@@ -272,6 +308,7 @@ fn destination(route: &RouteMessage) -> Option<IpNet> {
         .iter()
         .find_map(|attribute| match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(addr)) => Some(IpAddr::V4(*addr)),
+            RouteAttribute::Destination(RouteAddress::Inet6(addr)) => Some(IpAddr::V6(*addr)),
             _ => None,
         })?;
     IpNet::new(addr, route.header.destination_prefix_length).ok()

@@ -6,6 +6,8 @@
 //!                                                          └── lo 10.96.0.10/32: the cluster's DNS address
 //! ```
 //!
+//! IPv6 is the same with /64 ranges and /128 addresses; a Pod has an address of each family that the cluster's Pods have.
+//!
 //! A Pod has its address as /32 and everything else behind the gateway, so that also a packet to a Pod on the same bridge
 //! passes the node's IP layer, where Services are translated: no `br_netfilter` is needed. Where it is loaded and on (its
 //! default, and what other software on the host may rely on), the bridge translates by itself and then keeps a packet
@@ -21,19 +23,33 @@ mod sysctl;
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
-    sync::Mutex,
+    sync::{Mutex, MutexGuard},
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rtnetlink::Handle;
 use sha2::{Digest, Sha256};
 
+use crate::Addresses;
 pub(crate) use announce::Announcements;
 pub use error::NetworkError;
 use ipam::Ipam;
 use link::Cable;
+
+/// The other addresses of the link that has this one: those by which others can reach it, as it was configured or learnt them.
+///
+/// # Errors
+/// When links or addresses cannot be read.
+pub async fn addresses_beside(address: IpAddr) -> Result<Vec<IpAddr>, NetworkError> {
+    let handle = link::connect()?;
+    let Some(found) = link::with_address(&handle, address).await? else {
+        return Ok(Vec::new());
+    };
+    let lasting = link::lasting_addresses(&handle, found.header.index).await?;
+    Ok(lasting.into_iter().filter(|own| *own != address).collect())
+}
 
 const BRIDGE: &str = "minik0";
 /// The Pod's own link.
@@ -41,13 +57,13 @@ const POD_LINK: &str = "eth0";
 const DEFAULT_MTU: u32 = 1500;
 
 /// What the node's network is made from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct NetworkConfig {
-    /// `spec.podCIDR` of the node.
-    pub pod_cidr: IpNet,
+    /// `spec.podCIDRs` of the node: one range for each family of its Pods, the primary one first.
+    pub pod_cidrs: Vec<IpNet>,
     /// The address this node's DNS answers on for the whole cluster.
     pub cluster_dns: IpAddr,
-    /// The node's own address; its link gives the MTU.
+    /// One of the node's own addresses; its link gives the MTU.
     pub node_ip: IpAddr,
 }
 
@@ -56,10 +72,9 @@ pub struct NetworkConfig {
 pub struct Network {
     handle: Handle,
     bridge: u32,
-    range: IpNet,
-    gateway: Ipv4Addr,
     mtu: u32,
-    ipam: Mutex<Ipam>,
+    /// The addresses of each family, in the order in which a Pod has them.
+    families: Mutex<Vec<Ipam>>,
 }
 
 impl Network {
@@ -68,69 +83,96 @@ impl Network {
     /// # Errors
     /// When the kernel refuses a step; the error names it.
     pub async fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
-        let IpNet::V4(range) = config.pod_cidr else {
-            return Err(NetworkError::Range(config.pod_cidr));
-        };
-        if range.prefix_len() > 30 {
-            return Err(NetworkError::Range(config.pod_cidr));
+        let families = config
+            .pod_cidrs
+            .iter()
+            .map(|range| Ipam::new(*range).ok_or(NetworkError::Range(*range)))
+            .collect::<Result<Vec<_>, _>>()?;
+        if families.is_empty() {
+            return Err(NetworkError::NoRange);
         }
-        let ipam = Ipam::new(range);
-        let gateway = ipam.gateway();
         let handle = link::connect()?;
         let mtu = link::mtu_of(&handle, config.node_ip)
             .await?
             .unwrap_or(DEFAULT_MTU);
         let bridge = link::bridge(&handle, BRIDGE, mtu).await?;
-        let address = Ipv4Net::new(gateway, range.prefix_len()).expect("the range's own prefix");
-        link::add_address(&handle, bridge, BRIDGE, address.into()).await?;
+        sysctl::set_up_bridge(BRIDGE)?;
+        link::up(&handle, bridge, BRIDGE).await?;
+        for family in &families {
+            let (gateway, range) = (family.gateway(), family.range());
+            if gateway.is_ipv4() {
+                sysctl::forward_ipv4()?;
+            } else {
+                sysctl::forward_ipv6()?;
+            }
+            let address = IpNet::new(gateway, range.prefix_len()).expect("the range's own prefix");
+            link::add_address(&handle, bridge, BRIDGE, address).await?;
+        }
         let loopback = link::index(&handle, "lo")
             .await?
             .ok_or_else(|| NetworkError::NoLink("lo".to_owned()))?;
         link::up(&handle, loopback, "lo").await?;
         link::add_address(&handle, loopback, "lo", config.cluster_dns.into()).await?;
-        sysctl::set_up(BRIDGE)?;
         Ok(Self {
             handle,
             bridge,
-            range: range.into(),
-            gateway,
             mtu,
-            ipam: Mutex::new(ipam),
+            families: Mutex::new(families),
         })
     }
 
-    /// An address for a new Pod.
+    /// Addresses for a new Pod, one of each family.
     ///
     /// # Errors
-    /// When none is left.
-    pub fn allocate(&self) -> Result<IpAddr, NetworkError> {
-        self.ipam()
-            .allocate()
-            .map(IpAddr::V4)
-            .ok_or(NetworkError::Full(self.range))
+    /// When none is left in one of them.
+    pub fn allocate(&self) -> Result<Addresses, NetworkError> {
+        let mut families = self.families();
+        let mut given = Vec::new();
+        for family in families.iter_mut() {
+            match family.allocate() {
+                Some(address) => given.push(address),
+                None => {
+                    let full = family.range();
+                    for (family, address) in families.iter_mut().zip(given) {
+                        family.release(address);
+                    }
+                    return Err(NetworkError::Full(full));
+                }
+            }
+        }
+        Ok(Addresses::of_each_family(given).expect("there is a family"))
     }
 
-    /// The address of a Pod that an earlier run connected, which is the Pod's from now on; `None` for a new Pod.
+    /// The addresses of a Pod that an earlier run connected, which are the Pod's from now on; `None` for one that lacks some:
+    /// nothing runs in it yet.
     ///
     /// # Errors
     /// When its namespace cannot be read.
-    pub async fn adopt(&self, namespace: BorrowedFd<'_>) -> Result<Option<IpAddr>, NetworkError> {
+    pub async fn adopt(
+        &self,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<Option<Addresses>, NetworkError> {
         let inside = link::connect_in(namespace)?;
         let Some(index) = link::index(&inside, POD_LINK).await? else {
             return Ok(None);
         };
         let addresses = link::addresses(&inside, index, POD_LINK).await?;
-        let own = addresses.into_iter().find_map(|net| match net.addr() {
-            IpAddr::V4(address) if self.range.contains(&IpAddr::V4(address)) => Some(address),
-            _ => None,
-        });
-        if let Some(address) = own {
-            self.ipam().adopt(address);
+        let mut families = self.families();
+        let own: Option<Vec<IpAddr>> = families
+            .iter()
+            .map(|family| {
+                let mut addresses = addresses.iter().map(IpNet::addr);
+                addresses.find(|address| family.range().contains(address))
+            })
+            .collect();
+        let own = own.unwrap_or_default();
+        for (family, address) in families.iter_mut().zip(&own) {
+            family.adopt(*address);
         }
-        Ok(own.map(IpAddr::V4))
+        Ok(Addresses::of_each_family(own))
     }
 
-    /// Connects a Pod's namespace under this address. What is connected already is left as it is.
+    /// Connects a Pod's namespace under these addresses. What is connected already is left as it is.
     ///
     /// # Errors
     /// When the kernel refuses a step.
@@ -138,7 +180,7 @@ impl Network {
         &self,
         pod_uid: &str,
         namespace: BorrowedFd<'_>,
-        address: IpAddr,
+        addresses: Addresses,
     ) -> Result<(), NetworkError> {
         let name = veth_name(pod_uid);
         let inside = link::connect_in(namespace)?;
@@ -157,24 +199,37 @@ impl Network {
             link::veth(&self.handle, &cable).await?;
         }
         link::hairpin(&self.handle, &name).await?;
+        let has_ipv6 = addresses.into_iter().any(|address| address.is_ipv6());
+        link::inside(namespace, || sysctl::set_up_pod(POD_LINK, has_ipv6))?;
         let missing = || NetworkError::NoLink(POD_LINK.to_owned());
         let eth0 = link::index(&inside, POD_LINK).await?.ok_or_else(missing)?;
         if let Some(loopback) = link::index(&inside, "lo").await? {
             link::up(&inside, loopback, "lo").await?;
         }
-        link::add_address(&inside, eth0, POD_LINK, address.into()).await?;
         link::up(&inside, eth0, POD_LINK).await?;
-        link::route_on_link(&inside, IpAddr::V4(self.gateway).into(), eth0).await?;
-        let everywhere = IpNet::from(Ipv4Net::default());
-        link::route_via(&inside, everywhere, self.gateway.into())
-            .await
-            .map_err(NetworkError::route("setting", everywhere))
+        for address in addresses {
+            link::add_address(&inside, eth0, POD_LINK, address.into()).await?;
+            if let Some(gateway) = self.gateway(address) {
+                way_out(&inside, eth0, gateway).await?;
+            }
+        }
+        Ok(())
     }
 
-    /// Frees the address of a Pod that is gone. Its links go with its namespace; nobody waits for that.
-    pub fn release(&self, address: IpAddr) {
-        if let IpAddr::V4(address) = address {
-            self.ipam().release(address);
+    /// The gateway of a Pod's address.
+    fn gateway(&self, address: IpAddr) -> Option<IpAddr> {
+        let families = self.families();
+        let mut families = families.iter();
+        let family = families.find(|family| family.range().contains(&address))?;
+        Some(family.gateway())
+    }
+
+    /// Frees the addresses of a Pod that is gone. Its links go with its namespace; nobody waits for that.
+    pub fn release(&self, addresses: Addresses) {
+        for family in self.families().iter_mut() {
+            if let Some(address) = addresses.alike(family.gateway()) {
+                family.release(address);
+            }
         }
     }
 
@@ -204,9 +259,21 @@ impl Network {
         Ok(())
     }
 
-    fn ipam(&self) -> std::sync::MutexGuard<'_, Ipam> {
-        self.ipam.lock().expect("no holder of this lock panics")
+    fn families(&self) -> MutexGuard<'_, Vec<Ipam>> {
+        self.families.lock().expect("no holder of this lock panics")
     }
+}
+
+/// A Pod's routes in one family: everything is behind the gateway, which is on the link.
+async fn way_out(inside: &Handle, eth0: u32, gateway: IpAddr) -> Result<(), NetworkError> {
+    link::route_on_link(inside, gateway.into(), eth0).await?;
+    let everywhere = match gateway {
+        IpAddr::V4(_) => IpNet::from(Ipv4Net::default()),
+        IpAddr::V6(_) => IpNet::from(Ipv6Net::default()),
+    };
+    link::route_via(inside, everywhere, gateway)
+        .await
+        .map_err(NetworkError::route("setting", everywhere))
 }
 
 /// The node's end of a Pod's cable: 13 characters that the uid alone decides.

@@ -5,6 +5,8 @@ use std::{fmt::Write as _, net::IpAddr};
 
 use api::core::Pod;
 
+use crate::Addresses;
+
 /// Limits of the resolver library and of Kubernetes: more is cut off.
 const MAX_NAMESERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
@@ -157,7 +159,7 @@ pub(super) fn hostname(pod: &Pod) -> String {
 }
 
 /// The Pod's `/etc/hosts`.
-pub(super) fn hosts(pod: &Pod, address: IpAddr, domain: &str) -> String {
+pub(super) fn hosts(pod: &Pod, addresses: Addresses, domain: &str) -> String {
     let mut text = "# Kubernetes-managed hosts file.\n\
         127.0.0.1\tlocalhost\n\
         ::1\tlocalhost ip6-localhost ip6-loopback\n\
@@ -167,15 +169,15 @@ pub(super) fn hosts(pod: &Pod, address: IpAddr, domain: &str) -> String {
         fe00::2\tip6-allrouters\n"
         .to_owned();
     let hostname = hostname(pod);
-    let _ = if pod.spec.subdomain.is_empty() {
-        writeln!(text, "{address}\t{hostname}")
+    let names = if pod.spec.subdomain.is_empty() {
+        hostname
     } else {
         let (subdomain, namespace) = (&pod.spec.subdomain, &pod.metadata.namespace);
-        writeln!(
-            text,
-            "{address}\t{hostname}.{subdomain}.{namespace}.svc.{domain}\t{hostname}"
-        )
+        format!("{hostname}.{subdomain}.{namespace}.svc.{domain}\t{hostname}")
     };
+    for address in addresses {
+        let _ = writeln!(text, "{address}\t{names}");
+    }
     text.push_str(&aliases(pod));
     text
 }
@@ -267,11 +269,13 @@ mod tests {
     #[test]
     fn the_hosts_file_names_the_pod_and_its_aliases() {
         let spec = json!({"hostname": "db", "subdomain": "dbs", "hostAliases": [{"ip": "192.0.2.5", "hostnames": ["a", "b"]}]});
-        let text = hosts(&pod(spec), [10, 244, 1, 2].into(), "cluster.local");
-        assert!(
-            text.contains("\n10.244.1.2\tdb.dbs.team.svc.cluster.local\tdb\n"),
-            "{text}"
-        );
+        let both = ["10.244.1.2", "fd00::2"].map(|ip| ip.parse().expect("address"));
+        let both = Addresses::of_each_family(both).expect("addresses");
+        let text = hosts(&pod(spec), both, "cluster.local");
+        for address in both {
+            let line = format!("\n{address}\tdb.dbs.team.svc.cluster.local\tdb\n");
+            assert!(text.contains(&line), "{text}");
+        }
         assert!(text.ends_with("192.0.2.5\ta\tb\n"), "{text}");
         assert_eq!(hostname(&pod(json!({}))), "web-0");
         let on_host = json!({"hostNetwork": true, "nodeName": "node-7", "hostname": "db"});

@@ -36,6 +36,7 @@ use tokio::{
 };
 
 use crate::{
+    Addresses,
     backoff::Backoff,
     client::Client,
     network::{Network, NetworkError},
@@ -53,7 +54,7 @@ pub(crate) struct Context {
     client: Client,
     runtime: Runtime,
     network: Network,
-    node_ip: IpAddr,
+    node_ips: Addresses,
     view: SharedView,
     applied: watch::Receiver<Option<Position>>,
     local_pods: watch::Sender<BTreeSet<IpAddr>>,
@@ -67,7 +68,7 @@ pub(crate) struct Setup {
     pub(crate) client: Client,
     pub(crate) runtime: Runtime,
     pub(crate) network: Network,
-    pub(crate) node_ip: IpAddr,
+    pub(crate) node_ips: Addresses,
     pub(crate) view: SharedView,
     pub(crate) applied: watch::Receiver<Option<Position>>,
     pub(crate) local_pods: watch::Sender<BTreeSet<IpAddr>>,
@@ -81,7 +82,7 @@ impl Context {
             client,
             runtime,
             network,
-            node_ip,
+            node_ips,
             view,
             applied,
             local_pods,
@@ -98,7 +99,7 @@ impl Context {
             client,
             runtime,
             network,
-            node_ip,
+            node_ips,
             view,
             applied,
             local_pods,
@@ -128,13 +129,15 @@ impl Context {
         }
     }
 
-    /// Tells the rules that a Pod with this address came or went.
-    fn local_pod(&self, address: IpAddr, exists: bool) {
+    /// Tells the rules that a Pod with these addresses came or went.
+    fn local_pod(&self, addresses: Addresses, exists: bool) {
         self.local_pods.send_modify(|pods| {
-            if exists {
-                pods.insert(address);
-            } else {
-                pods.remove(&address);
+            for address in addresses {
+                if exists {
+                    pods.insert(address);
+                } else {
+                    pods.remove(&address);
+                }
             }
         });
     }
@@ -270,27 +273,27 @@ async fn adopt_one(
     pod: &Arc<runtime::Pod>,
 ) -> Result<Option<Sandbox>, SandboxError> {
     if pod.spec().network == runtime::Network::Host {
-        return Sandbox::watch(Arc::clone(pod), context.node_ip).map(Some);
+        return Sandbox::watch(Arc::clone(pod), context.node_ips).map(Some);
     }
     let netns = pod.netns()?;
-    let Some(address) = context.network.adopt(netns.as_fd()).await? else {
+    let Some(addresses) = context.network.adopt(netns.as_fd()).await? else {
         return Ok(None);
     };
     // The agent before may have been killed between the address and the last route: what is there already stays.
     if let Err(error) = context
         .network
-        .attach(pod.uid(), netns.as_fd(), address)
+        .attach(pod.uid(), netns.as_fd(), addresses)
         .await
     {
         tracing::error!(pod = pod.uid(), %error, "an adopted Pod may be connected in part only");
     }
-    match Sandbox::watch(Arc::clone(pod), address) {
+    match Sandbox::watch(Arc::clone(pod), addresses) {
         Ok(sandbox) => {
-            context.local_pod(address, true);
+            context.local_pod(addresses, true);
             Ok(Some(sandbox))
         }
         Err(error) => {
-            context.network.release(address);
+            context.network.release(addresses);
             Err(error)
         }
     }
@@ -309,7 +312,7 @@ pub enum AdoptError {
 
 /// SIGTERM, the default grace period, SIGKILL: its object is gone, so nothing is reported.
 async fn end_unknown(context: Arc<Context>, mut sandbox: Sandbox) {
-    let address = sandbox.address;
+    let addresses = sandbox.addresses;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
     while let Err(error) = worker::end(&mut sandbox).await {
         tracing::error!(pod = sandbox.spec().uid, %error, "an unknown Pod cannot be ended; trying again");
@@ -319,8 +322,8 @@ async fn end_unknown(context: Arc<Context>, mut sandbox: Sandbox) {
     context
         .remove_logs(&spec.namespace, &spec.name, &spec.uid)
         .await;
-    if address != context.node_ip {
-        context.local_pod(address, false);
-        context.network.release(address);
+    if addresses != context.node_ips {
+        context.local_pod(addresses, false);
+        context.network.release(addresses);
     }
 }

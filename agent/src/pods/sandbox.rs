@@ -1,6 +1,6 @@
 //! A Pod's processes and network on this node: the runtime's shim and the cable to the bridge, as one thing.
 
-use std::{net::IpAddr, os::fd::AsFd, sync::Arc};
+use std::{os::fd::AsFd, sync::Arc};
 
 use jiff::Timestamp;
 use runtime::{
@@ -13,7 +13,10 @@ use tokio::{
 };
 
 use super::container::{Exit, Report, State};
-use crate::network::{Network, NetworkError};
+use crate::{
+    Addresses,
+    network::{Network, NetworkError},
+};
 
 /// Why a sandbox cannot be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -29,25 +32,26 @@ pub(super) enum SandboxError {
 /// A living Pod.
 pub(super) struct Sandbox {
     pod: Arc<runtime::Pod>,
-    /// The Pod's address; the node's with the host's network.
-    pub(super) address: IpAddr,
+    /// The Pod's addresses; the node's with the host's network.
+    pub(super) addresses: Addresses,
     changes: AsyncFd<Subscription>,
 }
 
 impl Sandbox {
-    /// Makes the Pod's namespaces and connects them. After an error nothing is left but the address, which is the caller's.
+    /// Makes the Pod's namespaces and connects them. After an error nothing is left but the addresses, which
+    /// are the caller's.
     pub(super) async fn create(
         runtime: &Runtime,
         network: Option<&Network>,
         spec: PodSpec,
-        address: IpAddr,
+        addresses: Addresses,
     ) -> Result<Self, SandboxError> {
         let pod = {
             let (runtime, spec) = (runtime.clone(), spec.clone());
             blocking(move || runtime.create_pod(&spec)).await?
         };
         let pod = Arc::new(pod);
-        match Self::connect(&pod, network, &spec.uid, address).await {
+        match Self::connect(&pod, network, &spec.uid, addresses).await {
             Ok(sandbox) => Ok(sandbox),
             Err(error) => {
                 let _ = blocking(move || pod.remove()).await;
@@ -60,20 +64,23 @@ impl Sandbox {
         pod: &Arc<runtime::Pod>,
         network: Option<&Network>,
         uid: &str,
-        address: IpAddr,
+        addresses: Addresses,
     ) -> Result<Self, SandboxError> {
         if let Some(network) = network {
-            network.attach(uid, pod.netns()?.as_fd(), address).await?;
+            network.attach(uid, pod.netns()?.as_fd(), addresses).await?;
         }
-        Self::watch(Arc::clone(pod), address)
+        Self::watch(Arc::clone(pod), addresses)
     }
 
     /// Takes over a Pod that an earlier agent made.
-    pub(super) fn watch(pod: Arc<runtime::Pod>, address: IpAddr) -> Result<Self, SandboxError> {
+    pub(super) fn watch(
+        pod: Arc<runtime::Pod>,
+        addresses: Addresses,
+    ) -> Result<Self, SandboxError> {
         let changes = register(pod.subscribe()?).map_err(SandboxError::Watch)?;
         Ok(Self {
             pod,
-            address,
+            addresses,
             changes,
         })
     }

@@ -1,11 +1,10 @@
 //! From a Pod object to what the runtime makes. Pure.
 
-use std::net::IpAddr;
-
 use api::core::{Container, Pod};
 use runtime::{Capabilities, ContainerSpec, Image, Limits, Network, PodSpec, User};
 
 use super::{env, files};
+use crate::Addresses;
 
 /// The search path of a container whose image says nothing about it.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/";
@@ -118,7 +117,7 @@ fn capabilities(container: &Container) -> Option<Capabilities> {
 /// The Pod's sandbox.
 pub(super) fn pod_spec(
     pod: &Pod,
-    address: IpAddr,
+    addresses: Addresses,
     dns: &files::DnsSetup,
     host_hosts: &str,
 ) -> PodSpec {
@@ -137,7 +136,7 @@ pub(super) fn pod_spec(
         hosts: if host_network {
             format!("{host_hosts}{}", files::aliases(pod))
         } else {
-            files::hosts(pod, address, &dns.domain)
+            files::hosts(pod, addresses, &dns.domain)
         },
     }
 }

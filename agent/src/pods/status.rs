@@ -1,7 +1,5 @@
 //! What a Pod's status says, from what is known of its containers. Pure.
 
-use std::net::IpAddr;
-
 use api::{
     core::{
         ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
@@ -12,6 +10,7 @@ use api::{
 use jiff::Timestamp;
 
 use super::container::{Exit, Life, RestartPolicy, State};
+use crate::Addresses;
 
 /// Whether somebody else has declared the Pod over (evicted it, say) although its containers would run on: such a Pod is stopped
 /// and never started again, and its status is theirs.
@@ -25,8 +24,8 @@ pub(super) fn is_overruled(pod: &Pod, lives: &[Life]) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
     pub(super) lives: &'a [Life],
-    pub(super) pod_ip: Option<IpAddr>,
-    pub(super) host_ip: IpAddr,
+    pub(super) pod_ips: Option<Addresses>,
+    pub(super) host_ips: Addresses,
     /// What the container runtime calls the image, by the image's name in the Pod.
     pub(super) image_id: fn(&str) -> String,
     pub(super) now: Timestamp,
@@ -38,20 +37,25 @@ pub(super) fn status(pod: &Pod, facts: &Facts<'_>) -> PodStatus {
     let phase = phase(facts.lives, policy);
     let mut status = PodStatus {
         phase: phase.into(),
-        host_ip: facts.host_ip.to_string().into(),
-        host_ips: vec![HostIp {
-            ip: facts.host_ip.to_string().into(),
-        }],
+        host_ip: facts.host_ips.primary().to_string().into(),
+        host_ips: facts
+            .host_ips
+            .into_iter()
+            .map(|ip| HostIp {
+                ip: ip.to_string().into(),
+            })
+            .collect(),
         start_time: pod.status.start_time.or(Some(facts.now.into())),
         container_statuses: container_statuses(pod, facts, policy),
         qos_class: pod.status.qos_class.clone(),
         ..PodStatus::default()
     };
-    if let Some(ip) = facts.pod_ip {
-        status.pod_ip = ip.to_string().into();
-        status.pod_ips = vec![PodIp {
+    if let Some(ips) = facts.pod_ips {
+        status.pod_ip = ips.primary().to_string().into();
+        let ips = ips.into_iter().map(|ip| PodIp {
             ip: ip.to_string().into(),
-        }];
+        });
+        status.pod_ips = ips.collect();
     }
     status.conditions = conditions(pod, facts, &status);
     status
@@ -175,7 +179,7 @@ fn conditions(pod: &Pod, facts: &Facts<'_>, status: &PodStatus) -> Vec<PodCondit
     let own = [
         (
             "PodReadyToStartContainers",
-            facts.pod_ip.is_some(),
+            facts.pod_ips.is_some(),
             "",
             String::new(),
         ),
@@ -234,6 +238,8 @@ fn readiness(status: &PodStatus) -> (bool, &'static str, String) {
 mod tests {
     use serde_json::json;
 
+    use std::net::IpAddr;
+
     use super::super::container::Report;
     use super::*;
 
@@ -258,8 +264,8 @@ mod tests {
             pod,
             &Facts {
                 lives: std::slice::from_ref(life),
-                pod_ip: Some([10, 244, 1, 2].into()),
-                host_ip: [172, 30, 0, 11].into(),
+                pod_ips: Some(IpAddr::from([10, 244, 1, 2]).into()),
+                host_ips: IpAddr::from([172, 30, 0, 11]).into(),
                 image_id: str::to_owned,
                 now: at(100),
             },

@@ -14,7 +14,7 @@ fn here() -> Here {
     Here {
         node: "n1".into(),
         zone: Some("z1".into()),
-        address: Some("192.0.2.1".parse().expect("address")),
+        addresses: Some("192.0.2.1".parse::<IpAddr>().expect("address").into()),
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) struct Link {
 }
 
 /// The link on whose network an address is; else the one of the node's own address, where a router may send to.
-pub(super) fn link_for(address: Ipv4Addr, node_ip: IpAddr) -> io::Result<Option<Link>> {
+pub(super) fn link_for(address: Ipv4Addr, node_ip: Option<IpAddr>) -> io::Result<Option<Link>> {
     let all: Vec<_> = getifaddrs()?.collect();
     let networks = all.iter().filter_map(|entry| {
         let ip = entry.address.as_ref()?.as_sockaddr_in()?.ip();
@@ -42,7 +42,7 @@ pub(super) fn link_for(address: Ipv4Addr, node_ip: IpAddr) -> io::Result<Option<
     let of_node = || {
         networks
             .clone()
-            .find(|(_, net)| IpAddr::V4(net.addr()) == node_ip)
+            .find(|(_, net)| Some(IpAddr::V4(net.addr())) == node_ip)
     };
     let Some((name, _)) = containing.or_else(of_node) else {
         return Ok(None);

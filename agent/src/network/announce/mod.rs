@@ -31,7 +31,7 @@ use self::{
     link::{ArpSocket, Link, link_for},
     segment::{CERTAIN, Segment, TICK},
 };
-use crate::{client::Client, objects::Key};
+use crate::{Addresses, client::Client, objects::Key};
 
 /// How often the server hears that this node announces. It gives up on a node after four of them.
 const REPORT_EVERY: Duration = Duration::from_millis(300);
@@ -77,11 +77,11 @@ impl Announcements {
     }
 
     /// Announces and reports for ever.
-    pub(crate) async fn run(self, client: Client, node: String, node_ip: IpAddr) {
+    pub(crate) async fn run(self, client: Client, node: String, node_ips: Addresses) {
         let (acknowledged, reader) = watch::channel(None);
         tokio::join!(
             report(client, node, self.0.subscribe(), acknowledged),
-            announce(self.0.subscribe(), reader, node_ip),
+            announce(self.0.subscribe(), reader, node_ips),
         );
     }
 }
@@ -128,7 +128,7 @@ impl Drop for Running {
 async fn announce(
     mut wanted: watch::Receiver<BTreeMap<Key, Vec<IpAddr>>>,
     acknowledged: watch::Receiver<Acknowledged>,
-    node_ip: IpAddr,
+    node_ips: Addresses,
 ) {
     let mut running: BTreeMap<String, (Link, Running)> = BTreeMap::new();
     loop {
@@ -136,7 +136,7 @@ async fn announce(
             let wanted = wanted.borrow_and_update();
             wanted.values().flatten().copied().collect()
         };
-        let by_link = by_link(&addresses, node_ip);
+        let by_link = by_link(&addresses, node_ips);
         running.retain(|name, (link, _)| by_link.get(name).is_some_and(|(now, _)| now == link));
         for (name, (link, addresses)) in by_link {
             if let Some((_, known)) = running.get(&name) {
@@ -160,7 +160,7 @@ async fn announce(
 /// The addresses by the link on which each is announced.
 fn by_link(
     addresses: &BTreeSet<IpAddr>,
-    node_ip: IpAddr,
+    node_ips: Addresses,
 ) -> BTreeMap<String, (Link, BTreeSet<Ipv4Addr>)> {
     let mut links: BTreeMap<String, (Link, BTreeSet<Ipv4Addr>)> = BTreeMap::new();
     for address in addresses {
@@ -168,7 +168,7 @@ fn by_link(
             tracing::warn!(%address, "IPv6 addresses of load balancers are not announced: route them to a node");
             continue;
         };
-        match link_for(address, node_ip) {
+        match link_for(address, node_ips.alike(address.into())) {
             Ok(Some(link)) => {
                 let entry = links.entry(link.name.clone());
                 entry.or_insert((link, BTreeSet::new())).1.insert(address);

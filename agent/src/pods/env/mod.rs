@@ -3,12 +3,11 @@
 
 mod services;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use api::core::{Container, EnvVar, KeySelector, Pod};
+
+use crate::Addresses;
 
 pub(super) use services::service_variables;
 
@@ -81,16 +80,16 @@ pub(super) fn wanted_sources(container: &Container) -> Vec<(&'static str, String
 
 /// The addresses that `fieldRef` may name.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Addresses {
-    pub(super) pod: IpAddr,
-    pub(super) host: IpAddr,
+pub(super) struct Places {
+    pub(super) pod: Addresses,
+    pub(super) host: Addresses,
 }
 
 /// The whole environment: Service variables, then `envFrom`, then `env`; later ones win.
 pub(super) fn environment(
     pod: &Pod,
     container: &Container,
-    addresses: Addresses,
+    places: Places,
     sources: &Sources,
     services: &[(String, String)],
 ) -> Result<Vec<(String, String)>, EnvError> {
@@ -124,7 +123,7 @@ pub(super) fn environment(
         }
     }
     for variable in &container.env {
-        if let Some(value) = value_of(pod, variable, addresses, sources, &result)? {
+        if let Some(value) = value_of(pod, variable, places, sources, &result)? {
             result.set(&variable.name, value);
         }
         // Checked on the way: a few variables that name each other twice grow without end.
@@ -163,7 +162,7 @@ impl Environment {
 fn value_of(
     pod: &Pod,
     variable: &EnvVar,
-    addresses: Addresses,
+    places: Places,
     sources: &Sources,
     before: &Environment,
 ) -> Result<Option<String>, EnvError> {
@@ -179,7 +178,7 @@ fn value_of(
             variable: variable.name.to_string(),
             path: field.field_path.to_string(),
         };
-        return field_value(pod, &field.field_path, addresses)
+        return field_value(pod, &field.field_path, places)
             .map(Some)
             .ok_or_else(unsupported);
     }
@@ -213,7 +212,7 @@ fn key_value(
 }
 
 /// The downward API's fields.
-fn field_value(pod: &Pod, path: &str, addresses: Addresses) -> Option<String> {
+fn field_value(pod: &Pod, path: &str, places: Places) -> Option<String> {
     let meta = &pod.metadata;
     let value = match path {
         "metadata.name" => meta.name.to_string(),
@@ -221,8 +220,10 @@ fn field_value(pod: &Pod, path: &str, addresses: Addresses) -> Option<String> {
         "metadata.uid" => meta.uid.to_string(),
         "spec.nodeName" => pod.spec.node_name.to_string(),
         "spec.serviceAccountName" => pod.spec.service_account_name.to_string(),
-        "status.podIP" | "status.podIPs" => addresses.pod.to_string(),
-        "status.hostIP" | "status.hostIPs" => addresses.host.to_string(),
+        "status.podIP" => places.pod.primary().to_string(),
+        "status.podIPs" => places.pod.to_string(),
+        "status.hostIP" => places.host.primary().to_string(),
+        "status.hostIPs" => places.host.to_string(),
         _ => {
             let (map, rest) = if let Some(rest) = path.strip_prefix("metadata.labels['") {
                 (&meta.labels, rest)
@@ -321,17 +322,22 @@ mod tests {
         .expect("pod")
     }
 
+    fn both(primary: &str, secondary: &str) -> Addresses {
+        let ips = [primary, secondary].map(|ip| ip.parse().expect("address"));
+        Addresses::of_each_family(ips).expect("addresses")
+    }
+
     fn environment_of(
         container: serde_json::Value,
         sources: &Sources,
     ) -> Result<Vec<String>, EnvError> {
         let container: Container = serde_json::from_value(container).expect("container");
-        let addresses = Addresses {
-            pod: [10, 244, 1, 2].into(),
-            host: [172, 30, 0, 11].into(),
+        let places = Places {
+            pod: both("10.244.1.2", "fd00::2"),
+            host: both("172.30.0.11", "2001:db8::b"),
         };
         let services = [("WEB_SERVICE_HOST".to_owned(), "10.96.0.7".to_owned())];
-        let all = environment(&pod(), &container, addresses, sources, &services)?;
+        let all = environment(&pod(), &container, places, sources, &services)?;
         Ok(all
             .into_iter()
             .map(|(name, value)| format!("{name}={value}"))
@@ -353,6 +359,9 @@ mod tests {
                 {"name": "MODE", "value": "fast"},
                 {"name": "URL", "value": "http://$(WEB_SERVICE_HOST)/$(MODE)/$(COLOR)"},
                 {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+                {"name": "PODS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIPs"}}},
+                {"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
+                {"name": "HOSTS", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIPs"}}},
                 {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
                 {"name": "KEY", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "COLOR"}}},
             ]}),
@@ -366,6 +375,9 @@ mod tests {
                 "MODE=fast",
                 "URL=http://10.96.0.7/fast/red",
                 "POD=10.244.1.2",
+                "PODS=10.244.1.2,fd00::2",
+                "HOST=172.30.0.11",
+                "HOSTS=172.30.0.11,2001:db8::b",
                 "APP=web",
                 "KEY=red",
             ]

@@ -3,7 +3,7 @@
 mod end;
 mod start;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use api::core::{Pod, PodStatus};
 use jiff::Timestamp;
@@ -23,6 +23,7 @@ use super::{
     status::{Facts, is_overruled, status},
 };
 use crate::{
+    Addresses,
     backoff::Backoff,
     client::{PatchKind, Path},
 };
@@ -37,7 +38,7 @@ pub(super) struct Worker {
     pod: Arc<Pod>,
     sandbox: Option<Sandbox>,
     /// Taken while there is no sandbox yet, too.
-    address: Option<IpAddr>,
+    addresses: Option<Addresses>,
     lives: Vec<Life>,
     /// The last patch, and the status it led to.
     reported: Option<(Value, PodStatus)>,
@@ -84,7 +85,7 @@ impl Worker {
             context,
             wanted,
             pod,
-            address: adopted.as_ref().map(|sandbox| sandbox.address),
+            addresses: adopted.as_ref().map(|sandbox| sandbox.addresses),
             sandbox: adopted,
             lives,
             reported: None,
@@ -231,9 +232,9 @@ impl Worker {
         }
         let facts = Facts {
             lives: &self.lives,
-            // A Pod that has ended gave its address back, and keeps it in its status.
-            pod_ip: self.address.or_else(|| self.pod.status.pod_ip.parse().ok()),
-            host_ip: self.context.node_ip,
+            // A Pod that has ended gave its addresses back, and keeps them in its status.
+            pod_ips: self.addresses.or_else(|| addresses_of(&self.pod)),
+            host_ips: self.context.node_ips,
             image_id: |image| {
                 Image::find(image)
                     .map(|image| image.id())
@@ -292,11 +293,11 @@ impl Worker {
     }
 
     fn release(&mut self) {
-        if let Some(address) = self.address.take()
+        if let Some(addresses) = self.addresses.take()
             && !self.pod.spec.host_network
         {
-            self.context.local_pod(address, false);
-            self.context.network.release(address);
+            self.context.local_pod(addresses, false);
+            self.context.network.release(addresses);
         }
     }
 
@@ -309,4 +310,10 @@ impl Worker {
     fn name(&self) -> String {
         format!("{}/{}", self.pod.metadata.namespace, self.pod.metadata.name)
     }
+}
+
+/// The addresses that a Pod's status names.
+fn addresses_of(pod: &Pod) -> Option<Addresses> {
+    let ips = pod.status.pod_ips.iter();
+    Addresses::of_each_family(ips.filter_map(|pod_ip| pod_ip.ip.parse().ok()))
 }

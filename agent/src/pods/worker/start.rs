@@ -8,7 +8,7 @@ use runtime::Image;
 
 use super::{
     super::{
-        env::{self, Addresses, Sources},
+        env::{self, Places, Sources},
         sandbox::{Sandbox, SandboxError},
         spec,
     },
@@ -99,24 +99,24 @@ impl Worker {
         }
         let host_network = self.pod.spec.host_network;
         let network = Some(&self.context.network).filter(|_| !host_network);
-        let address = match (self.address, network) {
-            (Some(address), _) => address,
+        let addresses = match (self.addresses, network) {
+            (Some(addresses), _) => addresses,
             (None, Some(network)) => network.allocate()?,
-            (None, None) => self.context.node_ip,
+            (None, None) => self.context.node_ips,
         };
-        self.address = Some(address);
+        self.addresses = Some(addresses);
         let spec = spec::pod_spec(
             &self.pod,
-            address,
+            addresses,
             &self.context.dns,
             &self.context.host_hosts,
         );
-        let sandbox = Sandbox::create(&self.context.runtime, network, spec, address).await;
+        let sandbox = Sandbox::create(&self.context.runtime, network, spec, addresses).await;
         match sandbox {
             Ok(sandbox) => {
                 self.sandbox = Some(sandbox);
                 if !host_network {
-                    self.context.local_pod(address, true);
+                    self.context.local_pod(addresses, true);
                 }
                 Ok(())
             }
@@ -138,13 +138,13 @@ impl Worker {
             let view = lock(&self.context.view);
             env::service_variables(&view.services_for_pods(namespace), namespace, links)
         };
-        let node = self.context.node_ip;
-        let addresses = Addresses {
-            pod: self.address.unwrap_or(node),
+        let node = self.context.node_ips;
+        let places = Places {
+            pod: self.addresses.unwrap_or(node),
             host: node,
         };
         Ok(env::environment(
-            &self.pod, container, addresses, &sources, &services,
+            &self.pod, container, places, &sources, &services,
         )?)
     }
 
