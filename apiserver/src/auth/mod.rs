@@ -1,7 +1,7 @@
 //! Who asks, and whether they may.
 //!
-//! Reading order: this page (callers, questions, answers), [`certificate`] and [`token`] (who it is),
-//! [`impersonation`] (who they want to be), [`policy`] (what they may do), [`rbac`] (by which roles), [`node_restriction`]
+//! Reading order: this page (callers, questions, answers), [`authentication`] (who it is: by [`certificate`], by
+//! [`service_account`] token, by [`token`] to join), [`impersonation`] (who they want to be), [`policy`] (what they may do), [`rbac`] (by which roles), [`node_restriction`]
 //! (what a node may write), [`endpoint_restriction`] (what nobody may name as an endpoint).
 
 use std::collections::BTreeMap;
@@ -9,12 +9,14 @@ use std::collections::BTreeMap;
 use api::rbac::PolicyRule;
 use async_trait::async_trait;
 
+pub mod authentication;
 pub mod certificate;
 pub mod endpoint_restriction;
 pub mod impersonation;
 pub mod node_restriction;
 pub mod policy;
 pub mod rbac;
+pub mod service_account;
 pub mod token;
 
 /// The group of the administrators: they may do everything.

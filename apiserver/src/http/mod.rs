@@ -22,7 +22,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::{
-    auth::{Attributes, Authorizer, Decision, User},
+    auth::{Attributes, Authorizer, Decision, User, service_account::Tokens},
     metrics::{Metrics, RequestKind},
     registry::{ApiError, Registry},
 };
@@ -36,9 +36,10 @@ mod guard;
 mod health;
 mod limits;
 mod openapi;
+mod openid;
 mod options;
 mod patch;
-mod query;
+pub(crate) mod query;
 mod render;
 mod resource;
 mod review;
@@ -46,6 +47,7 @@ pub mod route;
 mod scale;
 mod schema;
 mod stream;
+mod token_request;
 
 pub use health::{Check, version};
 use limits::Lanes;
@@ -60,6 +62,8 @@ pub struct State {
     pub registry: Registry,
     /// Who may do what.
     pub authorizer: Arc<dyn Authorizer>,
+    /// Makes tokens, and says whose they are.
+    pub tokens: Arc<Tokens>,
     /// What `/readyz` looks at.
     pub checks: Arc<Vec<Check>>,
     /// What `/metrics` says.
@@ -165,6 +169,8 @@ async fn dispatch(mut call: Call) -> Result<Response, ApiError> {
             Ok(respond(StatusCode::OK, format, text))
         }
         Route::Version => Ok(json_value(StatusCode::OK, &version())),
+        Route::OpenIdConfiguration => Ok(openid::configuration(&call)),
+        Route::OpenIdKeys => Ok(openid::keys(&call)),
         Route::OpenApiV2 => Ok(openapi::v2(&call)),
         Route::OpenApiV3 => Ok(openapi::v3_root()),
         Route::OpenApiV3Document { group, version } => {

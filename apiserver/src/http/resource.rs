@@ -14,7 +14,7 @@ use super::{
     render::View,
     review,
     route::Target,
-    scale, schema, stream, success,
+    scale, schema, stream, success, token_request,
 };
 use crate::{
     auth::User,
@@ -65,6 +65,7 @@ pub(super) async fn serve(
 ) -> Result<Response, ApiError> {
     match (verb, target.subresource.map(|subresource| subresource.name)) {
         ("create", Some("binding")) => bind(call, target).await,
+        ("create", Some("token")) => token_request::create(call, target).await,
         ("get", Some("scale")) => scale::get(call, target).await,
         ("update", Some("scale")) => scale::update(call, target).await,
         ("patch", Some("scale")) => scale::patch(call, target).await,

@@ -56,6 +56,10 @@ pub enum Route {
         /// The version.
         version: String,
     },
+    /// `/.well-known/openid-configuration`.
+    OpenIdConfiguration,
+    /// `/openid/v1/jwks`.
+    OpenIdKeys,
     /// `/metrics`.
     Metrics,
     /// `/version`.
@@ -119,6 +123,8 @@ pub fn parse(served: &Catalog, path: &str) -> Option<Route> {
         }
         ["metrics"] => Route::Metrics,
         ["version"] => Route::Version,
+        [".well-known", "openid-configuration"] => Route::OpenIdConfiguration,
+        ["openid", "v1", "jwks"] => Route::OpenIdKeys,
         ["openapi", "v2"] => Route::OpenApiV2,
         ["openapi", "v3"] => Route::OpenApiV3,
         ["openapi", "v3", "api", version] => served_version(served, "", version)?.document(),

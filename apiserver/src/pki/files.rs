@@ -18,7 +18,11 @@ pub(super) enum Access {
     Public,
 }
 
-fn failed<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> PkiError + 'a {
+/// Says what was attempted on which file.
+pub(super) fn failed<'a>(
+    operation: &'static str,
+    path: &'a Path,
+) -> impl Fn(io::Error) -> PkiError + 'a {
     move |source| PkiError::File {
         operation,
         path: path.to_owned(),

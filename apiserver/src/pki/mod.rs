@@ -6,11 +6,13 @@
 mod files;
 mod kubeconfig;
 mod leaf;
+mod service_account;
 
 use std::{
     io,
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use jiff::{Timestamp, ToSpan as _, civil::Date, tz::TimeZone};
@@ -22,6 +24,7 @@ use sha2::{Digest as _, Sha256};
 
 use self::files::Access;
 pub use self::leaf::Leaf;
+use crate::auth::service_account::key::{KeyError, Keys};
 
 /// Years a CA certificate is valid.
 const CA_YEARS: i32 = 20;
@@ -61,6 +64,17 @@ pub enum PkiError {
         path: PathBuf,
         /// The cause.
         source: rcgen::Error,
+    },
+    /// A file holds no usable key for tokens.
+    #[error(
+        "{}: {source}: restore it from a backup, or remove it (tokens it signed are then refused)",
+        path.display()
+    )]
+    DamagedTokenKey {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: KeyError,
     },
     /// The CA certificate is there, its key is not.
     #[error(
@@ -105,6 +119,7 @@ pub struct Pki {
     ca: Authority,
     server: Leaf,
     admin: Leaf,
+    token_keys: Arc<Keys>,
 }
 
 /// The CA itself.
@@ -126,11 +141,13 @@ impl Pki {
         let ca = Authority::open(&dir, today)?;
         let server = leaf::open(&dir, "server", &ca, leaf::server(names), today)?;
         let admin = leaf::open(&dir, "admin", &ca, leaf::admin(), today)?;
+        let token_keys = Arc::new(service_account::open(&dir)?);
         Ok(Self {
             dir,
             ca,
             server,
             admin,
+            token_keys,
         })
     }
 
@@ -156,6 +173,12 @@ impl Pki {
     #[must_use]
     pub fn server(&self) -> &Leaf {
         &self.server
+    }
+
+    /// The keys of ServiceAccount tokens.
+    #[must_use]
+    pub fn token_keys(&self) -> &Arc<Keys> {
+        &self.token_keys
     }
 
     /// Where the certificates are kept.

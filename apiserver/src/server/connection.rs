@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, response::Response};
 use futures_util::StreamExt as _;
-use http::{Request, header};
+use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -22,7 +22,11 @@ use tower::ServiceExt as _;
 
 use super::{node::JOIN_PATH, socket};
 use crate::{
-    auth::{User, certificate, impersonation},
+    auth::{
+        User,
+        authentication::{Authenticator, Caller},
+        certificate,
+    },
     http as rest,
     registry::ApiError,
 };
@@ -40,6 +44,7 @@ const MAX_STREAMS: u32 = 2000;
 pub(super) struct Gate {
     tls: TlsAcceptor,
     router: Router,
+    authenticator: Authenticator,
     stop: CancellationToken,
     builder: Arc<auto::Builder<TokioExecutor>>,
     first_request: Duration,
@@ -48,7 +53,12 @@ pub(super) struct Gate {
 
 impl Gate {
     /// A gate to `router`; its watches end when `stop` is cancelled.
-    pub(super) fn new(tls: Arc<ServerConfig>, router: Router, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        tls: Arc<ServerConfig>,
+        router: Router,
+        authenticator: Authenticator,
+        stop: CancellationToken,
+    ) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new());
         builder
@@ -59,6 +69,7 @@ impl Gate {
         Self {
             tls: tls.into(),
             router,
+            authenticator,
             stop,
             builder: Arc::new(builder),
             first_request: FIRST_REQUEST,
@@ -117,7 +128,7 @@ impl Gate {
             .uri()
             .query()
             .is_some_and(|query| query.contains("watch="));
-        let request = match admit(caller, request) {
+        let request = match self.admit(caller, request).await {
             Ok(request) => request,
             Err(error) => return rest::status_of(&error),
         };
@@ -130,6 +141,27 @@ impl Gate {
         }
         response
     }
+
+    /// The request with its caller, if credentials and headers are acceptable.
+    async fn admit(
+        &self,
+        certified: Option<User>,
+        mut request: Request<Body>,
+    ) -> Result<Request<Body>, ApiError> {
+        // What comes to join brings a token of another sort, which is looked at there.
+        let caller = if request.uri().path() == JOIN_PATH {
+            let user = certified.unwrap_or_else(User::anonymous);
+            Caller {
+                credentials: user.clone(),
+                user,
+            }
+        } else {
+            let headers = request.headers();
+            self.authenticator.caller(certified, headers).await?
+        };
+        request.extensions_mut().insert(caller.user);
+        Ok(request)
+    }
 }
 
 /// The caller a connection belongs to: the verified client certificate says so. `None` without one.
@@ -137,22 +169,6 @@ fn caller(stream: &TlsStream<TcpStream>) -> Option<User> {
     let (_, session) = stream.get_ref();
     let certificate = session.peer_certificates()?.first()?;
     certificate::user(certificate)
-}
-
-/// The request with its caller, if credentials and headers are acceptable.
-fn admit(caller: Option<User>, mut request: Request<Body>) -> Result<Request<Body>, ApiError> {
-    let has_token = request.headers().contains_key(header::AUTHORIZATION);
-    let caller = match caller {
-        Some(caller) => caller,
-        // Tokens open nothing but the way in; a bad credential is not the same as none (U1).
-        None if has_token && request.uri().path() != JOIN_PATH => {
-            return Err(ApiError::Unauthorized);
-        }
-        None => User::anonymous(),
-    };
-    let user = impersonation::effective(&caller, request.headers())?;
-    request.extensions_mut().insert(user);
-    Ok(request)
 }
 
 /// The response with a body that ends, between two events, when the server stops.
@@ -179,7 +195,12 @@ mod tests {
     use tokio_rustls::TlsConnector;
 
     use super::*;
-    use crate::pki::{Pki, ServerNames};
+    use crate::{
+        auth::{policy::Policy, service_account::Tokens},
+        pki::{Pki, ServerNames},
+        registry::{Context, Registry},
+        store::{EmbeddedStore, engine::MemoryEngine},
+    };
 
     fn gate(first_request: Duration) -> Gate {
         Gate {
@@ -204,7 +225,14 @@ mod tests {
             .route("/livez", get(async || "ok"))
             .route("/endless", get(endless));
         let tls = super::super::tls(&pki).unwrap();
-        let gate = Gate::new(tls, router, CancellationToken::new());
+        let store = EmbeddedStore::with_engine(MemoryEngine::default(), None).unwrap();
+        let registry = Registry::new(Arc::new(store), Context::default());
+        let authenticator = Authenticator {
+            tokens: Arc::new(Tokens::ephemeral("https://issuer".into()).unwrap()),
+            authorizer: Policy::new(registry.clone(), Arc::default()),
+            registry,
+        };
+        let gate = Gate::new(tls, router, authenticator, CancellationToken::new());
         (gate, pki.ca_pem().to_owned())
     }
 

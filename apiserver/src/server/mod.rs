@@ -32,7 +32,7 @@ pub use self::{
 use crate::{
     announcers::Announcers,
     applied::Applied,
-    auth::{policy::Policy, rbac::Rbac},
+    auth::{authentication::Authenticator, policy::Policy, rbac::Rbac, service_account::Tokens},
     controller,
     http::{self, Check},
     metrics::Metrics,
@@ -253,9 +253,15 @@ impl Server {
         metrics: Metrics,
         stop: CancellationToken,
     ) -> Result<Gate, ServerError> {
+        let authenticator = Authenticator {
+            registry: self.registry.clone(),
+            tokens: Arc::new(self.tokens()),
+            authorizer: Policy::new(self.registry.clone(), rbac),
+        };
         let state = http::State {
             registry: self.registry.clone(),
-            authorizer: Policy::new(self.registry.clone(), rbac),
+            authorizer: authenticator.authorizer.clone(),
+            tokens: authenticator.tokens.clone(),
             checks: Arc::new(vec![store_check(&self.store), readiness(stop.clone())]),
             metrics,
         };
@@ -266,7 +272,17 @@ impl Server {
             reports,
         );
         let router = node::router(nodes).merge(http::router(state));
-        Ok(Gate::new(tls(&self.pki)?, router, stop))
+        Ok(Gate::new(tls(&self.pki)?, router, authenticator, stop))
+    }
+
+    fn tokens(&self) -> Tokens {
+        let issuer = format!(
+            "https://kubernetes.default.svc.{}",
+            self.config.cluster_domain
+        );
+        let advertised = SocketAddr::new(self.config.advertised(), self.address.port());
+        let server = format!("https://{advertised}");
+        Tokens::new(issuer, &server, self.pki.token_keys().clone())
     }
 
     async fn accept_until(

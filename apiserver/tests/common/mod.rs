@@ -12,7 +12,7 @@ pub mod kubectl;
 use std::{net::SocketAddr, sync::Arc};
 
 use apiserver::{
-    auth::{Attributes, Authorizer, Decision, User},
+    auth::{Attributes, Authorizer, Decision, User, service_account::Tokens},
     http::{Check, Limits, State, limited_router, router},
     metrics::Metrics,
     registry::{Context, Registry, WriteOptions, kinds},
@@ -43,6 +43,11 @@ impl Authorizer for Lenient {
     }
 }
 
+/// Tokens by a key of this process.
+pub fn tokens() -> Arc<Tokens> {
+    Arc::new(Tokens::ephemeral("https://kubernetes.default.svc".into()).unwrap())
+}
+
 /// The API, called in process.
 pub struct Api {
     pub registry: Registry,
@@ -69,6 +74,7 @@ impl Api {
         let router = router(State {
             registry: registry.clone(),
             authorizer: Arc::new(authorizer),
+            tokens: tokens(),
             checks: Arc::new(Vec::new()),
             metrics: Metrics::default(),
         });
@@ -92,6 +98,7 @@ impl Api {
         let state = State {
             registry: api.registry.clone(),
             authorizer: Arc::new(Lenient),
+            tokens: tokens(),
             checks: Arc::new(checks),
             metrics: Metrics::default(),
         };

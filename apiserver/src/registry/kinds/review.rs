@@ -83,3 +83,18 @@ pub static LOCAL_SUBJECT_ACCESS_REVIEWS: Kind = Kind {
         "localsubjectaccessreview",
     )
 };
+
+/// Whose token this is.
+pub static TOKEN_REVIEWS: Kind =
+    review(AUTHENTICATION, "TokenReview", "tokenreviews", "tokenreview");
+
+/// What `serviceaccounts/X/token` reads and answers. It has no path of its own.
+pub static TOKEN_REQUESTS: Kind = Kind {
+    namespaced: true,
+    ..review(
+        AUTHENTICATION,
+        "TokenRequest",
+        "tokenrequests",
+        "tokenrequest",
+    )
+};

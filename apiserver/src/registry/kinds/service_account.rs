@@ -1,7 +1,8 @@
 //! ServiceAccount (core/v1).
 
+use super::review::AUTHENTICATION;
 use crate::registry::{
-    kind::{ALL_VERBS, Kind, Rules},
+    kind::{ALL_VERBS, Kind, Rules, Subresource},
     table::{AGE, Column, NAME, Table},
 };
 
@@ -16,7 +17,11 @@ pub static SERVICE_ACCOUNTS: Kind = Kind {
     categories: &[],
     namespaced: true,
     verbs: ALL_VERBS,
-    subresources: &[],
+    subresources: &[Subresource {
+        name: "token",
+        body: Some((AUTHENTICATION, "v1", "TokenRequest")),
+        verbs: &["create"],
+    }],
     rules: Rules {
         delete_returns_object: true,
         ..Rules::GENERIC
