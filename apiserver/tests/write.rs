@@ -296,12 +296,36 @@ async fn m15_owner_references_are_whole_and_have_one_controller() {
     let api = Api::new().await;
     let owner =
         json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true});
+    let mut other = owner.clone();
+    other["uid"] = "v".into();
     let mut body = config_map("a");
-    body["metadata"]["ownerReferences"] = json!([owner, owner]);
+    body["metadata"]["ownerReferences"] = json!([owner, other]);
     assert_eq!(api.post(CONFIG_MAPS, body.clone()).await.0, 422);
     body["metadata"]["ownerReferences"] = json!([{"name": "p"}]);
     let (_, status) = api.post(CONFIG_MAPS, body).await;
     assert_eq!(status["details"]["causes"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn m15_owner_references_that_come_twice_are_folded_with_a_warning() {
+    let api = Api::new().await;
+    let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u-1"});
+    let mut body = config_map("a");
+    body["metadata"]["ownerReferences"] = json!([owner, owner]);
+    let request = http::Request::post(CONFIG_MAPS).header("content-type", "application/json");
+    let request = request.body(axum::body::Body::from(body.to_string()));
+    let response = api.send(request.unwrap()).await;
+    let warning = response.headers()["warning"].to_str().unwrap().to_owned();
+    assert!(
+        warning.contains("duplicate UID(s) observed: u-1"),
+        "{warning}"
+    );
+    let (_, made) = api.get(&format!("{CONFIG_MAPS}/a")).await;
+    assert_eq!(made["metadata"]["ownerReferences"], json!([owner]));
+    let event = json!({"apiVersion": "v1", "kind": "Event", "name": "e", "uid": "u"});
+    let mut body = config_map("b");
+    body["metadata"]["ownerReferences"] = json!([event]);
+    assert_eq!(api.post(CONFIG_MAPS, body).await.0, 422);
 }
 
 #[tokio::test]

@@ -3,7 +3,8 @@
 //! One task watches what the controllers need, keeps it in a [`world::World`] of slim values, and marks what a change touches.
 //! Each controller is a pure function from the world to [`write::Action`]s; the task carries them out and takes their results
 //! into the world at once, so that no controller ever acts on a state older than its own writes. A missed, doubled or late
-//! event costs nothing, and nothing runs on a timer where an event exists.
+//! event costs nothing, and nothing runs on a timer where an event exists. [`garbage`] follows every kind, and keeps only who
+//! owns whom.
 //!
 //! Reading order: [`world`], [`write`], [`watch`], [`run`], [`bootstrap`], then one file per controller. [`rbac`] is apart: the
 //! authorizer needs it before the first request.
@@ -12,6 +13,7 @@ mod bootstrap;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod garbage;
 mod hints;
 mod join_token;
 mod load_balancer;
@@ -94,9 +96,14 @@ pub fn start(
     let mut tasks = JoinSet::new();
     // A controller can be stopped between any two writes: the next start looks at everything again.
     let programmed = programmed::run(registry.clone(), applied, metrics);
+    let garbage = garbage::run(registry.clone());
     let until_stopped = stop.clone();
     tasks.spawn(async move {
         until_stopped.run_until_cancelled(programmed).await;
+    });
+    let until_stopped = stop.clone();
+    tasks.spawn(async move {
+        until_stopped.run_until_cancelled(garbage).await;
     });
     tasks.spawn(async move {
         stop.run_until_cancelled(run::run(registry, cluster, announcers))

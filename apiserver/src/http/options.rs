@@ -253,10 +253,13 @@ pub(super) fn delete(query: &Query, body: &Value) -> Result<DeleteOptions, ApiEr
         }));
     }
     let propagation = match policy {
-        "" if orphan == Some(true) => Propagation::Orphan,
-        "" | "Background" => Propagation::Background,
-        "Foreground" => Propagation::Foreground,
-        "Orphan" => Propagation::Orphan,
+        "" => orphan.map(|orphan| match orphan {
+            true => Propagation::Orphan,
+            false => Propagation::Background,
+        }),
+        "Background" => Some(Propagation::Background),
+        "Foreground" => Some(Propagation::Foreground),
+        "Orphan" => Some(Propagation::Orphan),
         other => {
             return Err(invalid_option("DeleteOptions", |causes| {
                 let supported = &["Background", "Foreground", "Orphan"];

@@ -4,7 +4,7 @@ use api::schema::{self, Type};
 use serde_json::Value;
 
 use super::options::FieldValidation;
-use crate::registry::{ApiError, Kind};
+use crate::registry::{ApiError, Kind, meta};
 
 /// Problems of a body that are worth a warning.
 pub(super) type Warnings = Vec<String>;
@@ -47,6 +47,7 @@ pub(super) fn settle(
     if validation == FieldValidation::Ignore {
         problems.clear();
     }
+    problems.extend(meta::fold_owner_references(value));
     Ok(problems)
 }
 

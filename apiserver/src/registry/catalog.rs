@@ -35,6 +35,30 @@ impl Catalog {
             .find(|kind| kind.group == group && kind.version == version && kind.plural == plural)
     }
 
+    /// The kind of this name in a group, whatever the version: what an owner reference means.
+    #[must_use]
+    pub fn named(&self, group: &str, name: &str) -> Option<&'static Kind> {
+        self.all()
+            .find(|kind| kind.group == group && kind.kind == name)
+    }
+
+    /// The kind, namespace and name of the object stored at a key; see [`Kind::key`].
+    #[must_use]
+    pub fn at_key<'k>(&self, key: &'k [u8]) -> Option<(&'static Kind, Option<&'k str>, &'k str)> {
+        let path = std::str::from_utf8(key).ok()?.strip_prefix("/registry/")?;
+        let (group, path) = path.split_once('/')?;
+        let (plural, path) = path.split_once('/')?;
+        let group = if group == "core" { "" } else { group };
+        let kind = self
+            .all()
+            .find(|kind| kind.group == group && kind.plural == plural)?;
+        if !kind.namespaced {
+            return Some((kind, None, path));
+        }
+        let (namespace, name) = path.split_once('/')?;
+        Some((kind, Some(namespace), name))
+    }
+
     /// Whether a group is served.
     #[must_use]
     pub fn has_group(&self, group: &str) -> bool {
@@ -59,5 +83,32 @@ impl Registry {
     #[must_use]
     pub fn kind_changes(&self) -> watch::Receiver<Arc<Catalog>> {
         self.catalog.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::kinds::{CLUSTER_ROLES, ENDPOINT_SLICES, PODS};
+
+    #[test]
+    fn a_key_leads_back_to_its_kind_and_object() {
+        let catalog = Catalog::default();
+        for (kind, namespace, name) in [
+            (&PODS, Some("a"), "b"),
+            (&ENDPOINT_SLICES, Some("a"), "b-1.x"),
+            (&CLUSTER_ROLES, None, "system:node"),
+        ] {
+            let key = kind.key(namespace, name);
+            let found = catalog.at_key(key.as_bytes());
+            assert_eq!(found, Some((kind, namespace, name)));
+        }
+        for key in [
+            "/minik/nodeports/30000",
+            "/registry/core/pods/a",
+            "/registry/x/y/z",
+        ] {
+            assert_eq!(catalog.at_key(key.as_bytes()), None, "{key}");
+        }
     }
 }

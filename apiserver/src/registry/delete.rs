@@ -1,10 +1,11 @@
-//! Deletion: preconditions, grace, finalizers, release of what the object held (X1-X6).
+//! Deletion: preconditions, grace, finalizers, release of what the object held (X1-X7).
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{
-    ApiError, DeleteOptions, Deleted, Kind, List, ListQuery, Object, Registry, allocate, meta,
+    ApiError, DeleteOptions, Deleted, Kind, List, ListQuery, Object, Propagation, Registry,
+    allocate, meta,
     object::{canonical, managed_of},
     write::{contention, parse},
 };
@@ -36,7 +37,7 @@ impl Registry {
             let record = self.record(kind, namespace, name).await?;
             let old = parse(&record);
             preconditions(kind, name, &record, &old, options)?;
-            let new = match next_state(kind, &old, options.grace_secs, Timestamp::now()) {
+            let new = match next_state(kind, &old, options, Timestamp::now()) {
                 Next::Unchanged => {
                     let object = Object::from_record(kind, &record);
                     return Ok(Deleted {
@@ -164,41 +165,65 @@ enum Next {
 }
 
 /// Decides between removal, termination and nothing.
-fn next_state(kind: &Kind, old: &Value, asked_secs: Option<i64>, now: Timestamp) -> Next {
+fn next_state(kind: &Kind, old: &Value, options: &DeleteOptions, now: Timestamp) -> Next {
     // A negative grace means one second, as upstream has it.
-    let asked_secs = asked_secs.map(|secs| if secs < 0 { 1 } else { secs });
-    let grace = (kind.rules.grace)(old, asked_secs);
-    let held = !meta::finalizers(old).is_empty() || (kind.rules.held_back)(old);
-    if meta::is_terminating(old) {
+    let asked_secs = options
+        .grace_secs
+        .map(|secs| if secs < 0 { 1 } else { secs });
+    let mut grace = (kind.rules.grace)(old, asked_secs);
+    let finalizers = finalizers_after(old, options.propagation);
+    let held = !finalizers.is_empty() || (kind.rules.held_back)(old);
+    let terminating = meta::is_terminating(old);
+    if terminating {
         let current = old["metadata"]["deletionGracePeriodSeconds"]
             .as_i64()
             .unwrap_or(0);
         // A second DELETE may only shorten the grace, and only when it says so.
-        if asked_secs.is_none() || grace >= current {
-            return if held || current > 0 {
-                Next::Unchanged
-            } else {
-                Next::Gone
-            };
+        let shortened = asked_secs.is_some() && grace < current;
+        if !shortened && (current > 0 || held && finalizers == meta::finalizers(old)) {
+            return Next::Unchanged;
         }
-        if grace == 0 && !held {
-            return Next::Gone;
-        }
-    } else if grace == 0 && !held {
+        grace = grace.min(current);
+    }
+    if grace == 0 && !held {
         return Next::Gone;
     }
     let mut new = old.clone();
-    if !meta::is_terminating(old) && kind.rules.generation {
+    if !terminating && kind.rules.generation {
         meta::raise_generation(&mut new);
+    }
+    let metadata = meta::metadata_mut(&mut new);
+    if finalizers.is_empty() {
+        metadata.shift_remove("finalizers");
+    } else {
+        metadata.insert("finalizers".into(), json!(finalizers));
+    }
+    if terminating && old["metadata"]["deletionGracePeriodSeconds"] == grace {
+        return Next::Terminating(new);
     }
     let end = now
         .checked_add(SignedDuration::from_secs(grace))
         .unwrap_or(Timestamp::MAX);
-    let metadata = meta::metadata_mut(&mut new);
     metadata.insert("deletionTimestamp".into(), meta::timestamp(end).into());
     metadata.insert("deletionGracePeriodSeconds".into(), json!(grace));
     (kind.rules.on_terminating)(&mut new);
     Next::Terminating(new)
+}
+
+/// The finalizers once a DELETE has said what becomes of dependents (X7).
+fn finalizers_after(old: &Value, propagation: Option<Propagation>) -> Vec<&str> {
+    let mut finalizers = meta::finalizers(old);
+    let Some(propagation) = propagation else {
+        return finalizers;
+    };
+    let wanted = propagation.finalizer();
+    finalizers.retain(|finalizer| {
+        !Propagation::FINALIZERS.contains(finalizer) || Some(*finalizer) == wanted
+    });
+    if let Some(wanted) = wanted.filter(|wanted| !finalizers.contains(wanted)) {
+        finalizers.push(wanted);
+    }
+    finalizers
 }
 
 fn preconditions(

@@ -303,22 +303,54 @@ fn finalizer_rules(new: &Value, old: Option<&Value>, causes: &mut Causes) {
     }
 }
 
+/// Drops owner references that say the same again; the warning names their uids (M15).
+pub fn fold_owner_references(value: &mut Value) -> Option<String> {
+    let owners = value
+        .pointer_mut("/metadata/ownerReferences")?
+        .as_array_mut()?;
+    let mut kept: Vec<Value> = Vec::with_capacity(owners.len());
+    let mut uids = Vec::new();
+    for owner in owners.drain(..) {
+        if kept.contains(&owner) {
+            uids.push(owner["uid"].as_str().unwrap_or_default().to_owned());
+        } else {
+            kept.push(owner);
+        }
+    }
+    *owners = kept;
+    (!uids.is_empty()).then(|| {
+        format!(
+            "metadata.ownerReferences contains duplicate entries, which were folded; please fix your requests; duplicate UID(s) observed: {}",
+            uids.join(", ")
+        )
+    })
+}
+
 fn owner_references(owners: &Value, causes: &mut Causes) {
-    let mut controllers = 0;
+    let mut controllers = Vec::new();
     for (index, owner) in owners.as_array().into_iter().flatten().enumerate() {
+        let at = |field: &str| format!("metadata.ownerReferences[{index}].{field}");
+        let text = |field: &str| owner[field].as_str().unwrap_or_default();
         for field in ["apiVersion", "kind", "name", "uid"] {
-            if owner[field].as_str().unwrap_or_default().is_empty() {
-                let path = format!("metadata.ownerReferences[{index}].{field}");
-                causes.required(path, "must not be empty");
+            if text(field).is_empty() {
+                causes.required(at(field), "must not be empty");
             }
         }
-        controllers += usize::from(owner["controller"].as_bool() == Some(true));
+        if text("apiVersion") == "v1" && text("kind") == "Event" {
+            causes.invalid(
+                at("kind"),
+                "Event",
+                "v1, Kind=Event is disallowed from being an owner",
+            );
+        }
+        if owner["controller"].as_bool() == Some(true) {
+            controllers.push(text("name"));
+        }
     }
-    if controllers > 1 {
-        causes.invalid(
-            "metadata.ownerReferences",
-            controllers,
-            "Only one reference can have Controller set to true",
+    if let [one, other, ..] = controllers.as_slice() {
+        let detail = format!(
+            "Only one reference can have Controller set to true. Found \"true\" in references for {one} and {other}"
         );
+        causes.invalid("metadata.ownerReferences", controllers.len(), &detail);
     }
 }

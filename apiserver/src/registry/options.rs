@@ -157,7 +157,7 @@ impl Default for WriteOptions {
     }
 }
 
-/// What becomes of the objects this one owns. Only `Background` is acted on by now; the others are accepted.
+/// What becomes of the objects this one owns (X7). Acted on by the garbage collector, which the two finalizers call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Propagation {
     /// The owner goes, dependents follow.
@@ -169,6 +169,25 @@ pub enum Propagation {
     Orphan,
 }
 
+impl Propagation {
+    /// Holds back an owner until the dependents that block it are gone.
+    pub const FOREGROUND_FINALIZER: &str = "foregroundDeletion";
+    /// Holds back an owner until no dependent names it any more.
+    pub const ORPHAN_FINALIZER: &str = "orphan";
+    /// Both.
+    pub const FINALIZERS: [&str; 2] = [Self::FOREGROUND_FINALIZER, Self::ORPHAN_FINALIZER];
+
+    /// What waits for dependents.
+    #[must_use]
+    pub fn finalizer(self) -> Option<&'static str> {
+        match self {
+            Self::Background => None,
+            Self::Foreground => Some(Self::FOREGROUND_FINALIZER),
+            Self::Orphan => Some(Self::ORPHAN_FINALIZER),
+        }
+    }
+}
+
 /// How a deletion is done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeleteOptions {
@@ -178,8 +197,8 @@ pub struct DeleteOptions {
     pub uid: Option<String>,
     /// Only this version of the object.
     pub resource_version: Option<String>,
-    /// What becomes of dependents.
-    pub propagation: Propagation,
+    /// What becomes of dependents; `None` is what the object's finalizers say, and in the background without them.
+    pub propagation: Option<Propagation>,
     /// Everything but deleting it.
     pub dry_run: bool,
 }

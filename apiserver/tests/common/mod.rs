@@ -7,6 +7,7 @@
     reason = "each test file uses its own part of this"
 )]
 
+pub mod cluster;
 pub mod kubectl;
 
 use std::{net::SocketAddr, sync::Arc};
