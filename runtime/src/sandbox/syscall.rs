@@ -11,7 +11,11 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
-use nix::{errno::Errno, unistd::Pid};
+use nix::{
+    errno::Errno,
+    sys::resource::{Resource, getrlimit},
+    unistd::Pid,
+};
 
 use crate::Capabilities;
 
@@ -79,7 +83,8 @@ struct CloneArgs {
     tls: u64,
 }
 
-/// A mount of one file, read-only and at no place: `open_tree(2)` and `mount_setattr(2)`, since Linux 5.12.
+/// A mount of one file, read-only and at no place: `open_tree(2)` and `mount_setattr(2)`. An older kernel than Linux 5.12 says
+/// ENOSYS.
 pub(crate) fn read_only_mount(path: &CStr) -> io::Result<OwnedFd> {
     /// `struct mount_attr` of linux/mount.h.
     #[repr(C)]
@@ -129,15 +134,33 @@ pub(crate) fn prctl(option: i32, argument: u64) -> io::Result<()> {
 /// `close_range(2)` with CLOSE_RANGE_CLOEXEC: nothing above standard error survives an exec.
 pub(crate) fn close_on_exec_above_stderr() -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: u32 = 4;
-    close_range_above_stderr(CLOSE_RANGE_CLOEXEC)
+    match close_range_above_stderr(CLOSE_RANGE_CLOEXEC) {
+        // The flag is younger (Linux 5.11) than the call.
+        Err(Errno::EINVAL | Errno::ENOSYS) => each_close_on_exec_above_stderr(),
+        done => Ok(done?),
+    }
+}
+
+/// The same one by one. By number, not by `/proc/self/fd`: a container may have mounted something else there.
+fn each_close_on_exec_above_stderr() -> io::Result<()> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    for fd in 3..i32::try_from(limit).unwrap_or(i32::MAX) {
+        // SAFETY: sets a flag of a descriptor; where there is none, it says EBADF.
+        let outcome = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        match Errno::result(outcome) {
+            Ok(_) | Err(Errno::EBADF) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// `close_range(2)`: for a process that has opened nothing itself yet, and wants nothing of what it inherited.
 pub(crate) fn close_above_stderr() -> io::Result<()> {
-    close_range_above_stderr(0)
+    Ok(close_range_above_stderr(0)?)
 }
 
-fn close_range_above_stderr(flags: u32) -> io::Result<()> {
+fn close_range_above_stderr(flags: u32) -> Result<(), Errno> {
     // SAFETY: the callers either close nothing, or what no value of this process owns.
     Errno::result(unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, flags) })?;
     Ok(())

@@ -1,7 +1,7 @@
 //! What a shim does before its loop: leave the agent's session, make the Pod's namespaces, say that it is ready.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     fs::{self, File},
     io::{self, Write},
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
@@ -9,10 +9,13 @@ use std::{
 };
 
 use nix::{
+    fcntl::{OFlag, open},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
     sys::{
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
+        stat::Mode,
         statvfs::{FsFlags, fstatvfs},
     },
     unistd::{dup2_stdout, fexecve, sethostname, setsid},
@@ -25,6 +28,11 @@ use crate::{
     socket::listen_in,
     spec::Network,
 };
+
+/// This program's file.
+const PROGRAM: &CStr = c"/proc/self/exe";
+/// Where it is mounted for a moment, in the Pod's directory.
+const PROGRAM_FILE: &str = "program";
 
 /// A shim that is about to run its loop.
 pub(super) struct Prepared {
@@ -73,7 +81,7 @@ pub(super) fn prepare(dir: &Path) -> Result<Option<Prepared>, RuntimeError> {
 /// A process of a container can run this program's file as `/proc/self/exe`, also by a script's first line, and then has it open
 /// on the node's own file system (CVE-2019-5736). So the shim runs from a mount of the one file, which nobody can write through.
 fn use_read_only_program(dir: &Path) -> io::Result<()> {
-    let program = File::open("/proc/self/exe")?;
+    let program = open(PROGRAM, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
     if fstatvfs(&program)?.flags().contains(FsFlags::ST_RDONLY) {
         return Ok(());
     }
@@ -83,8 +91,26 @@ fn use_read_only_program(dir: &Path) -> io::Result<()> {
         .into_iter()
         .map(CString::new)
         .collect::<Result<_, _>>()?;
-    let mount = syscall::read_only_mount(c"/proc/self/exe")?;
+    let mount = match syscall::read_only_mount(PROGRAM) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => read_only_bind(dir)?,
+        mount => mount?,
+    };
     match fexecve(&mount, &args, &[] as &[CString])? {}
+}
+
+/// The same mount for kernels that cannot make one at no place: bound to a file of the Pod, and away from there at once.
+fn read_only_bind(dir: &Path) -> io::Result<OwnedFd> {
+    const NONE: Option<&CStr> = None;
+    let place = dir.join(PROGRAM_FILE);
+    File::create(&place)?;
+    mount(Some(PROGRAM), &place, NONE, MsFlags::MS_BIND, NONE)?;
+    // A bind mount takes its flags in a second step only.
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    let opened = mount(NONE, &place, NONE, flags, NONE)
+        .and_then(|()| open(&place, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()));
+    umount2(&place, MntFlags::MNT_DETACH)?;
+    fs::remove_file(&place)?;
+    Ok(opened?)
 }
 
 fn namespaces(setup: &Setup) -> Result<(), RuntimeError> {
