@@ -19,12 +19,16 @@ const READ_ATTEMPTS: usize = 5;
 /// The kernel's dump messages are at most this large (`NLMSG_GOODSIZE` and what it grows them to).
 const RECEIVE_BUFFER_BYTES: usize = 128 * 1024;
 
+/// Whoever has this netlink port of a network namespace holds its tables where tables have no owner: two sockets cannot have
+/// it, and it goes with its process. The kernel gives out process ids and numbers above 2^31, so it is nobody's by chance.
+const CLAIM_PORT: u32 = 0x6d69_6e6b;
+
 /// Whether to ask for tables that nobody else can change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ownership {
     /// When the kernel has both `owner` and `persist` (since 6.9): `nft flush ruleset` skips such tables, and they outlive us.
     WhenPossible,
-    /// Never: anybody may change them, and they are repaired.
+    /// Never: anybody may change them, and they are repaired. This is what older kernels have.
     Never,
 }
 
@@ -35,6 +39,8 @@ pub struct Netlink {
     port: u32,
     seq: u32,
     table_flags: u32,
+    /// Where tables have no owner: the socket with [`CLAIM_PORT`].
+    claim: Option<OwnedFd>,
     send_buffer_bytes: usize,
     receive: Vec<u8>,
 }
@@ -45,7 +51,7 @@ impl Netlink {
     /// # Errors
     /// [`KernelError::NotPermitted`] and [`KernelError::Unsupported`] say what is missing.
     pub fn open(ownership: Ownership) -> Result<Netlink, KernelError> {
-        let (socket, port) = sys::open().map_err(|source| match source.raw_os_error() {
+        let (socket, port) = sys::open(0).map_err(|source| match source.raw_os_error() {
             Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT) => KernelError::Unsupported(source),
             Some(libc::EPERM | libc::EACCES) => KernelError::NotPermitted(source),
             _ => KernelError::Socket {
@@ -58,6 +64,7 @@ impl Netlink {
             port,
             seq: 1,
             table_flags: 0,
+            claim: None,
             send_buffer_bytes: 0,
             receive: vec![0; RECEIVE_BUFFER_BYTES],
         };
@@ -267,6 +274,24 @@ impl Netlink {
         })
     }
 
+    /// Whether another process holds our tables although tables have no owner here. If nobody does, this one does from here on.
+    fn is_claimed_by_other(&mut self) -> Result<bool, KernelError> {
+        if self.table_flags != 0 || self.claim.is_some() {
+            return Ok(false);
+        }
+        match sys::open(CLAIM_PORT) {
+            Ok((claim, _)) => self.claim = Some(claim),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Ok(true),
+            Err(errno) => {
+                return Err(KernelError::Socket {
+                    call: "bind",
+                    errno,
+                });
+            }
+        }
+        Ok(false)
+    }
+
     fn holder(&self, flags: u32, owner: Option<u32>) -> Holder {
         match owner.filter(|_| flags & wire::FLAG_OWNER != 0) {
             Some(port) if port == self.port => Holder::Us,
@@ -320,6 +345,11 @@ impl Kernel for Netlink {
     }
 
     fn holders(&mut self) -> Result<BTreeMap<Family, Holder>, KernelError> {
+        if self.is_claimed_by_other()? {
+            return Ok(Family::ALL
+                .map(|family| (family, Holder::Other(CLAIM_PORT)))
+                .into());
+        }
         let mut tables = Vec::new();
         for family in Family::ALL {
             self.dump(wire::NFT_MSG_GETTABLE, family, None, |message| {

@@ -23,14 +23,16 @@ fn address() -> libc::sockaddr_nl {
 
 const ADDRESS_LEN: libc::socklen_t = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
 
-/// Opens and binds; returns the port that the kernel chose.
-pub(super) fn open() -> io::Result<(OwnedFd, u32)> {
+/// Opens and binds to a port, or with 0 to one that the kernel chooses; returns it. EADDRINUSE: another socket of this network
+/// namespace has that port.
+pub(super) fn open(port: u32) -> io::Result<(OwnedFd, u32)> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
     // SAFETY: no pointers; the result is checked.
     let fd = check(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_NETFILTER) })?;
     // SAFETY: `fd` was just made and belongs to nobody else.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let mut bound = address();
+    bound.nl_pid = port;
     let mut len = ADDRESS_LEN;
     // SAFETY: the address outlives the calls and its length is right.
     check(unsafe { libc::bind(fd, (&raw const bound).cast(), len) })?;
