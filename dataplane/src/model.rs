@@ -112,7 +112,7 @@ pub struct Endpoint {
 /// Whose connections get the node's address as source. A Pod's that reaches itself (hairpin) always do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Masquerade {
-    /// Everybody's but the Pods' of [`Desired::pod_networks`].
+    /// Everybody's but the Pods', as [`Desired::local_detector`] knows them; with [`Desired::masquerade_all`] theirs, too.
     NonPodSources,
     /// Everybody's.
     Always,
@@ -185,6 +185,21 @@ pub enum Fate {
     Drop,
 }
 
+/// What tells a Pod's connection from others: for [`Masquerade::NonPodSources`] and [`Fate::Local`]. In a family without any
+/// network to know them by, nobody is a Pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LocalDetector {
+    /// Its source is in [`Desired::pod_networks`].
+    #[default]
+    PodNetworks,
+    /// Its source is in one of these: this node's Pods alone, say.
+    Networks(BTreeSet<IpNet>),
+    /// It came in by the interface of this name, a bridge that the node's Pods are ports of.
+    Interface(Box<str>),
+    /// It came in by an interface whose name begins so: each of the node's Pods has one.
+    InterfacePrefix(Box<str>),
+}
+
 /// The whole desired state of one node, both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
@@ -193,8 +208,12 @@ pub struct Desired {
     /// Service ranges: an address in one of them that no frontend uses is dropped, a known address with an unknown port is
     /// rejected.
     pub service_networks: BTreeSet<IpNet>,
-    /// Sources that count as Pods for [`Masquerade::NonPodSources`] and [`Fate::Local`].
+    /// The networks of the cluster's Pods.
     pub pod_networks: BTreeSet<IpNet>,
+    /// Whose connections count as Pods'.
+    pub local_detector: LocalDetector,
+    /// Whether connections to [`Masquerade::NonPodSources`] frontends are masqueraded whoever makes them.
+    pub masquerade_all: bool,
     /// The node's own addresses in these networks answer on NodePorts; in a family without any, all do but loopback.
     pub node_port_networks: BTreeSet<IpNet>,
     /// Addresses of Pods on this node (and the node's own, for endpoints on the host's network): the hairpin set.

@@ -15,7 +15,7 @@ use super::{
     sets,
     skeleton::{self, Networks},
 };
-use crate::model::{Desired, Family, Frontend};
+use crate::model::{Desired, Family, Frontend, LocalDetector};
 
 /// Networks of one family, without those inside another.
 fn networks_of(family: Family, networks: &BTreeSet<IpNet>) -> Vec<IpNet> {
@@ -54,9 +54,15 @@ fn compile_table(
     onto: Option<&Table>,
     memories: &Memories,
 ) -> Table {
+    let detected = match &desired.local_detector {
+        LocalDetector::Networks(networks) => networks,
+        _ => &desired.pod_networks,
+    };
     let networks = Networks {
         service: networks_of(family, &desired.service_networks),
         pod: networks_of(family, &desired.pod_networks),
+        from_pods: skeleton::from_pods(&desired.local_detector, &networks_of(family, detected)),
+        masquerade_all: desired.masquerade_all,
         node_port: networks_of(family, &desired.node_port_networks),
         masquerade_egress: desired.masquerade_egress,
     };

@@ -64,10 +64,19 @@ pub enum Statement {
         /// Holds for the addresses outside.
         negated: bool,
     },
+    /// `iifname x`, or `x*`: the interface by which the packet came in. Nothing matches what the node itself sends.
+    CameInBy {
+        /// The name, at most 15 bytes, or what it begins with.
+        name: Name,
+        /// Whether more may follow.
+        prefix: bool,
+    },
     /// `fib daddr type local`, or `saddr`: the address is one of this node's.
     Local(Field),
     /// `ct state new`.
     New,
+    /// `ct state invalid`: part of no connection that the kernel could make sense of.
+    Invalid,
     /// `ct status dnat`, or `! dnat`.
     Translated(bool),
     /// `a . b . c @set`.

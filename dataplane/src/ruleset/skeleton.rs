@@ -11,7 +11,7 @@ use super::{
     Base, Chain, ChainType, Field, Holds, Hook, Name, Rule, Set, SetKind, Statement, Table, Type,
     Verdict, chains, sets,
 };
-use crate::model::Family;
+use crate::model::{Family, LocalDetector};
 
 const FRONTEND: [Type; 3] = [Type::Address, Type::Protocol, Type::Port];
 const NODEPORT: [Type; 2] = [Type::Protocol, Type::Port];
@@ -38,6 +38,9 @@ pub(super) const SENT_TO_PORT: [Field; 2] = [Field::Protocol, Field::OriginalPor
 pub(super) struct Networks {
     pub(super) service: Vec<IpNet>,
     pub(super) pod: Vec<IpNet>,
+    /// Conditions of which one holds for a Pod's packets.
+    pub(super) from_pods: Vec<Statement>,
+    pub(super) masquerade_all: bool,
     pub(super) node_port: Vec<IpNet>,
     pub(super) masquerade_egress: bool,
 }
@@ -49,7 +52,7 @@ pub(super) fn table(family: Family, networks: &Networks) -> Table {
         sets: empty_sets(),
     };
     let build = Builder { family };
-    for (name, chain) in build.base_chains() {
+    for (name, chain) in build.base_chains(networks) {
         table.chains.insert(name.into(), chain);
     }
     for (name, rules) in [
@@ -211,6 +214,24 @@ fn vmap(key: &[Field], map: &str) -> Statement {
     }
 }
 
+/// Conditions of which one holds for what Pods of this family send.
+pub(super) fn from_pods(detector: &LocalDetector, networks: &[IpNet]) -> Vec<Statement> {
+    let interface = |name: &str, prefix| {
+        vec![Statement::CameInBy {
+            name: name.into(),
+            prefix,
+        }]
+    };
+    match detector {
+        LocalDetector::PodNetworks | LocalDetector::Networks(_) => networks
+            .iter()
+            .map(|net| within(Field::SourceAddress, *net))
+            .collect(),
+        LocalDetector::Interface(name) => interface(name, false),
+        LocalDetector::InterfacePrefix(name) => interface(name, true),
+    }
+}
+
 fn within(field: Field, net: IpNet) -> Statement {
     Statement::Within {
         field,
@@ -253,7 +274,7 @@ impl Builder {
         }
     }
 
-    fn base_chains(&self) -> Vec<(&'static str, Chain)> {
+    fn base_chains(&self, networks: &Networks) -> Vec<(&'static str, Chain)> {
         let base = |kind, hook, priority, rules| Chain {
             base: Some(Base {
                 kind,
@@ -290,6 +311,8 @@ impl Builder {
             check(chains::CHECK_NODEPORTS),
             check(chains::CHECK_SERVICES),
         ];
+        let mut filter_forward = self.drop_invalid(networks);
+        filter_forward.push(check(chains::CHECK_SERVICES));
         vec![
             (
                 "raw-prerouting",
@@ -313,12 +336,7 @@ impl Builder {
             ),
             (
                 "filter-forward",
-                base(
-                    ChainType::Filter,
-                    Hook::Forward,
-                    -1,
-                    vec![check(chains::CHECK_SERVICES)],
-                ),
+                base(ChainType::Filter, Hook::Forward, -1, filter_forward),
             ),
             (
                 "filter-output",
@@ -344,6 +362,16 @@ impl Builder {
         ]
     }
 
+    /// An endpoint's answer that connection tracking takes for invalid would reach its client with the endpoint's own address,
+    /// and the client, who knows nobody of that address, would reset the connection. Dropped, it is sent again.
+    fn drop_invalid(&self, networks: &Networks) -> Vec<Rule> {
+        let rule = |from_pod: &Statement| {
+            let drop = Statement::Verdict(Verdict::Drop);
+            self.rule([Statement::Invalid, from_pod.clone(), drop])
+        };
+        networks.from_pods.iter().map(rule).collect()
+    }
+
     fn services(&self, networks: &Networks) -> Vec<Rule> {
         let mut rules = vec![self.rule([vmap(&TO, sets::SERVICES)])];
         rules.extend(self.node_port_rules(networks, &[vmap(&TO_PORT, sets::NODEPORTS)]));
@@ -367,9 +395,9 @@ impl Builder {
         [inside, outside]: [&str; 2],
     ) -> Vec<Rule> {
         let pods = networks
-            .pod
+            .from_pods
             .iter()
-            .map(|net| self.rule([within(Field::SourceAddress, *net), vmap(to, inside)]));
+            .map(|from_pod| self.rule([from_pod.clone(), vmap(to, inside)]));
         let others = [
             self.rule([Statement::Local(Field::SourceAddress), vmap(to, inside)]),
             self.rule([vmap(to, outside)]),
@@ -418,12 +446,14 @@ impl Builder {
     }
 
     fn masquerade_non_pods(&self, networks: &Networks) -> Vec<Rule> {
-        let pods = networks.pod.iter().map(|net| {
-            self.rule([
-                within(Field::SourceAddress, *net),
-                Statement::Verdict(Verdict::Return),
-            ])
-        });
+        let kept = if networks.masquerade_all {
+            &[]
+        } else {
+            &networks.from_pods[..]
+        };
+        let pods = kept
+            .iter()
+            .map(|from_pod| self.rule([from_pod.clone(), Statement::Verdict(Verdict::Return)]));
         pods.chain([self.rule([Statement::Masquerade])]).collect()
     }
 

@@ -209,9 +209,14 @@ impl Display for StatementText<'_> {
                 };
                 write!(f, "{} {operator}{net}", columns(&[*field]))
             }
+            Statement::CameInBy { name, prefix } => {
+                let more = if *prefix { "*" } else { "" };
+                write!(f, "iifname \"{name}{more}\"")
+            }
             Statement::Local(Field::SourceAddress) => f.write_str("fib saddr type local"),
             Statement::Local(_) => f.write_str("fib daddr type local"),
             Statement::New => f.write_str("ct state new"),
+            Statement::Invalid => f.write_str("ct state invalid"),
             Statement::Translated(true) => f.write_str("ct status dnat"),
             Statement::Translated(false) => f.write_str("ct status ! dnat"),
             Statement::InSet { key, set } => write!(f, "{} @{set}", columns(key)),

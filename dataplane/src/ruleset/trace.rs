@@ -27,6 +27,8 @@ pub enum ConnectionState {
     New,
     /// Part of a connection that was translated earlier, or never.
     Established,
+    /// Not part of any connection, and none can begin with it: a TCP segment outside of the window, say.
+    Invalid,
 }
 
 /// A packet.
@@ -47,6 +49,8 @@ pub struct Packet {
 pub struct World {
     /// The node's addresses (`fib daddr type local`); loopback ones are known without.
     pub local_addresses: BTreeSet<IpAddr>,
+    /// The name of the interface by which packets of [`Origin::Link`] come in.
+    pub link: String,
     /// What `numgen random` yields, before the modulus.
     pub choice: u32,
     /// What session affinity remembers, by family: the elements of [`sets::AFFINITY`]. Packets add to it.
@@ -243,9 +247,21 @@ impl Walk<'_> {
                 };
                 holds(net.contains(&addr) != *negated)
             }
+            Statement::CameInBy { name, prefix } => {
+                let link = match self.packet.origin {
+                    Origin::Node => "",
+                    Origin::Link => &self.world.link,
+                };
+                holds(if *prefix {
+                    link.starts_with(&**name)
+                } else {
+                    *link == **name
+                })
+            }
             Statement::Local(Field::SourceAddress) => holds(self.is_local(self.packet.source.ip())),
             Statement::Local(_) => holds(self.is_local(self.packet.destination.ip())),
             Statement::New => holds(self.tracked && self.state == ConnectionState::New),
+            Statement::Invalid => holds(self.tracked && self.state == ConnectionState::Invalid),
             Statement::Translated(wanted) => holds(self.translated == *wanted),
             Statement::InSet { key, set } => holds(self.look_up(table, key, set).is_some()),
             Statement::VerdictMap { key, map } => match self.look_up(table, key, map).cloned() {

@@ -150,6 +150,9 @@ pub(crate) const NFTA_META_DREG: u16 = 1;
 pub(crate) const NFTA_META_KEY: u16 = 2;
 pub(crate) const NFTA_META_SREG: u16 = 3;
 pub(crate) const NFT_META_PRIORITY: u32 = 2;
+pub(crate) const NFT_META_IIFNAME: u32 = 6;
+/// Length of an interface's name with the zero behind it, linux/if.h.
+pub(crate) const IFNAMSIZ: usize = 16;
 pub(crate) const NFT_META_L4PROTO: u32 = 16;
 pub(crate) const NFTA_CT_DREG: u16 = 1;
 pub(crate) const NFTA_CT_KEY: u16 = 2;
@@ -162,6 +165,8 @@ pub(crate) const NFT_CT_DST_IP: u32 = 20;
 pub(crate) const NFT_CT_SRC_IP6: u32 = 21;
 pub(crate) const NFT_CT_DST_IP6: u32 = 22;
 pub(crate) const IP_CT_DIR_ORIGINAL: u8 = 0;
+/// `NF_CT_STATE_INVALID_BIT`, linux/netfilter/nf_conntrack_common.h.
+pub(crate) const STATE_INVALID: u32 = 1 << 0;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)`, linux/netfilter/nf_conntrack_common.h.
 pub(crate) const STATE_NEW: u32 = 1 << 3;
 /// `IPS_DST_NAT`, linux/netfilter/nf_conntrack_common.h.

@@ -81,6 +81,15 @@ impl Encoder {
                 net,
                 negated,
             } => self.within(*field, *net, *negated),
+            Statement::CameInBy { name, prefix } => {
+                self.meta(NFT_META_IIFNAME, NFT_REG32_00);
+                // A whole name is compared with the zeroes behind it.
+                let mut padded = [0; IFNAMSIZ];
+                let len = name.len().min(IFNAMSIZ - 1);
+                padded[..len].copy_from_slice(&name.as_bytes()[..len]);
+                let compared = if *prefix { len } else { IFNAMSIZ };
+                self.compare(NFT_CMP_EQ, &padded[..compared]);
+            }
             Statement::Local(field) => {
                 let flag = match field {
                     Field::SourceAddress => NFTA_FIB_F_SADDR,
@@ -96,6 +105,10 @@ impl Encoder {
             Statement::New => {
                 self.ct(NFT_CT_STATE, NFT_REG32_00, None);
                 self.test_bit(STATE_NEW, true);
+            }
+            Statement::Invalid => {
+                self.ct(NFT_CT_STATE, NFT_REG32_00, None);
+                self.test_bit(STATE_INVALID, true);
             }
             Statement::Translated(wanted) => {
                 self.ct(NFT_CT_STATUS, NFT_REG32_00, None);

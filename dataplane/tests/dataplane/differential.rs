@@ -10,7 +10,8 @@ use dataplane::{
     Dataplane,
     kernel::{Kernel, Netlink},
     model::{
-        Affinity, Desired, Endpoint, Family, Fate, Frontend, Masquerade, Memory, Protocol, Scope,
+        Affinity, Desired, Endpoint, Family, Fate, Frontend, LocalDetector, Masquerade, Memory,
+        Protocol, Scope,
     },
     ruleset::{ConnectionState, Data, Key, Landing, Origin, Packet, Source, World, sets},
 };
@@ -119,6 +120,18 @@ fn fate() -> impl Strategy<Value = Fate> {
     })
 }
 
+/// By each of them the client's Pod is one, but by the second the others are not, and by the last nobody is.
+fn detector() -> impl Strategy<Value = LocalDetector> {
+    let networks = ["10.244.0.2/32", "fd00:244::2/128"].map(|net| net.parse().expect("a network"));
+    prop_oneof![
+        3 => Just(LocalDetector::PodNetworks),
+        1 => Just(LocalDetector::Networks(networks.into())),
+        1 => Just(LocalDetector::Interface("pod2".into())),
+        1 => Just(LocalDetector::InterfacePrefix("pod".into())),
+        1 => Just(LocalDetector::Interface("pod".into())),
+    ]
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Client {
     Outside,
@@ -141,6 +154,15 @@ impl Client {
         match self {
             Client::Node => Origin::Node,
             Client::Outside | Client::Pod => Origin::Link,
+        }
+    }
+
+    /// The node's interface by which this client's packets come.
+    fn link(self) -> &'static str {
+        match self {
+            Client::Outside => "out",
+            Client::Node => "",
+            Client::Pod => "pod2",
         }
     }
 
@@ -247,6 +269,7 @@ fn agree(
                 local_addresses: local_addresses(),
                 choice,
                 affinity: before.clone(),
+                link: client.link().to_owned(),
             };
             let mut landing = dataplane.trace(&packet, ConnectionState::New, &mut world);
             // What drops or rejects a datagram on its way out tells its sender in the same way.
@@ -292,16 +315,25 @@ fn every_client_meets_what_the_tracer_says() {
         max_shrink_iters: 20,
         ..Config::default()
     };
-    let clusters = btree_map(frontend(), fate(), 12..18);
-    let run = TestRunner::new(config).run(&clusters, |frontends| {
-        let desired: Desired = desired(frontends);
-        let mut dataplane = net.dataplane(&desired);
-        for frontend in desired.frontends.keys().chain(&strangers) {
-            for client in CLIENTS {
-                agree(&net, &mut dataplane, frontend, client)?;
+    let clusters = (
+        btree_map(frontend(), fate(), 12..18),
+        detector(),
+        proptest::bool::weighted(0.2),
+    );
+    let run =
+        TestRunner::new(config).run(&clusters, |(frontends, local_detector, masquerade_all)| {
+            let desired = Desired {
+                local_detector,
+                masquerade_all,
+                ..desired(frontends)
+            };
+            let mut dataplane = net.dataplane(&desired);
+            for frontend in desired.frontends.keys().chain(&strangers) {
+                for client in CLIENTS {
+                    agree(&net, &mut dataplane, frontend, client)?;
+                }
             }
-        }
-        Ok(())
-    });
+            Ok(())
+        });
     run.unwrap_or_else(|error| panic!("{error}"));
 }

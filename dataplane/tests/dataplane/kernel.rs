@@ -9,7 +9,7 @@ use crate::common::{
 use dataplane::{
     Dataplane, DataplaneError, Verified,
     kernel::{Kernel, KernelError, Netlink, Ownership},
-    model::{Change, Desired, Family, Fate, Protocol},
+    model::{Change, Desired, Family, Fate, LocalDetector, Protocol},
     plan::{Action, Operation},
     ruleset::sets,
 };
@@ -109,6 +109,7 @@ fn zoo() -> Desired {
         .into(),
         node_port_networks: ["192.0.2.0/24".parse().expect("a network")].into(),
         masquerade_egress: true,
+        ..Desired::default()
     }
 }
 
@@ -149,9 +150,25 @@ fn collect(part: &str, elements: &mut Option<String>, lines: &mut Vec<String>) {
 #[test]
 fn the_printed_ruleset_is_what_nft_lists() {
     need("nft");
+    let detectors = [
+        LocalDetector::PodNetworks,
+        LocalDetector::Networks(["10.244.1.0/24".parse().expect("a network")].into()),
+        LocalDetector::Interface("minik0".into()),
+        LocalDetector::InterfacePrefix("veth".into()),
+    ];
+    for local_detector in detectors {
+        let desired = Desired {
+            local_detector,
+            ..zoo()
+        };
+        prints_what_nft_lists(&desired);
+    }
+}
+
+fn prints_what_nft_lists(desired: &Desired) {
     Netns::new().run(|| {
         let mut dataplane = open(Ownership::WhenPossible);
-        dataplane.replace(&zoo()).expect("replace");
+        dataplane.replace(desired).expect("replace");
         let ours = dataplane.text();
         let mut ours: Vec<&str> = ours
             .lines()

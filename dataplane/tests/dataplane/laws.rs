@@ -274,6 +274,7 @@ fn what_a_packet_meets_besides_services() {
         local_listeners: [listener].into(),
         node_port_networks: BTreeSet::new(),
         masquerade_egress: true,
+        ..Desired::default()
     };
     let ruleset = compiled(&desired);
     let world = World {
@@ -369,6 +370,24 @@ fn what_a_packet_meets_besides_services() {
         kept,
         delivered(service(99, 80), Source::Kept),
         "only new connections are dropped"
+    );
+    let invalid = Packet {
+        destination: SocketAddr::from(([192, 0, 2, 9], 40_000)),
+        ..established
+    };
+    let state = ConnectionState::Invalid;
+    let from_pod = ruleset.trace(&invalid, state, &mut world.clone());
+    assert_eq!(from_pod, Landing::Dropped, "an answer nobody would know");
+    let from_elsewhere = Packet {
+        source: SocketAddr::from((outside, 1)),
+        destination: SocketAddr::from((pod, 80)),
+        ..established
+    };
+    let passed = ruleset.trace(&from_elsewhere, state, &mut world.clone());
+    assert_eq!(
+        passed,
+        delivered(endpoint, Source::Kept),
+        "not our business"
     );
 }
 

@@ -1,9 +1,10 @@
 //! Tests of the whole crate through its public face: [`laws`] on the kernel in memory, [`kernel`], [`packets`], [`policies`],
-//! [`flows`], [`sctp`] and [`differential`] on the real one, in private network namespaces.
+//! [`flows`], [`invalid`], [`sctp`] and [`differential`] on the real one, in private network namespaces.
 
 mod common;
 mod differential;
 mod flows;
+mod invalid;
 mod kernel;
 mod laws;
 mod net;

@@ -308,6 +308,7 @@ pub(crate) fn desired(frontends: impl Into<BTreeMap<Frontend, Fate>>) -> Desired
         .into(),
         node_port_networks: BTreeSet::new(),
         masquerade_egress: true,
+        ..Desired::default()
     }
 }
 

@@ -125,6 +125,7 @@ pub(crate) fn desired() -> impl Strategy<Value = Desired> {
                 local_listeners,
                 node_port_networks: std::collections::BTreeSet::new(),
                 masquerade_egress,
+                ..Desired::default()
             },
         )
 }
