@@ -1,5 +1,7 @@
 //! What the agent is told: raw options in, one checked [`Config`] out.
 
+mod detect_local;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -12,6 +14,7 @@ use crate::{
     Addresses,
     client::{ClientError, Server},
 };
+pub(crate) use detect_local::DetectLocal;
 
 /// The options as flags and files give them.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +40,14 @@ pub struct Options {
     pub dns_upstreams: Vec<IpAddr>,
     /// `--nodeport-address CIDR|primary`: which of the node's addresses answer on NodePorts; none means all but loopback.
     pub node_port_addresses: Vec<String>,
+    /// `--detect-local-mode`: what tells Pods' connections from others; empty means ClusterCIDR.
+    pub detect_local_mode: String,
+    /// `--pod-bridge-interface`, for mode BridgeInterface.
+    pub pod_bridge_interface: Option<String>,
+    /// `--pod-interface-name-prefix`, for mode InterfaceNamePrefix.
+    pub pod_interface_name_prefix: Option<String>,
+    /// `--masquerade-all`: no connection to a ClusterIP keeps its source.
+    pub masquerade_all: bool,
     /// `--healthz-bind-address`: where the node answers `/healthz` and `/livez`; by default on every address.
     pub healthz_bind: Option<SocketAddr>,
     /// `--label KEY=VALUE`: labels of the Node object.
@@ -93,6 +104,8 @@ pub struct Config {
     pub(crate) cgroup_parent: String,
     pub(crate) dns_upstreams: Vec<SocketAddr>,
     pub(crate) node_port_addresses: Vec<NodePortAddress>,
+    pub(crate) detect_local: DetectLocal,
+    pub(crate) masquerade_all: bool,
     pub(crate) healthz_bind: SocketAddr,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) executable: PathBuf,
@@ -153,6 +166,24 @@ pub enum ConfigError {
         /// What was given.
         value: String,
     },
+    /// `--detect-local-mode` is none of the modes.
+    #[error(
+        "--detect-local-mode {value:?}: give ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix"
+    )]
+    DetectLocalMode {
+        /// What was given.
+        value: String,
+    },
+    /// A flag that says which interface is missing, does not belong to the mode, or is no name of an interface.
+    #[error("{flag}{}: {reason}", value.as_ref().map(|value| format!(" {value:?}")).unwrap_or_default())]
+    DetectLocalInterface {
+        /// The flag.
+        flag: &'static str,
+        /// What was given, if anything.
+        value: Option<String>,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// `--label` is not `KEY=VALUE` with a valid key and value.
     #[error("--label {label:?}: {reason}")]
     Label {
@@ -199,6 +230,12 @@ impl Options {
             node_port_addresses: node_port_addresses
                 .map(|value| NodePortAddress::parse(value))
                 .collect::<Result<_, _>>()?,
+            detect_local: detect_local::mode(
+                &self.detect_local_mode,
+                self.pod_bridge_interface,
+                self.pod_interface_name_prefix,
+            )?,
+            masquerade_all: self.masquerade_all,
             healthz_bind: self
                 .healthz_bind
                 .unwrap_or_else(|| SocketAddr::new(every_address(), HEALTHZ_PORT)),
@@ -406,6 +443,13 @@ mod tests {
                     ..options()
                 },
                 "--nodeport-address",
+            ),
+            (
+                Options {
+                    detect_local_mode: "Bridge".to_owned(),
+                    ..options()
+                },
+                "--detect-local-mode \"Bridge\"",
             ),
         ];
         for (options, flag) in cases {

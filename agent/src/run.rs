@@ -189,9 +189,10 @@ async fn agent(config: Config) -> Result<(), AgentError> {
             .serve_services(client.clone(), config.node_name.clone()),
     );
     let pod_cidrs = neighbours.wait_for_own_ranges(&mut nodes).await;
+    let pod_cidrs = pod_cidrs.ok_or(AgentError::NoNodes)?;
     let cluster_dns = cluster.cluster_dns;
     let network = Network::open(NetworkConfig {
-        pod_cidrs: pod_cidrs.ok_or(AgentError::NoNodes)?,
+        pod_cidrs: pod_cidrs.clone(),
         cluster_dns,
         node_ip: node_ips.primary(),
     })
@@ -208,7 +209,7 @@ async fn agent(config: Config) -> Result<(), AgentError> {
     let rules = Dataplane::open(Netlink::open(Ownership::WhenPossible)?)?;
     let (reconciler, applied) = Reconciler::new(
         here,
-        base(&cluster, config.node_port_networks(node_ips)),
+        base(&cluster, &config, node_ips, pod_cidrs),
         view.clone(),
         zone,
         local_pods_reader,
@@ -364,7 +365,12 @@ fn families(cluster: &ClusterConfig) -> BTreeSet<Family> {
 }
 
 /// What the rules hold besides Services.
-fn base(cluster: &ClusterConfig, node_port_networks: BTreeSet<IpNet>) -> Desired {
+fn base(
+    cluster: &ClusterConfig,
+    config: &Config,
+    node: Addresses,
+    own_pod_cidrs: Vec<IpNet>,
+) -> Desired {
     let port = NonZeroU16::new(DNS_PORT).expect("53 is not 0");
     let listener = |protocol| Frontend::Address {
         addr: cluster.cluster_dns,
@@ -377,7 +383,11 @@ fn base(cluster: &ClusterConfig, node_port_networks: BTreeSet<IpNet>) -> Desired
         local_listeners: [model::Protocol::Udp, model::Protocol::Tcp]
             .map(listener)
             .into(),
-        node_port_networks,
+        node_port_networks: config.node_port_networks(node),
+        local_detector: config
+            .detect_local
+            .detector(own_pod_cidrs.into_iter().collect()),
+        masquerade_all: config.masquerade_all,
         masquerade_egress: true,
         ..Desired::default()
     }

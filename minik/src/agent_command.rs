@@ -36,6 +36,19 @@ pub(crate) struct LocalArgs {
     /// Network whose addresses of this node answer on NodePorts, or `primary`; can be repeated [default: all].
     #[arg(long, value_name = "CIDR|primary")]
     nodeport_address: Vec<String>,
+    /// What tells Pods' connections, which keep their source, from others: ClusterCIDR, NodeCIDR, BridgeInterface or
+    /// InterfaceNamePrefix.
+    #[arg(long, value_name = "MODE", default_value = "ClusterCIDR")]
+    detect_local_mode: String,
+    /// For --detect-local-mode=BridgeInterface: the bridge that the node's Pods are ports of [default: minik0].
+    #[arg(long, value_name = "NAME")]
+    pod_bridge_interface: Option<String>,
+    /// For --detect-local-mode=InterfaceNamePrefix: what the names of the Pods' interfaces begin with.
+    #[arg(long, value_name = "PREFIX")]
+    pod_interface_name_prefix: Option<String>,
+    /// Masquerade connections to ClusterIPs whoever makes them.
+    #[arg(long)]
+    masquerade_all: bool,
     /// Where the node answers /healthz and /livez for load balancers [default: every address, port 10256].
     #[arg(long, value_name = "IP:PORT")]
     healthz_bind_address: Option<SocketAddr>,
@@ -103,6 +116,10 @@ pub(crate) fn local_config(
         cgroup_parent: args.cgroup_parent.clone(),
         dns_upstreams: args.dns_upstream.clone(),
         node_port_addresses: args.nodeport_address.clone(),
+        detect_local_mode: args.detect_local_mode.clone(),
+        pod_bridge_interface: args.pod_bridge_interface.clone(),
+        pod_interface_name_prefix: args.pod_interface_name_prefix.clone(),
+        masquerade_all: args.masquerade_all,
         healthz_bind: args.healthz_bind_address,
         labels: args.label.clone(),
         executable: std::env::current_exe().context("find this program's own file")?,

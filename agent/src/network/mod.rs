@@ -51,7 +51,8 @@ pub async fn addresses_beside(address: IpAddr) -> Result<Vec<IpAddr>, NetworkErr
     Ok(lasting.into_iter().filter(|own| *own != address).collect())
 }
 
-const BRIDGE: &str = "minik0";
+/// The bridge that the node's Pods are ports of.
+pub(crate) const BRIDGE: &str = "minik0";
 /// The Pod's own link.
 const POD_LINK: &str = "eth0";
 const DEFAULT_MTU: u32 = 1500;
