@@ -1,5 +1,6 @@
 //! Objects in, fates out. What a fate needs of a Service is written as text: see [`endpoint`] and [`say`].
 
+mod fates;
 mod laws;
 mod policy;
 
