@@ -42,7 +42,7 @@ enum Command {
     /// Run the API server with its store and controllers.
     Server(Box<server_command::ServerArgs>),
     /// Join this host to a cluster and run its Pods and Services.
-    Agent(agent_command::AgentArgs),
+    Agent(Box<agent_command::AgentArgs>),
     /// Create, list and revoke the tokens that let hosts join.
     Token(token::TokenArgs),
     /// Build and use a multi-node cluster from network namespaces on this machine.

@@ -182,8 +182,8 @@ fn lists(cluster: &Cluster) -> Lists {
 
 /// By hints, all or nothing: nodes before zones, and only where some are meant for this place.
 fn preferred(ready: Vec<Member>) -> Vec<Member> {
-    let hints: [(fn(&Member) -> Option<&'static str>, &str); 2] =
-        [(|member| member.on, "n1"), (|member| member.zone, "z1")];
+    type Hint = fn(&Member) -> Option<&'static str>;
+    let hints: [(Hint, &str); 2] = [(|member| member.on, "n1"), (|member| member.zone, "z1")];
     for (hint, place) in hints {
         let everybody_has_one = ready.iter().all(|member| hint(member).is_some());
         let mine: Vec<Member> = ready
