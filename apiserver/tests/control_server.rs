@@ -4,47 +4,15 @@
 
 mod control;
 
-use api::core::Secret;
 use apiserver::{
     auth::token,
-    registry::{WriteOptions, kinds::SECRETS},
     server::{Config, Server, ServerError},
 };
-use control::{Client, Running, config, csr, eventually};
+use control::{
+    Running, config, eventually,
+    join::{SECRET, add_token, join, joined},
+};
 use serde_json::{Value, json};
-
-/// A token's Secret; `secret` is the part only its owner knows.
-fn token_secret(id: &str, secret: &str, expiration: &str) -> Value {
-    json!({
-        "metadata": {"name": format!("{}{id}", token::NAME_PREFIX)},
-        "type": token::SECRET_TYPE,
-        "stringData": {
-            "secret-sha256": apiserver::pki::sha256_hex(secret.as_bytes()),
-            "expiration": expiration,
-        },
-    })
-}
-
-const SECRET: &str = "abcdefghijklmnopqrstuvwxyz012345";
-
-async fn add_token(server: &Running, id: &str, expiration: &str) {
-    let value = token_secret(id, SECRET, expiration);
-    let options = WriteOptions::default();
-    let created = server
-        .registry
-        .create(&SECRETS, Some(token::NAMESPACE), value, &options);
-    created.await.unwrap().decode::<Secret>().unwrap();
-}
-
-async fn join(server: &Running, id: &str, secret: &str, node: &str) -> (u16, Value) {
-    let (pem, _) = csr();
-    let client = server
-        .anonymous()
-        .with_header("authorization", format!("Bearer {id}.{secret}"));
-    client
-        .post("/minik/v1/join", json!({"node": node, "csr": pem}))
-        .await
-}
 
 #[tokio::test]
 async fn strangers_reach_the_health_paths_and_the_ca_and_nothing_else() {
@@ -159,21 +127,6 @@ async fn a_name_in_use_by_a_live_node_is_refused() {
         "{answer}"
     );
     server.stop().await;
-}
-
-/// The client of a node that has joined.
-async fn joined(server: &Running, node: &str) -> Client {
-    let (pem, key) = csr();
-    let client = server
-        .anonymous()
-        .with_header("authorization", format!("Bearer good00.{SECRET}"));
-    let (code, answer) = client
-        .post("/minik/v1/join", json!({"node": node, "csr": pem}))
-        .await;
-    assert_eq!(code, 200, "{answer}");
-    server
-        .anonymous()
-        .with_certificate(answer["certificate"].as_str().unwrap(), &key)
 }
 
 #[tokio::test]

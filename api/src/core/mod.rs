@@ -42,6 +42,7 @@ pub use service::{
 };
 pub use value::{Base64, IntOrString};
 pub use volume::{
-    ConfigMapVolumeSource, EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath,
-    SecretVolumeSource, Volume,
+    ConfigMapVolumeSource, DownwardApiProjection, DownwardApiVolumeFile, DownwardApiVolumeSource,
+    EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, KeysProjection, ProjectedVolumeSource,
+    SecretVolumeSource, ServiceAccountTokenProjection, Volume, VolumeProjection,
 };

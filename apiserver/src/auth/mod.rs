@@ -1,8 +1,8 @@
 //! Who asks, and whether they may.
 //!
 //! Reading order: this page (callers, questions, answers), [`authentication`] (who it is: by [`certificate`], by
-//! [`service_account`] token, by [`token`] to join), [`impersonation`] (who they want to be), [`policy`] (what they may do), [`rbac`] (by which roles), [`node_restriction`]
-//! (what a node may write), [`endpoint_restriction`] (what nobody may name as an endpoint).
+//! [`service_account`] token, by [`token`] to join), [`impersonation`] (who they want to be), [`policy`] (what they may do), [`rbac`] (by which roles), [`node`] (what nodes
+//! may do), [`endpoint_restriction`] (what nobody may name as an endpoint).
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub mod authentication;
 pub mod certificate;
 pub mod endpoint_restriction;
 pub mod impersonation;
-pub mod node_restriction;
+pub mod node;
 pub mod policy;
 pub mod rbac;
 pub mod service_account;

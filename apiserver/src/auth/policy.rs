@@ -1,154 +1,32 @@
-//! What callers may do: administrators everything, everybody the health paths, nodes what the table says, and all what
+//! What callers may do: administrators everything, everybody the health paths, nodes what [`super::node`] says, and all what
 //! their roles say.
 
 use std::sync::Arc;
 
-use api::{core::Pod, rbac::PolicyRule, selector::FieldSelector};
+use api::rbac::PolicyRule;
 use async_trait::async_trait;
 
 use super::{
     Attributes, Authorizer, Decision, User,
+    node::NodeAuthorizer,
     rbac::{Rbac, escalation},
 };
-use crate::registry::{Registry, kinds::PODS};
 
 /// Paths open to everybody, also without credentials.
 const OPEN_PATHS: &[&str] = &["/livez", "/readyz", "/healthz", "/version"];
 
-/// Which objects of a resource a rule is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Which {
-    /// All of them.
-    Any,
-    /// The object that has the node's name. What a node creates is looked at in [`super::node_restriction`], since
-    /// the name stands in the body.
-    Own,
-    /// Pods bound to the node; lists and watches must say so in their field selector.
-    OwnPods,
-}
-
-/// One row: group, resource with subresource, namespace if only one, verbs, objects.
-type Rule = (
-    &'static str,
-    &'static str,
-    Option<&'static str>,
-    &'static [&'static str],
-    Which,
-);
-
-const READ: &[&str] = &["get", "list", "watch"];
-
-/// What a node's agent may do.
-const NODE_RULES: &[Rule] = &[
-    ("", "nodes", None, READ, Which::Any),
-    (
-        "",
-        "nodes",
-        None,
-        &["create", "update", "patch"],
-        Which::Own,
-    ),
-    ("", "nodes/status", None, &["update", "patch"], Which::Own),
-    (
-        "",
-        "pods",
-        None,
-        &["get", "list", "watch", "delete"],
-        Which::OwnPods,
-    ),
-    (
-        "",
-        "pods/status",
-        None,
-        &["update", "patch"],
-        Which::OwnPods,
-    ),
-    ("", "services", None, READ, Which::Any),
-    ("", "endpoints", None, READ, Which::Any),
-    ("", "namespaces", None, READ, Which::Any),
-    ("discovery.k8s.io", "endpointslices", None, READ, Which::Any),
-    (
-        "coordination.k8s.io",
-        "leases",
-        Some("kube-node-lease"),
-        &["get", "create", "update", "patch"],
-        Which::Own,
-    ),
-    ("", "events", None, &["create"], Which::Any),
-];
-
-/// The rules above, with the registry to see whose Pod a Pod is, and the roles.
+/// The paths above, what nodes may do, and the roles.
 pub struct Policy {
-    registry: Registry,
+    nodes: NodeAuthorizer,
     rbac: Arc<Rbac>,
 }
 
 impl Policy {
-    /// A policy over these objects and roles.
+    /// A policy of these parts.
     #[must_use]
-    pub fn new(registry: Registry, rbac: Arc<Rbac>) -> Arc<Self> {
-        Arc::new(Self { registry, rbac })
+    pub fn new(nodes: NodeAuthorizer, rbac: Arc<Rbac>) -> Arc<Self> {
+        Arc::new(Self { nodes, rbac })
     }
-
-    async fn node_may(&self, node: &str, attributes: &Attributes<'_>) -> Decision {
-        let resource = match attributes.subresource {
-            "" => attributes.resource.to_owned(),
-            subresource => format!("{}/{subresource}", attributes.resource),
-        };
-        let mut decision = Decision::Deny("nodes may not do this".into());
-        for (group, name, namespace, verbs, which) in NODE_RULES {
-            let applies = *group == attributes.group
-                && *name == resource
-                && namespace.is_none_or(|only| attributes.namespace == Some(only))
-                && verbs.contains(&attributes.verb);
-            if !applies {
-                continue;
-            }
-            decision = match which {
-                Which::Any => Decision::Allow,
-                Which::Own => own(node, attributes),
-                Which::OwnPods => self.own_pods(node, attributes).await,
-            };
-            if decision == Decision::Allow {
-                break;
-            }
-        }
-        decision
-    }
-
-    async fn own_pods(&self, node: &str, attributes: &Attributes<'_>) -> Decision {
-        if matches!(attributes.verb, "list" | "watch") {
-            return own_selection(node, attributes.field_selector.unwrap_or_default());
-        }
-        let name = attributes.name.unwrap_or_default();
-        let pod = self.registry.get(&PODS, attributes.namespace, name).await;
-        match pod.and_then(|pod| pod.decode::<Pod>()) {
-            Ok(pod) if *pod.spec.node_name == *node => Decision::Allow,
-            Ok(_) => Decision::Deny(format!("the Pod is not bound to node {node}")),
-            // A node that asks for a Pod that is gone may learn so.
-            Err(error) if error.is_not_found() => Decision::Allow,
-            Err(error) => Decision::Deny(error.to_string()),
-        }
-    }
-}
-
-fn own(node: &str, attributes: &Attributes<'_>) -> Decision {
-    match attributes.name {
-        Some(name) if name != node => {
-            Decision::Deny(format!("node {node} may change its own object only"))
-        }
-        _ => Decision::Allow,
-    }
-}
-
-fn own_selection(node: &str, field_selector: &str) -> Decision {
-    let selector = field_selector.parse::<FieldSelector>().unwrap_or_default();
-    if selector.required_value("spec.nodeName") == Some(node) {
-        return Decision::Allow;
-    }
-    Decision::Deny(format!(
-        "a node sees its own Pods only: add fieldSelector=spec.nodeName={node}"
-    ))
 }
 
 #[async_trait]
@@ -163,7 +41,7 @@ impl Authorizer for Policy {
             return Decision::Allow;
         }
         let decision = match user.node() {
-            Some(node) => self.node_may(node, attributes).await,
+            Some(node) => self.nodes.authorize(node, attributes).await,
             None => Decision::Deny(String::new()),
         };
         if decision == Decision::Allow || self.rbac.allows(user, attributes) {
@@ -192,7 +70,8 @@ fn is_below(path: &str, root: &str) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        registry::Context,
+        auth::node::graph::Graph,
+        registry::{Context, Registry},
         store::{EmbeddedStore, engine::MemoryEngine},
     };
 
@@ -207,7 +86,8 @@ mod tests {
     fn allowed(user: &User, attributes: &Attributes<'_>) -> bool {
         let store = EmbeddedStore::with_engine(MemoryEngine::default(), None).unwrap();
         let registry = Registry::new(Arc::new(store), Context::default());
-        let policy = Policy::new(registry, Arc::default());
+        let (_, graph) = tokio::sync::watch::channel(Graph::default());
+        let policy = Policy::new(NodeAuthorizer::new(registry, graph), Arc::default());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

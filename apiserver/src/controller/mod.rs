@@ -6,8 +6,8 @@
 //! event costs nothing, and nothing runs on a timer where an event exists. [`garbage`] follows every kind, and keeps only who
 //! owns whom.
 //!
-//! Reading order: [`world`], [`write`], [`watch`], [`run`], [`bootstrap`], then one file per controller. [`rbac`] is apart: the
-//! authorizer needs it before the first request.
+//! Reading order: [`world`], [`write`], [`watch`], [`run`], [`bootstrap`], then one file per controller. [`rbac`] and
+//! [`node_graph`] are apart: the authorizers need them before the first request.
 
 mod bootstrap;
 mod endpoint_slice;
@@ -20,6 +20,7 @@ mod load_balancer;
 mod mirroring;
 mod namespace;
 mod node;
+pub mod node_graph;
 mod pods;
 mod programmed;
 pub mod rbac;

@@ -7,12 +7,12 @@ use crate::{
     auth::{
         Attributes, Decision, User,
         endpoint_restriction::EndpointRestriction,
-        node_restriction,
+        node::restriction,
         rbac::escalation::{self, Escalation},
     },
     registry::{
         ApiError, Kind, Part,
-        kinds::{NODES, SERVICES, rbac::GROUP},
+        kinds::{NODES, PODS, SERVICES, rbac::GROUP},
         meta,
     },
 };
@@ -65,8 +65,21 @@ impl Guard {
 
     /// Whether a change is judged by what was there.
     pub(super) fn wants_old(&self, part: Part) -> bool {
-        let node = self.user.node().is_some() && *self.kind == NODES && part == Part::Main;
-        node || self.endpoints.is_some() || self.escalation.is_some()
+        self.judges_node(part) || self.endpoints.is_some() || self.escalation.is_some()
+    }
+
+    /// Whether a node writes what it may not make everything of.
+    fn judges_node(&self, part: Part) -> bool {
+        let object = *self.kind == NODES || *self.kind == PODS;
+        self.user.node().is_some() && object && matches!(part, Part::Main | Part::Status)
+    }
+
+    /// Sees to it that a replacement is of what it was judged by.
+    pub(super) fn pin(&self, part: Part, old: &Value, new: &mut Value) {
+        if self.judges_node(part) && meta::text(new, "resourceVersion").is_empty() {
+            let version = meta::text(old, "resourceVersion").to_owned();
+            meta::metadata_mut(new).insert("resourceVersion".into(), version.into());
+        }
     }
 
     /// Refuses what the caller may not create, or not make of what is there.
@@ -87,8 +100,8 @@ impl Guard {
 
     fn restrict(&self, old: Option<&Value>, new: &Value) -> Result<(), ApiError> {
         match old {
-            None => node_restriction::check_create(&self.user, self.kind, new)?,
-            Some(old) => node_restriction::check_change(&self.user, self.kind, old, new)?,
+            None => restriction::check_create(&self.user, self.kind, new)?,
+            Some(old) => restriction::check_change(&self.user, self.kind, old, new)?,
         }
         match &self.endpoints {
             Some(endpoints) => endpoints.check(self.kind, old, new),

@@ -12,6 +12,7 @@ use std::{
     time::Instant,
 };
 
+use api::selector::FieldSelector;
 use axum::{
     Router,
     body::Body,
@@ -203,6 +204,7 @@ async fn serve_resource(
 /// Asks the authorizer about an object or collection.
 async fn permit(call: &Call, target: &Target, verb: &str) -> Result<(), ApiError> {
     let kind = target.kind;
+    let selected = selected_name(call, verb);
     let attributes = Attributes {
         verb,
         group: kind.group,
@@ -211,7 +213,7 @@ async fn permit(call: &Call, target: &Target, verb: &str) -> Result<(), ApiError
             .subresource
             .map_or("", |subresource| subresource.name),
         namespace: target.authorized_namespace(),
-        name: target.name.as_deref(),
+        name: target.name.as_deref().or(selected.as_deref()),
         field_selector: call.query.get("fieldSelector"),
         path: &call.path,
     };
@@ -248,6 +250,17 @@ async fn permit(call: &Call, target: &Target, verb: &str) -> Result<(), ApiError
         group: kind.group.to_owned(),
         name: target.name.clone().unwrap_or_default(),
     })
+}
+
+/// The one object a list, watch or deletion of a collection is about, by its field selector: rights to single objects reach
+/// as far (`resourceNames` in roles).
+fn selected_name(call: &Call, verb: &str) -> Option<String> {
+    if !matches!(verb, "list" | "watch" | "deletecollection") {
+        return None;
+    }
+    let selector = call.query.get("fieldSelector")?;
+    let selector = selector.parse::<FieldSelector>().ok()?;
+    selector.required_value("metadata.name").map(str::to_owned)
 }
 
 /// Asks the authorizer about a path that is no resource.

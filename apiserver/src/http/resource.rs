@@ -198,8 +198,8 @@ fn asked_by(user: &User, request: &mut Value) {
 async fn update(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
     let view = View::of(call)?;
     let write = options::write(call)?;
-    let (value, warnings) = object_body(call, target.kind).await?;
-    guard_update(call, target, &value).await?;
+    let (mut value, warnings) = object_body(call, target.kind).await?;
+    guard_update(call, target, &mut value).await?;
     let (object, created) = call
         .state
         .registry
@@ -221,9 +221,9 @@ async fn update(call: &mut Call, target: &Target) -> Result<Response, ApiError> 
     Ok(view.respond(code, &object, &warnings))
 }
 
-/// Judges a replacement by what is there. Somebody may write in between, but what is judged so does not change any more (a
-/// node's Pod range), or was accepted before (an endpoint's address).
-async fn guard_update(call: &Call, target: &Target, new: &Value) -> Result<(), ApiError> {
+/// Judges a replacement by what is there. Somebody may write in between, but what is judged so was accepted before
+/// (an endpoint's address); what a node writes is held to the version it was judged by.
+async fn guard_update(call: &Call, target: &Target, new: &mut Value) -> Result<(), ApiError> {
     let guard = Guard::of(call, target, new).await?;
     if !guard.wants_old(target.part()) {
         return Ok(());
@@ -231,7 +231,12 @@ async fn guard_update(call: &Call, target: &Target, new: &Value) -> Result<(), A
     let registry = &call.state.registry;
     let name = target.object_name();
     match registry.get(target.kind, target.scope(), name).await {
-        Ok(old) => guard.check_whole(&old.value(), new),
+        Ok(old) => {
+            let old = old.value();
+            guard.check_whole(&old, new)?;
+            guard.pin(target.part(), &old, new);
+            Ok(())
+        }
         Err(error) if error.is_not_found() && target.kind.rules.create_on_update => {
             guard.check(None, new)
         }

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 
 use super::{Call, accept, json_value, options, resource::object_body, route::Target};
 use crate::{
-    auth::service_account::request::{self, Spec},
+    auth::{
+        node::restriction,
+        service_account::request::{self, Spec},
+    },
     registry::{ApiError, kinds::TOKEN_REQUESTS, meta, object},
 };
 
@@ -31,6 +34,7 @@ pub(super) async fn create(call: &mut Call, target: &Target) -> Result<Response,
     let now = Timestamp::now();
     let account = (namespace, name);
     let claims = request::claims(&state.registry, issuer, account, &spec, now).await?;
+    restriction::check_token(&call.user, &state.registry, &spec, &claims).await?;
     let token = state
         .tokens
         .sign(&claims)

@@ -191,12 +191,17 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
+        sync::watch,
     };
     use tokio_rustls::TlsConnector;
 
     use super::*;
     use crate::{
-        auth::{policy::Policy, service_account::Tokens},
+        auth::{
+            node::{NodeAuthorizer, graph::Graph},
+            policy::Policy,
+            service_account::Tokens,
+        },
         pki::{Pki, ServerNames},
         registry::{Context, Registry},
         store::{EmbeddedStore, engine::MemoryEngine},
@@ -229,7 +234,10 @@ mod tests {
         let registry = Registry::new(Arc::new(store), Context::default());
         let authenticator = Authenticator {
             tokens: Arc::new(Tokens::ephemeral("https://issuer".into()).unwrap()),
-            authorizer: Policy::new(registry.clone(), Arc::default()),
+            authorizer: Policy::new(
+                NodeAuthorizer::new(registry.clone(), watch::channel(Graph::default()).1),
+                Arc::default(),
+            ),
             registry,
         };
         let gate = Gate::new(tls, router, authenticator, CancellationToken::new());

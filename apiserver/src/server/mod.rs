@@ -22,6 +22,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use rustls::{
     RootCertStore, ServerConfig, pki_types::pem::PemObject as _, server::WebPkiClientVerifier,
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::connection::Gate;
@@ -32,7 +33,14 @@ pub use self::{
 use crate::{
     announcers::Announcers,
     applied::Applied,
-    auth::{authentication::Authenticator, policy::Policy, rbac::Rbac, service_account::Tokens},
+    auth::{
+        Authorizer,
+        authentication::Authenticator,
+        node::{NodeAuthorizer, graph::Graph},
+        policy::Policy,
+        rbac::Rbac,
+        service_account::Tokens,
+    },
     controller,
     http::{self, Check},
     metrics::Metrics,
@@ -219,6 +227,10 @@ impl Server {
         controller::bootstrap(&self.registry, &cluster).await?;
         let rbac = Arc::<Rbac>::default();
         let mut roles = controller::rbac::start(&self.registry, rbac.clone(), stop.clone()).await;
+        let (graph, named) = watch::channel(Graph::default());
+        let mut pods = controller::node_graph::start(&self.registry, graph, stop.clone()).await;
+        let nodes = NodeAuthorizer::new(self.registry.clone(), named);
+        let policy = Policy::new(nodes, rbac);
         let (applied, announcers) = (Applied::default(), Announcers::default());
         let metrics = Metrics::default();
         let controllers = controller::start(
@@ -228,7 +240,7 @@ impl Server {
             metrics.clone(),
             stop.clone(),
         );
-        let gate = self.gate(rbac, (applied, announcers), metrics, stop.clone())?;
+        let gate = self.gate(policy, (applied, announcers), metrics, stop.clone())?;
         let graceful = GracefulShutdown::new();
         let result = self.accept_until(shutdown, &gate, &graceful).await;
         tracing::info!("stopping");
@@ -241,6 +253,7 @@ impl Server {
         }
         controllers.join().await;
         while roles.join_next().await.is_some() {}
+        while pods.join_next().await.is_some() {}
         // A store that has failed cannot be closed: its own last words say more than that.
         result?;
         Ok(self.store.close().await?)
@@ -248,7 +261,7 @@ impl Server {
 
     fn gate(
         &self,
-        rbac: Arc<Rbac>,
+        authorizer: Arc<dyn Authorizer>,
         reports: (Applied, Announcers),
         metrics: Metrics,
         stop: CancellationToken,
@@ -256,7 +269,7 @@ impl Server {
         let authenticator = Authenticator {
             registry: self.registry.clone(),
             tokens: Arc::new(self.tokens()),
-            authorizer: Policy::new(self.registry.clone(), rbac),
+            authorizer,
         };
         let state = http::State {
             registry: self.registry.clone(),

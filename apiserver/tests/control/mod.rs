@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod join;
+
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use apiserver::{
