@@ -41,17 +41,17 @@ pub(crate) struct ServerArgs {
     #[arg(long)]
     advertise_address: Option<IpAddr>,
     /// Range of the ClusterIPs; twice for one of each IP family.
-    #[arg(long, default_value = "10.96.0.0/16")]
+    #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16")]
     service_cidr: Vec<IpNet>,
     /// Range of the Pods' addresses; twice for one of each IP family.
-    #[arg(long, default_value = "10.244.0.0/16")]
+    #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/16")]
     pod_cidr: Vec<IpNet>,
     /// Domain of the Services' names.
     #[arg(long, default_value = "cluster.local")]
     cluster_domain: String,
-    /// Address of the cluster's DNS, within --service-cidr.
-    #[arg(long, default_value = "10.96.0.10")]
-    cluster_dns: IpAddr,
+    /// Address of the cluster's DNS, within --service-cidr [default: the tenth of the first range].
+    #[arg(long)]
+    cluster_dns: Option<IpAddr>,
     /// Another name or address for the server's certificate. Can be repeated.
     #[arg(long, value_name = "NAME")]
     tls_san: Vec<String>,
@@ -100,7 +100,9 @@ pub(crate) fn run(args: &ServerArgs) -> Result<()> {
         service_cidrs: args.service_cidr.clone(),
         pod_cidrs: args.pod_cidr.clone(),
         cluster_domain: args.cluster_domain.clone(),
-        cluster_dns: args.cluster_dns,
+        cluster_dns: args
+            .cluster_dns
+            .unwrap_or_else(|| Config::default_cluster_dns(&args.service_cidr)),
         tls_sans: args.tls_san.clone(),
         node_grace: Duration::from_secs(args.node_grace_secs.into()),
         load_balancer_pool: args.load_balancer_pool.clone(),

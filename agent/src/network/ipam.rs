@@ -47,10 +47,10 @@ impl Ipam {
         let last = number(self.range.broadcast()) - u128::from(self.range.addr().is_ipv4());
         let next = self.next.max(first);
         let found = (next..=last)
-            .chain(first..next.min(last + 1))
+            .chain(first..=last)
             .find(|number| !self.used.contains(number))?;
         self.used.insert(found);
-        self.next = found + 1;
+        self.next = found.saturating_add(1);
         Some(self.address(found))
     }
 

@@ -201,10 +201,14 @@ impl Config {
     /// The ClusterIP of `default/kubernetes`: the first of the primary range.
     #[must_use]
     pub fn api_service_ip(&self) -> IpAddr {
-        match self.service_cidrs[0].network() {
-            IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() + 1).into(),
-            IpAddr::V6(ip) => std::net::Ipv6Addr::from_bits(ip.to_bits() + 1).into(),
-        }
+        nth(&self.service_cidrs[0], 1)
+    }
+
+    /// Where the cluster's DNS answers unless told otherwise: the tenth address of the primary range.
+    #[must_use]
+    pub fn default_cluster_dns(service_cidrs: &[IpNet]) -> IpAddr {
+        let any = IpNet::from(IpAddr::from(Ipv4Addr::UNSPECIFIED));
+        nth(service_cidrs.first().unwrap_or(&any), 10)
     }
 
     /// The address by which nodes and Pods reach the server.
@@ -257,6 +261,16 @@ impl Config {
             allowed_endpoint_ips: self.allowed_endpoint_ips.clone(),
             load_balancer_controllers: self.load_balancer_controllers.clone(),
             ..Context::default()
+        }
+    }
+}
+
+/// An address of a range by its number; one behind its end for a range that is too small, which is refused elsewhere.
+fn nth(range: &IpNet, number: u8) -> IpAddr {
+    match range.network() {
+        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits().wrapping_add(number.into())).into(),
+        IpAddr::V6(ip) => {
+            std::net::Ipv6Addr::from_bits(ip.to_bits().wrapping_add(number.into())).into()
         }
     }
 }

@@ -1,6 +1,12 @@
 //! Wires a lab's hosts together, over rtnetlink, inside their namespaces only.
 
-use std::{collections::BTreeSet, fs, future::Future, net::IpAddr, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    fs,
+    future::Future,
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
@@ -10,7 +16,7 @@ use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder, n
 
 use super::{
     namespace::inside_network,
-    topology::{GATEWAYS, Host, PREFIX_LEN, Role},
+    topology::{Address, Host, Role},
 };
 
 const BRIDGE: &str = "underlay";
@@ -21,12 +27,12 @@ pub(crate) type Placed = (Host, Pid);
 
 /// Builds the switch and connects every other host to it.
 pub(crate) fn wire(hosts: &[Placed]) -> Result<()> {
-    let switch = hosts
+    let (host, switch) = hosts
         .iter()
         .find(|(host, _)| host.role == Role::Switch)
-        .context("a lab has a switch")?
-        .1;
-    in_namespace(switch, build_switch)?;
+        .context("a lab has a switch")?;
+    let (switch, gateways) = (*switch, host.addresses.clone());
+    in_namespace(switch, |handle| build_switch(handle, gateways))?;
     for (host, pid) in hosts.iter().filter(|(host, _)| host.role != Role::Switch) {
         connect(host, *pid, switch).with_context(|| format!("connect {}", host.name))?;
     }
@@ -74,10 +80,11 @@ fn port_name(host: &str) -> String {
 }
 
 fn connect(host: &Host, pid: Pid, switch: Pid) -> Result<()> {
-    let (port, addr, gateway) = (port_name(&host.name), host.addr, host.gateway);
+    let (port, addresses) = (port_name(&host.name), host.addresses.clone());
     let switch_id = u32::try_from(switch.as_raw()).context("process number")?;
     let far_end = port.clone();
     in_namespace(pid, move |handle| async move {
+        do_not_probe_addresses()?;
         handle
             .link()
             .add(LinkVeth::new(INTERFACE, &far_end).build())
@@ -112,20 +119,38 @@ fn connect(host: &Host, pid: Pid, switch: Pid) -> Result<()> {
         up(&handle, "lo").await?;
         up(&handle, INTERFACE).await?;
         let index = index_of(&handle, INTERFACE).await?;
-        add_address(&handle, index, addr).await?;
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .gateway(gateway)
-            .build();
-        handle
-            .route()
-            .add(route)
-            .execute()
-            .await
-            .context("add the default route")
+        for address in addresses {
+            add_address(&handle, index, address).await?;
+            add_default_route(&handle, address.gateway).await?;
+        }
+        Ok(())
     })
 }
 
-async fn build_switch(handle: Handle) -> Result<()> {
+async fn add_default_route(handle: &Handle, gateway: IpAddr) -> Result<()> {
+    let route = match gateway {
+        IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .gateway(gateway)
+            .build(),
+        IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .gateway(gateway)
+            .build(),
+    };
+    let request = handle.route().add(route);
+    request.execute().await.context("add the default route")
+}
+
+/// Lets IPv6 addresses of links that are made from now on be used at once. The lab gives each to one host only.
+fn do_not_probe_addresses() -> Result<()> {
+    match fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0") {
+        // This kernel has no IPv6.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other.context("switch the probing of IPv6 addresses off"),
+    }
+}
+
+async fn build_switch(handle: Handle, gateways: Vec<Address>) -> Result<()> {
+    do_not_probe_addresses()?;
     up(&handle, "lo").await?;
     handle
         .link()
@@ -134,11 +159,23 @@ async fn build_switch(handle: Handle) -> Result<()> {
         .await
         .context("add the bridge")?;
     let index = index_of(&handle, BRIDGE).await?;
-    for gateway in GATEWAYS {
-        add_address(&handle, index, gateway).await?;
+    for gateway in &gateways {
+        add_address(&handle, index, *gateway).await?;
     }
     // /proc/sys/net shows the network namespace of the thread that opens it, and this one is the switch's.
-    fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("let the switch route")
+    for (forwarding, wanted) in [
+        ("ipv4/ip_forward", true),
+        (
+            "ipv6/conf/all/forwarding",
+            gateways.iter().any(|gateway| gateway.ip.is_ipv6()),
+        ),
+    ] {
+        if wanted {
+            let path = format!("/proc/sys/net/{forwarding}");
+            fs::write(path, "1").context("let the switch route")?;
+        }
+    }
+    Ok(())
 }
 
 async fn up(handle: &Handle, name: &str) -> Result<()> {
@@ -151,12 +188,13 @@ async fn up(handle: &Handle, name: &str) -> Result<()> {
         .with_context(|| format!("bring {name} up"))
 }
 
-async fn add_address(handle: &Handle, index: u32, addr: Ipv4Addr) -> Result<()> {
-    let request = handle.address().add(index, IpAddr::V4(addr), PREFIX_LEN);
+async fn add_address(handle: &Handle, index: u32, address: Address) -> Result<()> {
+    let Address { ip, prefix_len, .. } = address;
+    let request = handle.address().add(index, ip, prefix_len);
     request
         .execute()
         .await
-        .with_context(|| format!("add address {addr}"))
+        .with_context(|| format!("add address {ip}"))
 }
 
 async fn index_of(handle: &Handle, name: &str) -> Result<u32> {

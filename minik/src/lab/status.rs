@@ -23,7 +23,9 @@ pub(crate) fn run(lab: &Lab) -> Result<()> {
         if cut.contains(&host.name) {
             units.push_str(" (cable cut: `heal` mends it)");
         }
-        println!("{:<10} {:<15} {:<9} {units}", host.name, host.addr, pid);
+        let addresses = host.addresses.iter().map(|address| address.ip.to_string());
+        let addresses = addresses.collect::<Vec<_>>().join(",");
+        println!("{:<10} {addresses:<15} {pid:<9} {units}", host.name);
     }
     println!("\nlogs and state: {}", lab.dir().display());
     println!("export KUBECONFIG={}", lab.kubeconfig().display());

@@ -25,7 +25,7 @@ use super::{
     lock::{self, LabLock},
     network,
     state::Lab,
-    topology::{self, Host, MAX_NODES, Role},
+    topology::{self, Host, IpFamily, MAX_NODES, Role},
 };
 use crate::{admin::Admin, progress::Progress, token};
 
@@ -52,9 +52,19 @@ pub(crate) struct UpArgs {
     /// Seconds without a heartbeat after which the server takes a node for lost.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
     node_grace_secs: u16,
-    /// Where Services of type LoadBalancer get their addresses, as for `minik server`. Can be repeated.
-    #[arg(long, value_name = "RANGE", default_value = topology::LOAD_BALANCER_POOL)]
+    /// Where Services of type LoadBalancer get their addresses, as for `minik server`; can be repeated [default: free
+    /// addresses of the nodes' network].
+    #[arg(long, value_name = "RANGE")]
     load_balancer_pool: Vec<PoolEntry>,
+    /// The IP families of hosts, Pods and Services, the primary one first.
+    #[arg(
+        long,
+        value_name = "FAMILIES",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "ipv4"
+    )]
+    ip_families: Vec<IpFamily>,
 }
 
 /// Builds the lab, or leaves nothing behind.
@@ -152,7 +162,12 @@ async fn bring_up(lab: &Lab, args: &UpArgs, lock: &LabLock) -> Result<()> {
         down::clean(lab)?;
         progress.done("removed what an interrupted lab had left behind");
     }
-    let hosts = topology::hosts(args.nodes);
+    if let [first, second, ..] = args.ip_families[..]
+        && (first == second || args.ip_families.len() > 2)
+    {
+        bail!("--ip-families: give each of ipv4 and ipv6 once at most");
+    }
+    let hosts = topology::hosts(args.nodes, &args.ip_families);
     lab.create(&hosts)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.api_port))
         .with_context(|| format!("--api-port {}: cannot listen on loopback", args.api_port))?;
@@ -255,11 +270,23 @@ fn start_server(lab: &Lab, hosts: &[Host], args: &UpArgs) -> Result<()> {
     let mut argv = vec![own_exe()?, "server".to_owned()];
     let mut flag = |name: &str, value: String| argv.extend([name.to_owned(), value]);
     flag("--data-dir", path_text(&lab.server_data_dir())?);
-    flag("--bind", format!("{}:{API_PORT}", control.addr));
-    flag("--advertise-address", control.addr.to_string());
+    flag("--bind", api_address(control).to_string());
+    flag("--advertise-address", control.addr().to_string());
+    for family in &args.ip_families {
+        flag("--service-cidr", family.service_cidr().to_owned());
+        flag("--pod-cidr", family.pod_cidr().to_owned());
+    }
     flag("--node-grace-secs", args.node_grace_secs.to_string());
-    for entry in &args.load_balancer_pool {
-        flag("--load-balancer-pool", entry.to_string());
+    let own: Vec<_> = match &args.load_balancer_pool[..] {
+        [] => args
+            .ip_families
+            .iter()
+            .map(|family| family.load_balancer_pool().to_owned())
+            .collect(),
+        given => given.iter().map(PoolEntry::to_string).collect(),
+    };
+    for entry in own {
+        flag("--load-balancer-pool", entry);
     }
     let log = lab.host_dir(&control.name).join("log/server.log");
     let start = Request::Start {
@@ -272,6 +299,10 @@ fn start_server(lab: &Lab, hosts: &[Host], args: &UpArgs) -> Result<()> {
     ask(lab, &control.name, &start).map(drop)
 }
 
+fn api_address(control: &Host) -> SocketAddr {
+    SocketAddr::new(control.addr(), API_PORT)
+}
+
 fn start_agent(lab: &Lab, host: &Host, hosts: &[Host], token: &str) -> Result<()> {
     let control = hosts
         .iter()
@@ -280,9 +311,11 @@ fn start_agent(lab: &Lab, host: &Host, hosts: &[Host], token: &str) -> Result<()
     let dir = lab.host_dir(&host.name);
     let mut argv = vec![own_exe()?, "agent".to_owned()];
     let mut flag = |name: &str, value: String| argv.extend([name.to_owned(), value]);
-    flag("--join", format!("https://{}:{API_PORT}", control.addr));
+    flag("--join", format!("https://{}", api_address(control)));
     flag("--node-name", host.name.clone());
-    flag("--node-ip", host.addr.to_string());
+    for address in &host.addresses {
+        flag("--node-ip", address.ip.to_string());
+    }
     flag("--data-dir", path_text(&dir.join("lib"))?);
     flag("--run-dir", path_text(&dir.join("run"))?);
     flag("--log-dir", path_text(&dir.join("pods"))?);
