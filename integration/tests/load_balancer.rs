@@ -28,7 +28,10 @@ fn node(lab: &Lab, name: &str) -> Result<String, String> {
 
 /// What the client outside the cluster gets from an address.
 fn fetch(lab: &Lab, address: &str) -> Result<String, String> {
-    let url = format!("http://{address}/");
+    let url = match address.contains(':') {
+        true => format!("http://[{address}]/"),
+        false => format!("http://{address}/"),
+    };
     lab.minik_on("client", &["fetch", "--json", &url]).result()
 }
 
@@ -39,7 +42,17 @@ fn events(lab: &Lab, name: &str) -> String {
 #[test]
 fn a_client_outside_reaches_a_service_by_its_address_and_another_node_takes_over_when_one_is_lost()
 {
-    let lab = Lab::up(3, &[]);
+    is_answered_and_taken_over("ipv4", "198.18.0.200");
+}
+
+/// By neighbour advertisements, where that was ARP.
+#[test]
+fn an_ipv6_address_is_announced_and_taken_over_too() {
+    is_answered_and_taken_over("ipv6", "2001:2:0:1::200");
+}
+
+fn is_answered_and_taken_over(family: &str, first_of_pool: &str) {
+    let lab = Lab::up(3, &["--ip-families", family]);
     lab.echo_pods(&[
         ("a1", "a", "node1"),
         ("a2", "a", "node2"),
@@ -47,7 +60,7 @@ fn a_client_outside_reaches_a_service_by_its_address_and_another_node_takes_over
     ]);
     let _ = lab.apply(&service("lb", "Cluster")).ok();
     let vip = eventually("an address", DEADLINE, || address(&lab, "lb"));
-    assert_eq!(vip, "198.18.0.200");
+    assert_eq!(vip, first_of_pool);
     eventually("the client is answered", DEADLINE, || fetch(&lab, &vip));
     let said = events(&lab, "lb");
     let first = eventually("a node", DEADLINE, || node(&lab, "lb"));
@@ -86,15 +99,22 @@ fn a_client_outside_reaches_a_service_by_its_address_and_another_node_takes_over
         .split("link/ether ")
         .nth(1)
         .and_then(|rest| rest.split(' ').next());
-    let wanted = mac.expect("the link's address").to_owned();
-    eventually("only the third node answers ARP", DEADLINE, || {
+    let is_at = |mac: &str| {
         let _ = lab.on("client", &["ip", "neigh", "flush", "to", &vip]);
         fetch(&lab, &vip)?;
         let known = lab
             .on("client", &["ip", "neigh", "show", "to", &vip])
             .result()?;
-        known.contains(&wanted).then_some(()).ok_or(known)
-    });
+        known.contains(mac).then_some(()).ok_or(known)
+    };
+    let mac = mac.expect("the link's address");
+    eventually("only the third node answers", DEADLINE, || is_at(mac));
+
+    // A link that changes is announced on as it is then.
+    let mac = "02:00:00:00:00:77";
+    let change = ["ip", "link", "set", "dev", "eth0", "address", mac];
+    let _ = lab.on(&third, &change).ok();
+    eventually("the new link answers", DEADLINE, || is_at(mac));
 }
 
 #[test]

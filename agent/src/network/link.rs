@@ -4,9 +4,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     thread,
+    time::Duration,
 };
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream::BoxStream};
 use ipnet::IpNet;
 use netlink_packet_route::{
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
@@ -14,9 +15,16 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope},
 };
 use nix::sched::{CloneFlags, setns};
-use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder,
+};
+
+use tokio::task::AbortHandle;
 
 use super::error::{NetworkError, is_absent, tolerate_existing};
+
+/// How long changes of links and addresses are waited for once there is one.
+const BURST: Duration = Duration::from_millis(100);
 
 /// Marks our routes (`ip route list proto 109`); IANA and iproute2 leave numbers above 99 that they do not name free.
 pub(super) const ROUTE_PROTOCOL: RouteProtocol = RouteProtocol::Other(109);
@@ -57,6 +65,44 @@ pub(super) fn inside<T: Send>(
             .join()
             .expect("what is done there does not panic")
     })
+}
+
+/// Tells that links or addresses of the node have changed.
+pub(super) struct LinkChanges {
+    messages: BoxStream<'static, ()>,
+    connection: AbortHandle,
+}
+
+impl LinkChanges {
+    /// `None` when there is no socket for it, which is logged.
+    pub(super) fn open() -> Option<Self> {
+        use MulticastGroup::{Ipv4Ifaddr, Ipv6Ifaddr, Link};
+        match rtnetlink::new_multicast_connection(&[Link, Ipv4Ifaddr, Ipv6Ifaddr]) {
+            Ok((connection, _, messages)) => Some(Self {
+                messages: messages.map(drop).boxed(),
+                connection: tokio::spawn(connection).abort_handle(),
+            }),
+            Err(error) => {
+                tracing::warn!(%error, "changes of the node's links are not seen");
+                None
+            }
+        }
+    }
+
+    /// The next change, when it seems to be over: they come in bursts.
+    pub(super) async fn next(&mut self) {
+        if self.messages.next().await.is_none() {
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(BURST).await;
+        while self.messages.next().now_or_never().flatten().is_some() {}
+    }
+}
+
+impl Drop for LinkChanges {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
 }
 
 /// The index of a link, if it exists.

@@ -1,4 +1,4 @@
-//! Announces addresses of load balancers on the node's links: answers ARP for those this node was chosen for.
+//! Announces addresses of load balancers on the node's links: answers ARP and NDP for those this node was chosen for.
 //!
 //! The answers come from this process and not from an address on the link: with the agent they end, so that a node whose agent
 //! died cannot answer beside the one that took over. Rules stay in the kernel; whoever still sends here is still served.
@@ -6,20 +6,23 @@
 //! While there is something to announce, the node reports so to the server several times a second
 //! (`PUT /minik/v1/nodes/NAME/announcing`); without, nothing is sent and no socket is open.
 //!
-//! Reading order: `arp` (bytes), `segment` (what to say), `link` (sockets), then [`Announcements`] and the loops here.
+//! Reading order: `arp` and `ndp` (bytes), `packet` (either), `segment` (what to say), `link` (sockets), then [`Announcements`] and the loops here.
 
 mod arp;
 mod link;
+mod ndp;
+mod packet;
 mod segment;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use dataplane::model::Family;
 use http::Method;
 use tokio::{
     sync::watch,
@@ -28,9 +31,10 @@ use tokio::{
 };
 
 use self::{
-    link::{ArpSocket, Link, link_for},
+    link::{Link, LinkSocket, link_for},
     segment::{CERTAIN, Segment, TICK},
 };
+use super::link::LinkChanges;
 use crate::{Addresses, client::Client, objects::Key};
 
 /// How often the server hears that this node announces. It gives up on a node after four of them.
@@ -115,7 +119,7 @@ async fn report(
 
 /// A link's addresses, and the task that announces them.
 struct Running {
-    addresses: watch::Sender<BTreeSet<Ipv4Addr>>,
+    addresses: watch::Sender<BTreeSet<IpAddr>>,
     task: AbortHandle,
 }
 
@@ -130,47 +134,71 @@ async fn announce(
     acknowledged: watch::Receiver<Acknowledged>,
     node_ips: Addresses,
 ) {
-    let mut running: BTreeMap<String, (Link, Running)> = BTreeMap::new();
+    let mut running: BTreeMap<Place, (Link, Running)> = BTreeMap::new();
+    // There as long as there is something to announce.
+    let mut links: Option<LinkChanges> = None;
     loop {
         let addresses: BTreeSet<IpAddr> = {
             let wanted = wanted.borrow_and_update();
             wanted.values().flatten().copied().collect()
         };
+        // Before the links are looked at, so that no change is missed.
+        links = match links {
+            _ if addresses.is_empty() => None,
+            None => LinkChanges::open(),
+            open => open,
+        };
         let by_link = by_link(&addresses, node_ips);
-        running.retain(|name, (link, _)| by_link.get(name).is_some_and(|(now, _)| now == link));
-        for (name, (link, addresses)) in by_link {
-            if let Some((_, known)) = running.get(&name) {
-                known.addresses.send_replace(addresses);
+        running.retain(|place, (link, _)| by_link.get(place).is_some_and(|(now, _)| now == link));
+        for (place, (link, addresses)) in by_link {
+            if let Some((_, known)) = running.get(&place) {
+                known.addresses.send_if_modified(|known| {
+                    let before = std::mem::replace(known, addresses);
+                    before != *known
+                });
                 continue;
             }
+            let family = place.1;
             let (sender, receiver) = watch::channel(addresses);
-            let task = tokio::spawn(on_link(link.clone(), receiver, acknowledged.clone()));
+            let task = tokio::spawn(on_link(
+                (link.clone(), family),
+                receiver,
+                acknowledged.clone(),
+            ));
             let started = Running {
                 addresses: sender,
                 task: task.abort_handle(),
             };
-            running.insert(name, (link, started));
+            running.insert(place, (link, started));
         }
-        if wanted.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = link_changed(&mut links) => {}
         }
     }
 }
+
+/// Waits until a link or an address of the node has changed.
+async fn link_changed(links: &mut Option<LinkChanges>) {
+    match links {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Where a family's addresses are announced: the link's name.
+type Place = (String, Family);
 
 /// The addresses by the link on which each is announced.
 fn by_link(
     addresses: &BTreeSet<IpAddr>,
     node_ips: Addresses,
-) -> BTreeMap<String, (Link, BTreeSet<Ipv4Addr>)> {
-    let mut links: BTreeMap<String, (Link, BTreeSet<Ipv4Addr>)> = BTreeMap::new();
-    for address in addresses {
-        let IpAddr::V4(address) = *address else {
-            tracing::warn!(%address, "IPv6 addresses of load balancers are not announced: route them to a node");
-            continue;
-        };
-        match link_for(address, node_ips.alike(address.into())) {
+) -> BTreeMap<Place, (Link, BTreeSet<IpAddr>)> {
+    let mut links: BTreeMap<Place, (Link, BTreeSet<IpAddr>)> = BTreeMap::new();
+    for &address in addresses {
+        match link_for(address, node_ips.alike(address)) {
             Ok(Some(link)) => {
-                let entry = links.entry(link.name.clone());
+                let entry = links.entry((link.name.clone(), Family::of(address)));
                 entry.or_insert((link, BTreeSet::new())).1.insert(address);
             }
             Ok(None) => {
@@ -184,28 +212,28 @@ fn by_link(
 
 /// Announces a link's addresses for ever.
 async fn on_link(
-    link: Link,
-    mut addresses: watch::Receiver<BTreeSet<Ipv4Addr>>,
+    (link, family): (Link, Family),
+    mut addresses: watch::Receiver<BTreeSet<IpAddr>>,
     acknowledged: watch::Receiver<Acknowledged>,
 ) {
     loop {
-        let ended = match ArpSocket::open(&link) {
-            Ok(socket) => serve(&socket, &link, &mut addresses, &acknowledged).await,
+        let ended = match LinkSocket::open(&link, family) {
+            Ok(mut socket) => serve(&mut socket, &link, &mut addresses, &acknowledged).await,
             Err(error) => error,
         };
-        tracing::warn!(link = link.name, error = %ended, "ARP cannot be answered: trying again");
+        tracing::warn!(link = link.name, error = %ended, "questions for load-balancer addresses cannot be answered: trying again");
         sleep(OPEN_AGAIN).await;
     }
 }
 
 /// Answers until the socket fails; returns why it did.
 async fn serve(
-    socket: &ArpSocket,
+    socket: &mut LinkSocket,
     link: &Link,
-    addresses: &mut watch::Receiver<BTreeSet<Ipv4Addr>>,
+    addresses: &mut watch::Receiver<BTreeSet<IpAddr>>,
     acknowledged: &watch::Receiver<Acknowledged>,
 ) -> std::io::Error {
-    let mut segment = Segment::new(link.mac);
+    let mut segment = Segment::new(link.station);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick.reset();
@@ -224,6 +252,7 @@ async fn serve(
                 }
                 let wanted = addresses.borrow_and_update().clone();
                 tracing::info!(link = link.name, addresses = ?wanted, "announcing load-balancer addresses");
+                socket.listen_for(&wanted);
                 segment.set(&wanted)
             }
             received = socket.receive() => match received {

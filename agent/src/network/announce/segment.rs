@@ -6,11 +6,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
-use super::arp::{Mac, Operation, Packet};
+use super::packet::{Packet, Station};
 
 /// Without an acknowledgement for so long, somebody else may have been chosen. Less than the server waits.
 pub(super) const CERTAIN: Duration = Duration::from_secs(1);
@@ -24,17 +24,17 @@ const SETTLED: Duration = Duration::from_secs(3);
 /// What is announced on a link.
 #[derive(Debug)]
 pub(super) struct Segment {
-    own: Mac,
+    own: Station,
     /// The addresses, and how often each is still to be announced.
-    announced: BTreeMap<Ipv4Addr, u8>,
+    announced: BTreeMap<IpAddr, u8>,
     /// Those of them that somebody else has taken.
-    yielded: BTreeSet<Ipv4Addr>,
+    yielded: BTreeSet<IpAddr>,
     /// Since when the server acknowledges.
     certain_since: Option<Instant>,
 }
 
 impl Segment {
-    pub(super) fn new(own: Mac) -> Self {
+    pub(super) fn new(own: Station) -> Self {
         Self {
             own,
             announced: BTreeMap::new(),
@@ -44,7 +44,7 @@ impl Segment {
     }
 
     /// These addresses are to be announced from now on, and no others; returns what to send.
-    pub(super) fn set(&mut self, wanted: &BTreeSet<Ipv4Addr>) -> Vec<Packet> {
+    pub(super) fn set(&mut self, wanted: &BTreeSet<IpAddr>) -> Vec<Packet> {
         self.announced.retain(|address, _| wanted.contains(address));
         self.yielded.retain(|address| wanted.contains(address));
         let mut sent = Vec::new();
@@ -59,24 +59,23 @@ impl Segment {
 
     /// Takes a packet in; returns what to send.
     pub(super) fn receive(&mut self, packet: &Packet, certain: bool) -> Vec<Packet> {
-        if packet.sender.0 == self.own {
+        if packet.sender() == self.own.mac {
             return Vec::new();
         }
         if let Some(claimed) = packet.claims().filter(|address| self.answers(*address)) {
             if certain {
-                return Packet::announcements(self.own, claimed).into();
+                return Packet::announcements(self.own, claimed);
             }
             tracing::warn!(address = %claimed, "another node announces a load-balancer address of this one, which has lost the server");
             self.yielded.insert(claimed);
             return Vec::new();
         }
-        if packet.operation == Operation::Request && self.answers(packet.target.1) {
-            return vec![packet.answer(self.own)];
-        }
-        Vec::new()
+        let question = packet.question(self.own);
+        let answered = question.filter(|(address, _)| self.answers(*address));
+        answered.map(|(_, answer)| answer).into_iter().collect()
     }
 
-    fn answers(&self, address: Ipv4Addr) -> bool {
+    fn answers(&self, address: IpAddr) -> bool {
         self.announced.contains_key(&address) && !self.yielded.contains(&address)
     }
 
@@ -111,75 +110,106 @@ impl Segment {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
-    const OURS: Mac = [2, 0, 0, 0, 0, 1];
-    const THEIRS: Mac = [2, 0, 0, 0, 0, 2];
-    const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
-    const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+    use super::{
+        super::{arp, ndp},
+        *,
+    };
 
-    fn question(address: Ipv4Addr) -> Packet {
-        Packet {
-            operation: Operation::Request,
-            sender: (THEIRS, CLIENT),
-            target: ([0; 6], address),
+    const OURS: Station = Station {
+        mac: [2, 0, 0, 0, 0, 1],
+        ipv6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
+    };
+    const THEIRS: Station = Station {
+        mac: [2, 0, 0, 0, 0, 2],
+        ipv6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2),
+    };
+    const VIPS: [IpAddr; 2] = [
+        IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9)),
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9)),
+    ];
+
+    fn question(address: IpAddr) -> Packet {
+        match address {
+            IpAddr::V4(address) => Packet::Arp(arp::Packet {
+                operation: arp::Operation::Request,
+                sender: (THEIRS.mac, Ipv4Addr::new(192, 0, 2, 100)),
+                target: ([0; 6], address),
+            }),
+            IpAddr::V6(address) => Packet::Ndp(ndp::Packet {
+                sender: (THEIRS.mac, THEIRS.ipv6),
+                ..ndp::Packet::probe(THEIRS.mac, address)
+            }),
         }
     }
 
-    fn announcing() -> Segment {
+    fn answer(packet: &Packet, from: Station) -> Packet {
+        packet.question(from).expect("a question").1
+    }
+
+    fn announcing(vip: IpAddr) -> Segment {
         let mut segment = Segment::new(OURS);
-        assert_eq!(segment.set(&BTreeSet::from([VIP])).len(), 2);
+        let told = segment.set(&BTreeSet::from([vip]));
+        assert_eq!(told, Packet::announcements(OURS, vip));
         segment
     }
 
     #[test]
     fn only_addresses_that_are_announced_are_answered_for() {
-        let mut segment = announcing();
-        let answer = segment.receive(&question(VIP), true);
-        assert_eq!(answer, [question(VIP).answer(OURS)]);
-        assert!(segment.receive(&question(CLIENT), true).is_empty());
-        assert!(
-            segment.set(&BTreeSet::from([VIP])).is_empty(),
-            "told already"
-        );
-        segment.set(&BTreeSet::new());
-        assert!(segment.receive(&question(VIP), true).is_empty());
+        for vip in VIPS {
+            let mut segment = announcing(vip);
+            let asked = question(vip);
+            assert_eq!(segment.receive(&asked, true), [answer(&asked, OURS)]);
+            for other in ["192.0.2.10", "2001:db8::a"].map(|ip| ip.parse().expect("address")) {
+                assert!(segment.receive(&question(other), true).is_empty());
+            }
+            let again = segment.set(&BTreeSet::from([vip]));
+            assert!(again.is_empty(), "told already");
+            segment.set(&BTreeSet::new());
+            assert!(segment.receive(&asked, true).is_empty());
+        }
     }
 
     #[test]
     fn an_address_is_announced_three_times() {
-        let mut segment = announcing();
-        let now = Instant::now();
-        let ticks: Vec<usize> = (0..4).map(|_| segment.tick(true, now).len()).collect();
-        assert_eq!(ticks, [2, 2, 0, 0]);
+        for vip in VIPS {
+            let mut segment = announcing(vip);
+            let (now, once) = (Instant::now(), Packet::announcements(OURS, vip).len());
+            let ticks: Vec<usize> = (0..4).map(|_| segment.tick(true, now).len()).collect();
+            assert_eq!(ticks, [once, once, 0, 0]);
+        }
     }
 
     #[test]
     fn a_node_that_the_server_acknowledges_defends_its_address() {
-        let mut segment = announcing();
-        let rival = Packet::announcements(THEIRS, VIP)[0];
-        assert_eq!(
-            segment.receive(&rival, true),
-            Packet::announcements(OURS, VIP)
-        );
-        assert_eq!(segment.receive(&question(VIP), true).len(), 1);
+        for vip in VIPS {
+            let mut segment = announcing(vip);
+            let rival = Packet::announcements(THEIRS, vip)[0];
+            let defence = segment.receive(&rival, true);
+            assert_eq!(defence, Packet::announcements(OURS, vip));
+            assert_eq!(segment.receive(&question(vip), true).len(), 1);
+        }
     }
 
     #[test]
     fn a_node_that_lost_the_server_goes_on_until_another_one_has_taken_over() {
-        let mut segment = announcing();
-        let now = Instant::now();
-        assert_eq!(segment.receive(&question(VIP), false).len(), 1);
-        assert_eq!(segment.tick(false, now), [Packet::probe(OURS, VIP)]);
-        // The answer to the probe.
-        let answer = Packet::probe(OURS, VIP).answer(THEIRS);
-        assert!(segment.receive(&answer, false).is_empty());
-        assert!(segment.receive(&question(VIP), false).is_empty());
-        assert!(segment.tick(false, now).is_empty());
-        // Back, and the server still wants it.
-        assert!(segment.tick(true, now).is_empty());
-        assert!(segment.receive(&question(VIP), true).is_empty(), "not yet");
-        assert_eq!(segment.tick(true, now + SETTLED).len(), 2);
-        assert_eq!(segment.receive(&question(VIP), true).len(), 1);
+        for vip in VIPS {
+            let mut segment = announcing(vip);
+            let now = Instant::now();
+            assert_eq!(segment.receive(&question(vip), false).len(), 1);
+            let probe = Packet::probe(OURS, vip);
+            assert_eq!(segment.tick(false, now), [probe]);
+            let rival = answer(&probe, THEIRS);
+            assert!(segment.receive(&rival, false).is_empty());
+            assert!(segment.receive(&question(vip), false).is_empty());
+            assert!(segment.tick(false, now).is_empty());
+            // Back, and the server still wants it.
+            assert!(segment.tick(true, now).is_empty());
+            assert!(segment.receive(&question(vip), true).is_empty(), "not yet");
+            let told = segment.tick(true, now + SETTLED);
+            assert_eq!(told, Packet::announcements(OURS, vip));
+            assert_eq!(segment.receive(&question(vip), true).len(), 1);
+        }
     }
 }
