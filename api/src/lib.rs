@@ -16,19 +16,20 @@
 //!                    JSON bytes: what is stored and served, whole
 //!                                   | serde
 //!                                   v
-//!         slim structs (meta, core, discovery, coordination, rbac): what logic reads and writes
+//!         slim structs (meta, core, apps, discovery, ...): what logic reads and writes
 //! ```
 //!
 //! An object is stored and served as JSON, so that nothing a client wrote is lost; a slim struct is decoded where logic needs
 //! it and holds only the fields that logic reads. Writing a whole object back from a slim struct would lose the rest:
 //! merge or patch instead.
 //!
-//! Modules in reading order: [`meta`] (what all objects share), [`core`], [`discovery`], [`coordination`], [`rbac`] (kinds by group),
+//! Modules in reading order: [`meta`] (what all objects share), [`core`], [`apps`], [`discovery`], [`coordination`], [`rbac`] (kinds by group),
 //! [`json`] and [`yaml`] (reading, with duplicate keys named), [`schema`] (the table and its consumers), [`selector`], [`names`], [`ip`],
 //! [`quantity`]. The private `wire` has the macro that declares slim structs.
 
 mod wire;
 
+pub mod apps;
 pub mod coordination;
 pub mod core;
 pub mod discovery;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 
-use crate::core::IntOrString;
+use crate::core::{IntOrString, Json};
 
 /// Reads JSON `null` as an absent field: clients send `creationTimestamp: null` and the like.
 pub(crate) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
@@ -37,6 +37,7 @@ impl Compact for i32 {}
 impl Compact for i64 {}
 impl Compact for u16 {}
 impl Compact for IntOrString {}
+impl Compact for Json {}
 
 /// True for the value an absent field stands for; such fields are not written.
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -40,7 +40,7 @@ pub use service::{
     ClientIpConfig, LoadBalancerIngress, LoadBalancerStatus, PortStatus, Service, ServicePort,
     ServiceSpec, ServiceStatus, SessionAffinityConfig,
 };
-pub use value::{Base64, IntOrString};
+pub use value::{Base64, IntOrString, Json};
 pub use volume::{
     ConfigMapVolumeSource, DownwardApiProjection, DownwardApiVolumeFile, DownwardApiVolumeSource,
     EmptyDirVolumeSource, HostPathVolumeSource, KeyToPath, KeysProjection, ProjectedVolumeSource,

@@ -69,6 +69,49 @@ impl<'de> Deserialize<'de> for Base64 {
     }
 }
 
+/// JSON that is kept and passed on as it is, as text: a value would take ten times the room. Absent is `null`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Json(Box<str>);
+
+impl Json {
+    /// What the text says.
+    pub fn value(&self) -> serde_json::Value {
+        serde_json::from_str(&self.0).expect("it was made from JSON")
+    }
+
+    /// What the text says, as a slim struct.
+    ///
+    /// # Errors
+    /// When it has another shape.
+    pub fn decode<T: serde::de::DeserializeOwned>(&self) -> serde_json::Result<T> {
+        serde_json::from_str(&self.0)
+    }
+}
+
+impl Default for Json {
+    fn default() -> Self {
+        Self("null".into())
+    }
+}
+
+impl From<&serde_json::Value> for Json {
+    fn from(value: &serde_json::Value) -> Self {
+        Self(value.to_string().into())
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde_json::Value::deserialize(deserializer).map(|value| Self::from(&value))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
