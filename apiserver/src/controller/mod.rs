@@ -32,6 +32,7 @@ mod subsets;
 #[cfg(test)]
 mod tests;
 mod watch;
+mod workload;
 mod world;
 mod write;
 

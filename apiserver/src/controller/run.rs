@@ -17,8 +17,9 @@ use super::{
     node::{self, Evictions, Heartbeats},
     scheduler, service_account,
     watch::{self, Seen},
+    workload::Workloads,
     world::{Dirty, Key, Trigger, World},
-    write::{Action, absorb, execute},
+    write::{Action, Done, absorb, execute},
 };
 use crate::{announcers::Announcers, registry::Registry};
 
@@ -75,6 +76,7 @@ struct Controllers {
     evictions: Evictions,
     endings: Endings,
     load_balancers: LoadBalancers,
+    workloads: Workloads,
     /// What failed, to be looked at again at this time.
     later: Option<(Instant, Dirty)>,
     next_token: Option<Timestamp>,
@@ -93,6 +95,7 @@ impl Controllers {
             heartbeats: Heartbeats::default(),
             evictions: Evictions::default(),
             endings: Endings::default(),
+            workloads: Workloads::default(),
             later: None,
             next_token: None,
             swept: false,
@@ -109,7 +112,11 @@ impl Controllers {
             .flatten()
             .min()
             .map(|at| at.saturating_duration_since(now));
-        let by_the_clock = [self.next_token, self.evictions.next()];
+        let by_the_clock = [
+            self.next_token,
+            self.evictions.next(),
+            self.workloads.next(),
+        ];
         let by_the_clock =
             by_the_clock.into_iter().flatten().min().map(|at| {
                 Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
@@ -166,6 +173,7 @@ impl Controllers {
         self.world.dirty.nodes.extend(lost);
         self.world.dirty.nodes.extend(evicting);
         self.load_balancers.due(&mut self.world, now);
+        self.workloads.due(&mut self.world.dirty, Timestamp::now());
         self.world.dirty.join_tokens |= self.next_token.is_some_and(|at| at <= Timestamp::now());
     }
 
@@ -201,6 +209,8 @@ impl Controllers {
                 None => {}
             }
         }
+        self.workloads.forget(world, dirty);
+        actions.extend(self.workloads.plan(world, dirty, Timestamp::now()));
         actions.extend(scheduler::plan(world, dirty.unscheduled.iter().cloned()));
         // Slices of all Services before any Endpoints: nodes act on slices, and a Pod that ends waits for the last of them.
         for (key, trigger) in &dirty.services {
@@ -241,7 +251,13 @@ impl Controllers {
         let edited = std::mem::take(&mut self.world.dirty.edited);
         for result in results {
             match result {
-                Ok(done) => absorb(&mut self.world, &done),
+                Ok(done) => {
+                    absorb(&mut self.world, &done);
+                    if let Done::Dependents(made) = &done {
+                        self.workloads
+                            .learn(&mut self.world.dirty, made, Timestamp::now());
+                    }
+                }
                 // Its namespace is going away: nothing is wrong.
                 Err(error) if error.is_namespace_terminating() => {}
                 Err(error) => {

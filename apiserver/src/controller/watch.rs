@@ -1,6 +1,7 @@
 //! The controllers' eyes: one watch per kind, from the registry in the same process.
 
 use api::{
+    apps::{ControllerRevision, DaemonSet, Deployment, ReplicaSet},
     coordination::Lease,
     core::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount},
     discovery::EndpointSlice,
@@ -18,8 +19,9 @@ use crate::{
         ApiError, ChangeKind, Kind, ListQuery, Object, Registry, Selection, WatchItem, WatchQuery,
         WatchStart,
         kinds::{
-            CONFIG_MAPS, ENDPOINT_SLICES, ENDPOINTS, LEASES, NAMESPACES, NODES, PODS, SECRETS,
-            SERVICE_ACCOUNTS, SERVICES,
+            CONFIG_MAPS, CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES,
+            ENDPOINTS, LEASES, NAMESPACES, NODES, PODS, REPLICA_SETS, SECRETS, SERVICE_ACCOUNTS,
+            SERVICES,
         },
     },
     store::Revision,
@@ -63,6 +65,10 @@ pub(super) fn all(registry: &Registry, seen: &mpsc::Sender<Seen>) -> JoinSet<()>
     follow!(Service, SERVICES, None, None);
     follow!(Endpoints, ENDPOINTS, None, None);
     follow!(EndpointSlice, ENDPOINT_SLICES, None, None);
+    follow!(Deployment, DEPLOYMENTS, None, None);
+    follow!(ReplicaSet, REPLICA_SETS, None, None);
+    follow!(DaemonSet, DAEMON_SETS, None, None);
+    follow!(ControllerRevision, CONTROLLER_REVISIONS, None, None);
     let account = Some("metadata.name=default");
     follow!(ServiceAccount, SERVICE_ACCOUNTS, None, account);
     let root_ca = Some("metadata.name=kube-root-ca.crt");

@@ -3,12 +3,15 @@
 use api::meta::Resource;
 use serde_json::Value;
 
-use super::world::{Kept, Key, World, key_of};
+use super::{
+    workload::{Dependents, Made},
+    world::{Kept, Key, World, key_of},
+};
 use crate::registry::{
     ApiError, Binding, DeleteOptions, Kind, Object, Part, Registry, WriteOptions,
     kinds::{
-        CONFIG_MAPS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, NAMESPACES, NODES, PODS, SECRETS,
-        SERVICE_ACCOUNTS, SERVICES,
+        CONFIG_MAPS, CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS,
+        EVENTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SECRETS, SERVICE_ACCOUNTS, SERVICES,
     },
 };
 
@@ -43,6 +46,8 @@ pub(super) enum Action {
         /// What is told once it is done.
         event: Box<Value>,
     },
+    /// Makes and removes what a workload owns.
+    Dependents(Box<Dependents>),
 }
 
 impl Action {
@@ -68,6 +73,8 @@ pub(super) enum Done {
     Put(&'static Kind, Object),
     /// The object is gone.
     Gone(&'static Kind, Object),
+    /// Several writes for a workload, and whether the last of them failed.
+    Dependents(Made),
     /// Nothing to take in.
     Nothing,
 }
@@ -125,6 +132,10 @@ pub(super) async fn execute(registry: &Registry, action: Action) -> Result<Done,
             tell(registry, &pod, *event).await;
             delete(registry, &PODS, &pod, uid).await
         }
+        Action::Dependents(dependents) => {
+            let made = dependents.carry_out(registry).await;
+            Ok(Done::Dependents(made))
+        }
         Action::Bind {
             pod: (namespace, name),
             uid,
@@ -165,15 +176,16 @@ fn disrupt(pod: &mut Value) {
 }
 
 /// Writes an event; without it the work is done all the same.
-async fn tell(registry: &Registry, (namespace, pod): &Key, event: Value) {
+pub(super) async fn tell(registry: &Registry, (namespace, name): &Key, event: Value) {
     let options = WriteOptions::default();
     let told = registry.create(&EVENTS, Some(namespace), event, &options);
     if let Err(error) = told.await {
-        tracing::warn!(%error, %namespace, %pod, "an event cannot be written");
+        tracing::warn!(%error, %namespace, %name, "an event cannot be written");
     }
 }
 
-async fn delete(
+/// Deletes the object of this uid; one that is gone, or another one by now, is fine.
+pub(super) async fn delete(
     registry: &Registry,
     kind: &'static Kind,
     (namespace, name): &Key,
@@ -248,24 +260,42 @@ pub(super) fn absorb(world: &mut World, done: &Done) {
     let (kind, object, gone) = match done {
         Done::Put(kind, object) => (*kind, object, false),
         Done::Gone(kind, object) => (*kind, object, true),
+        Done::Dependents(made) => {
+            return made.done.iter().for_each(|done| absorb(world, done));
+        }
         Done::Nothing => return,
     };
+    macro_rules! take {
+        ($type:ty) => {
+            take_own::<$type>(world, object, gone)
+        };
+    }
     match kind {
-        kind if *kind == PODS => take::<api::core::Pod>(world, object, gone),
-        kind if *kind == SERVICES => take::<api::core::Service>(world, object, gone),
-        kind if *kind == ENDPOINTS => take::<api::core::Endpoints>(world, object, gone),
-        kind if *kind == ENDPOINT_SLICES => {
-            take::<api::discovery::EndpointSlice>(world, object, gone)
-        }
-        kind if *kind == NODES => take::<api::core::Node>(world, object, gone),
-        kind if *kind == NAMESPACES => take::<api::core::Namespace>(world, object, gone),
-        kind if *kind == SERVICE_ACCOUNTS => take::<api::core::ServiceAccount>(world, object, gone),
-        kind if *kind == CONFIG_MAPS => take::<api::core::ConfigMap>(world, object, gone),
-        kind if *kind == SECRETS => take::<api::core::Secret>(world, object, gone),
+        kind if *kind == PODS => take!(api::core::Pod),
+        kind if *kind == SERVICES => take!(api::core::Service),
+        kind if *kind == ENDPOINTS => take!(api::core::Endpoints),
+        kind if *kind == ENDPOINT_SLICES => take!(api::discovery::EndpointSlice),
+        kind if *kind == NODES => take!(api::core::Node),
+        kind if *kind == NAMESPACES => take!(api::core::Namespace),
+        kind if *kind == SERVICE_ACCOUNTS => take!(api::core::ServiceAccount),
+        kind if *kind == CONFIG_MAPS => take!(api::core::ConfigMap),
+        kind if *kind == SECRETS => take!(api::core::Secret),
+        kind if *kind == DEPLOYMENTS => take!(api::apps::Deployment),
+        kind if *kind == REPLICA_SETS => take!(api::apps::ReplicaSet),
+        kind if *kind == DAEMON_SETS => take!(api::apps::DaemonSet),
+        kind if *kind == CONTROLLER_REVISIONS => take!(api::apps::ControllerRevision),
         kind => debug_assert!(
             *kind == EVENTS,
             "controllers write {kind:?}, which the world does not keep"
         ),
+    }
+}
+
+/// Takes in what we wrote: the watch will say the same later.
+fn take_own<T: Kept>(world: &mut World, object: &Object, gone: bool) {
+    match object.decode::<T>() {
+        Ok(value) if gone => world.remove_own::<T>(object.revision(), &key_of(&value)),
+        _ => take::<T>(world, object, gone),
     }
 }
 

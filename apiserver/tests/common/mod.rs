@@ -233,7 +233,8 @@ impl Events {
             .expect("no event for ten seconds")
     }
 
-    async fn read(&mut self) -> Option<Value> {
+    /// The same, however long it takes.
+    pub async fn read(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();

@@ -27,6 +27,9 @@ pub(in crate::controller) struct Dirty {
     pub(in crate::controller) join_tokens: bool,
     /// Services with a load balancer, or what one left behind.
     pub(in crate::controller) balanced: BTreeSet<Key>,
+    pub(in crate::controller) deployments: BTreeSet<Key>,
+    pub(in crate::controller) replica_sets: BTreeSet<Key>,
+    pub(in crate::controller) daemon_sets: BTreeSet<Key>,
 }
 
 impl Dirty {
@@ -51,6 +54,9 @@ impl Dirty {
             unscheduled,
             join_tokens,
             balanced,
+            deployments,
+            replica_sets,
+            daemon_sets,
         } = other;
         for (key, trigger) in services {
             self.service(key, trigger);
@@ -63,6 +69,9 @@ impl Dirty {
         self.unscheduled.extend(unscheduled);
         self.join_tokens |= join_tokens;
         self.balanced.extend(balanced);
+        self.deployments.extend(deployments);
+        self.replica_sets.extend(replica_sets);
+        self.daemon_sets.extend(daemon_sets);
     }
 }
 

@@ -1,13 +1,14 @@
 //! What a change of an object touches, kind by kind.
 
 use api::{
+    apps::{ControllerRevision, DaemonSet, Deployment, ReplicaSet},
     coordination::Lease,
     core::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount},
     discovery::EndpointSlice,
     meta::Resource,
 };
 
-use super::{Items, Key, SERVICE_NAME, Trigger, World, key_of, waits_for_a_node};
+use super::{Items, Key, SERVICE_NAME, Trigger, World, key_of, owners, waits_for_a_node};
 use crate::controller::{load_balancer, pods::ZONE};
 
 /// One kind's place in the world.
@@ -50,6 +51,14 @@ kept! {
     ServiceAccount, service_accounts, its_namespace;
     ConfigMap, config_maps, its_namespace;
     Secret, secrets, |world, _, _| world.dirty.join_tokens = true;
+    Deployment, deployments, |world, before, after| {
+        world.dirty.deployments.extend(after.or(before).map(key_of));
+    };
+    ReplicaSet, replica_sets, owners::replica_set;
+    DaemonSet, daemon_sets, |world, before, after| {
+        world.dirty.daemon_sets.extend(after.or(before).map(key_of));
+    };
+    ControllerRevision, controller_revisions, owners::controller_revision;
 }
 
 fn its_namespace<T: Resource>(world: &mut World, before: Option<&T>, after: Option<&T>) {
@@ -95,6 +104,7 @@ fn pod(world: &mut World, before: Option<&Pod>, after: Option<&Pod>) {
         }
     }
     world.touch_services_of(before, after);
+    owners::pod(world, before, after);
     // Somebody new on a node that nobody may stay on.
     let moved = |pod: Option<&Pod>| {
         pod.map(|pod| (pod.spec.node_name.clone(), pod.spec.tolerations.clone()))
@@ -185,5 +195,7 @@ fn node(world: &mut World, before: Option<&Node>, after: Option<&Node>) {
             .dirty
             .unscheduled
             .extend(world.waiting.iter().cloned());
+        let daemon_sets = world.daemon_sets.all().map(|set| key_of(&**set));
+        world.dirty.daemon_sets.extend(daemon_sets);
     }
 }

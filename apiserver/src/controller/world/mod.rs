@@ -1,9 +1,10 @@
 //! What the controllers know: slim values of the newest state, with the indices they look through.
 //!
-//! [`kept`] says for each kind what a change of it touches, [`dirty`] holds what was touched.
+//! [`kept`] says for each kind what a change of it touches (`owners`: which workloads), [`dirty`] holds what was touched.
 
 mod dirty;
 mod kept;
+mod owners;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -12,10 +13,11 @@ use std::{
 };
 
 use api::{
+    apps::{ControllerRevision, DaemonSet, Deployment, ReplicaSet},
     coordination::Lease,
     core::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount},
     discovery::EndpointSlice,
-    meta::{Resource, StringMap},
+    meta::{ObjectMeta, Resource, StringMap},
 };
 
 pub(in crate::controller) use self::{
@@ -30,18 +32,24 @@ pub(in crate::controller) type Key = (Box<str>, Box<str>);
 /// Namespace, label and value.
 type LabelOfNamespace = (Box<str>, Box<str>, Box<str>);
 
+/// Namespace and uid of a controller, or no uid for what has none -> names.
+type ByController = HashMap<(Box<str>, Box<str>), BTreeSet<Box<str>>>;
+
 pub(in crate::controller) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// The objects of one kind.
 #[derive(Debug)]
 pub(in crate::controller) struct Items<T> {
     map: BTreeMap<Key, (Revision, Arc<T>)>,
+    /// What our own writes have deleted: what was said of it before may still be on its way, and must not bring it back.
+    deleted: BTreeMap<Key, Revision>,
 }
 
 impl<T> Default for Items<T> {
     fn default() -> Self {
         Self {
             map: BTreeMap::new(),
+            deleted: BTreeMap::new(),
         }
     }
 }
@@ -72,6 +80,10 @@ impl<T: Resource> Items<T> {
 
     /// Takes a newer state; answers with the one before, or nothing when what came is old.
     fn put(&mut self, key: Key, revision: Revision, object: Arc<T>) -> Option<Option<Arc<T>>> {
+        let deleted = self.deleted.get(&key);
+        if deleted.is_some_and(|at| *at >= revision) {
+            return None;
+        }
         match self.map.get(&key) {
             Some((known, _)) if *known >= revision => None,
             _ => Some(
@@ -109,12 +121,18 @@ pub(in crate::controller) struct World {
     pub(in crate::controller) service_accounts: Items<ServiceAccount>,
     pub(in crate::controller) config_maps: Items<ConfigMap>,
     pub(in crate::controller) secrets: Items<Secret>,
+    pub(in crate::controller) deployments: Items<Deployment>,
+    pub(in crate::controller) replica_sets: Items<ReplicaSet>,
+    pub(in crate::controller) daemon_sets: Items<DaemonSet>,
+    pub(in crate::controller) controller_revisions: Items<ControllerRevision>,
     pub(in crate::controller) dirty: Dirty,
     /// The Services with a load balancer, or what one left behind.
     pub(in crate::controller) balanced: BTreeSet<Key>,
     pods_by_label: HashMap<LabelOfNamespace, BTreeSet<Box<str>>>,
     slices_by_service: HashMap<Key, BTreeSet<Box<str>>>,
     pods_by_node: HashMap<Box<str>, BTreeSet<Key>>,
+    pods_by_controller: ByController,
+    replica_sets_by_controller: ByController,
     /// The Pods that wait for a node.
     waiting: BTreeSet<Key>,
 }
@@ -131,8 +149,18 @@ impl World {
 
     /// Forgets an object that was deleted at a revision.
     pub(in crate::controller) fn remove<T: Kept>(&mut self, revision: Revision, key: &Key) {
+        T::items(self).deleted.remove(key);
         if let Some(before) = T::items(self).remove(key, revision) {
             T::touch(self, Some(&before), None);
+        }
+    }
+
+    /// Forgets an object that we have deleted ourselves, before the watch says so.
+    pub(in crate::controller) fn remove_own<T: Kept>(&mut self, revision: Revision, key: &Key) {
+        let known = T::items(self).get(key).is_some();
+        self.remove::<T>(revision, key);
+        if known {
+            T::items(self).deleted.insert(key.clone(), revision);
         }
     }
 
@@ -142,6 +170,7 @@ impl World {
         revision: Revision,
         objects: Vec<(Revision, T)>,
     ) {
+        T::items(self).deleted.clear();
         let listed: BTreeSet<Key> = objects.iter().map(|(_, object)| key_of(object)).collect();
         let gone: Vec<Key> = T::items(self)
             .map
@@ -184,6 +213,29 @@ impl World {
         keys.filter_map(|key| self.pods.get(key))
     }
 
+    /// The Pods of this controller, and those of the namespace that have none.
+    pub(in crate::controller) fn pods_to_claim(
+        &self,
+        namespace: &str,
+        uid: &str,
+    ) -> impl Iterator<Item = &Arc<Pod>> {
+        to_claim(&self.pods_by_controller, &self.pods, namespace, uid)
+    }
+
+    /// The ReplicaSets of this controller, and those of the namespace that have none.
+    pub(in crate::controller) fn replica_sets_to_claim(
+        &self,
+        namespace: &str,
+        uid: &str,
+    ) -> impl Iterator<Item = &Arc<ReplicaSet>> {
+        to_claim(
+            &self.replica_sets_by_controller,
+            &self.replica_sets,
+            namespace,
+            uid,
+        )
+    }
+
     /// The slices that say they belong to a Service.
     pub(in crate::controller) fn slices_of(&self, service: &Key) -> Vec<&Arc<EndpointSlice>> {
         let names = self.slices_by_service.get(service).unwrap_or(&EMPTY);
@@ -214,6 +266,13 @@ impl World {
             let place = (metadata.namespace.clone(), name.clone(), value.clone());
             index(&mut self.pods_by_label, place, &metadata.name, present);
         }
+        let controller = controller_place(metadata);
+        index(
+            &mut self.pods_by_controller,
+            controller,
+            &metadata.name,
+            present,
+        );
         let node = &pod.spec.node_name;
         if present && !node.is_empty() {
             let pods = self.pods_by_node.entry(node.clone()).or_default();
@@ -244,6 +303,25 @@ impl World {
             self.dirty.edited.insert(place);
         }
     }
+}
+
+/// Where an object is found by its controller.
+fn controller_place(metadata: &ObjectMeta) -> (Box<str>, Box<str>) {
+    let controller = metadata.controller();
+    let uid = controller.map(|controller| controller.uid.clone());
+    (metadata.namespace.clone(), uid.unwrap_or_default())
+}
+
+fn to_claim<'a, T: Resource>(
+    by_controller: &'a ByController,
+    items: &'a Items<T>,
+    namespace: &str,
+    uid: &str,
+) -> impl Iterator<Item = &'a Arc<T>> {
+    let names = |uid: &str| by_controller.get(&(namespace.into(), uid.into()));
+    let names = [names(uid), names("")].into_iter().flatten().flatten();
+    let namespace: Box<str> = namespace.into();
+    names.filter_map(move |name| items.get(&(namespace.clone(), name.clone())))
 }
 
 static EMPTY: BTreeSet<Box<str>> = BTreeSet::new();

@@ -67,6 +67,7 @@ pub use service::SERVICES;
 pub use service_account::SERVICE_ACCOUNTS;
 pub use service_cidr::SERVICE_CIDRS;
 pub use stateful_set::STATEFUL_SETS;
+pub(crate) use template::fill as fill_template;
 
 /// All built-in kinds, in the order discovery lists them.
 pub static ALL: &[&Kind] = &[

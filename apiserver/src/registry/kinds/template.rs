@@ -18,7 +18,7 @@ pub(super) const IMAGES: Column = Column::wide("Images", "The images of its cont
 pub(super) const SELECTOR: Column = Column::wide("Selector", "Which Pods are its own.");
 
 /// What upstream fills into a template (M13). It has no account, priority or requests: Pods get those when they are made.
-pub(super) fn fill(template: &mut Value) {
+pub(crate) fn fill(template: &mut Value) {
     if !template["metadata"].is_object() {
         template["metadata"] = json!({});
     }
