@@ -10,6 +10,7 @@
 //! [`node_graph`] are apart: the authorizers need them before the first request.
 
 mod bootstrap;
+mod disruption;
 mod endpoint_slice;
 mod endpoints;
 mod event;
@@ -42,6 +43,7 @@ use std::{
 };
 
 use api::core::Node;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use ipnet::IpNet;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -99,18 +101,20 @@ pub fn start(
     // A controller can be stopped between any two writes: the next start looks at everything again.
     let programmed = programmed::run(registry.clone(), applied, metrics);
     let garbage = garbage::run(registry.clone());
-    let until_stopped = stop.clone();
-    tasks.spawn(async move {
-        until_stopped.run_until_cancelled(programmed).await;
-    });
-    let until_stopped = stop.clone();
-    tasks.spawn(async move {
-        until_stopped.run_until_cancelled(garbage).await;
-    });
-    tasks.spawn(async move {
-        stop.run_until_cancelled(run::run(registry, cluster, announcers))
-            .await;
-    });
+    let disruption = disruption::run(registry.clone());
+    let main = run::run(registry, cluster, announcers);
+    let loops: [BoxFuture<'static, ()>; 4] = [
+        programmed.boxed(),
+        garbage.boxed(),
+        disruption.boxed(),
+        main.boxed(),
+    ];
+    for each in loops {
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            stop.run_until_cancelled(each).await;
+        });
+    }
     Controllers { tasks }
 }
 

@@ -65,6 +65,7 @@ pub(super) async fn serve(
 ) -> Result<Response, ApiError> {
     match (verb, target.subresource.map(|subresource| subresource.name)) {
         ("create", Some("binding")) => bind(call, target).await,
+        ("create", Some("eviction")) => evict(call, target).await,
         ("create", Some("token")) => token_request::create(call, target).await,
         ("get", Some("scale")) => scale::get(call, target).await,
         ("update", Some("scale")) => scale::update(call, target).await,
@@ -347,7 +348,7 @@ async fn delete_body(call: &mut Call) -> Result<Value, ApiError> {
         return Ok(json!({}));
     }
     let options = body::document(&media_type, &bytes, ("", "v1", "DeleteOptions"))?.value;
-    schema::check_options("DeleteOptions", &options)?;
+    schema::check_options(("", "v1", "DeleteOptions"), &options)?;
     Ok(options)
 }
 
@@ -395,7 +396,34 @@ async fn bind(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
     let namespace = target.scope().unwrap_or_default();
     let registry = &call.state.registry;
     registry.bind(namespace, name, &binding, &write).await?;
+    Ok(created())
+}
+
+/// The answer to what was made of an object that shows nothing itself.
+fn created() -> Response {
     let mut status = success(&json!({}));
     status["code"] = json!(201);
-    Ok(json_value(StatusCode::CREATED, &status))
+    json_value(StatusCode::CREATED, &status)
+}
+
+/// `POST pods/X/eviction`: deletes the Pod if its budget allows it (X9).
+async fn evict(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
+    let write = options::write(call)?;
+    let body = body::decode(call, ("policy", "v1", "Eviction"))
+        .await?
+        .value;
+    schema::check_options(("policy", "v1", "Eviction"), &body)?;
+    let name = target.object_name();
+    let own = body["metadata"]["name"].as_str().unwrap_or_default();
+    if !own.is_empty() && own != name {
+        return Err(ApiError::BadRequest(
+            "name in URL does not match name in Eviction object".into(),
+        ));
+    }
+    let mut how = options::delete(&call.query, &body["deleteOptions"])?;
+    how.dry_run |= write.dry_run;
+    let namespace = target.scope().unwrap_or_default();
+    let registry = &call.state.registry;
+    registry.evict(namespace, name, &how).await?;
+    Ok(created())
 }

@@ -72,7 +72,10 @@ pub(super) fn duplicates(
 
 /// Refuses options of another kind or with values of wrong types: a precondition that is not understood must not pass for
 /// none.
-pub(super) fn check_options(kind: &str, value: &Value) -> Result<(), ApiError> {
+pub(super) fn check_options(
+    (group, version, kind): (&str, &str, &str),
+    value: &Value,
+) -> Result<(), ApiError> {
     let bad = |detail: String| {
         ApiError::BadRequest(format!("the body cannot be handled as {kind}: {detail}"))
     };
@@ -81,7 +84,7 @@ pub(super) fn check_options(kind: &str, value: &Value) -> Result<(), ApiError> {
         Some(got) if got == kind => {}
         Some(got) => return Err(bad(format!("kind is \"{got}\""))),
     }
-    let known = schema::lookup("", "v1", kind);
+    let known = schema::lookup(group, version, kind);
     known.map_or(Ok(()), |of| {
         of.check(value).map_err(|error| bad(error.to_string()))
     })

@@ -36,7 +36,8 @@ impl Registry {
         for _ in 0..ATTEMPTS {
             let record = self.record(kind, namespace, name).await?;
             let old = parse(&record);
-            preconditions(kind, name, &record, &old, options)?;
+            let version = record.modified.0.to_string();
+            options.check(kind, name, &old, &version)?;
             let new = match next_state(kind, &old, options, Timestamp::now()) {
                 Next::Unchanged => {
                     let object = Object::from_record(kind, &record);
@@ -226,32 +227,34 @@ fn finalizers_after(old: &Value, propagation: Option<Propagation>) -> Vec<&str> 
     finalizers
 }
 
-fn preconditions(
-    kind: &'static Kind,
-    name: &str,
-    record: &Record,
-    old: &Value,
-    options: &DeleteOptions,
-) -> Result<(), ApiError> {
-    let version = record.modified.0.to_string();
-    let uid = meta::text(old, "uid");
-    let detail = match options {
-        DeleteOptions {
-            uid: Some(wanted), ..
-        } if wanted != uid => {
-            format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}")
-        }
-        DeleteOptions {
-            resource_version: Some(wanted),
-            ..
-        } if *wanted != version => format!(
-            "Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {version}"
-        ),
-        _ => return Ok(()),
-    };
-    Err(ApiError::Conflict {
-        kind,
-        name: name.to_owned(),
-        detail,
-    })
+impl DeleteOptions {
+    /// Whether the object may be meant.
+    ///
+    /// # Errors
+    /// [`ApiError::Conflict`].
+    pub(super) fn check(
+        &self,
+        kind: &'static Kind,
+        name: &str,
+        object: &Value,
+        version: &str,
+    ) -> Result<(), ApiError> {
+        let uid = meta::text(object, "uid");
+        let detail = match (&self.uid, &self.resource_version) {
+            (Some(wanted), _) if wanted != uid => {
+                format!(
+                    "Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}"
+                )
+            }
+            (_, Some(wanted)) if wanted != version => format!(
+                "Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {version}"
+            ),
+            _ => return Ok(()),
+        };
+        Err(ApiError::Conflict {
+            kind,
+            name: name.to_owned(),
+            detail,
+        })
+    }
 }

@@ -155,6 +155,17 @@ pub enum ApiError {
     /// So many requests are in flight that this one has to come again.
     #[error("Too many requests, please try again later.")]
     Overloaded,
+    /// A Pod may not be evicted now.
+    #[error("Cannot evict pod as it would violate the pod's disruption budget.")]
+    BudgetSpent {
+        /// Which budget says so, and why.
+        cause: String,
+    },
+    /// A Pod that cannot be evicted at all.
+    #[error(
+        "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
+    )]
+    SeveralBudgets,
     /// No address or port is left.
     #[error("Internal error occurred: {0}")]
     Exhausted(String),
@@ -301,8 +312,10 @@ impl ApiError {
                 StoreError::Unavailable(_) => (503, "ServiceUnavailable"),
                 _ => (500, "InternalError"),
             },
-            Self::Exhausted(_) | Self::Undecodable { .. } => (500, "InternalError"),
-            Self::Overloaded => (429, "TooManyRequests"),
+            Self::Exhausted(_) | Self::Undecodable { .. } | Self::SeveralBudgets => {
+                (500, "InternalError")
+            }
+            Self::Overloaded | Self::BudgetSpent { .. } => (429, "TooManyRequests"),
             Self::FutureRevision { .. } | Self::TimedOut { .. } => (504, "Timeout"),
         }
     }
@@ -381,6 +394,9 @@ impl ApiError {
                     })
                     .collect();
                 details
+            }
+            Self::BudgetSpent { cause } => {
+                json!({"causes": [{"reason": "DisruptionBudget", "message": cause}]})
             }
             Self::ApplyConflict(conflicts) => {
                 let cause = |(manager, field)| {

@@ -18,6 +18,7 @@ pub mod catalog;
 pub mod causes;
 mod delete;
 pub mod error;
+pub(crate) mod eviction;
 pub mod kind;
 pub mod kinds;
 mod managed;

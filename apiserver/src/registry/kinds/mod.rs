@@ -34,7 +34,7 @@ pub(super) mod service;
 mod service_account;
 mod service_cidr;
 mod stateful_set;
-pub(super) mod template;
+pub(crate) mod template;
 
 pub use certificate_signing_request::CERTIFICATE_SIGNING_REQUESTS;
 pub use config_map::CONFIG_MAPS;

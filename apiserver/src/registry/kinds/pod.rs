@@ -29,6 +29,11 @@ pub static PODS: Kind = Kind {
             body: Some(("", "v1", "Binding")),
             verbs: &["create"],
         },
+        Subresource {
+            name: "eviction",
+            body: Some(("policy", "v1", "Eviction")),
+            verbs: &["create"],
+        },
         STATUS,
     ],
     rules: Rules {

@@ -127,13 +127,13 @@ pub(super) fn selects_everything(selector: &Value) -> bool {
 }
 
 /// The selector as values; `None` when it is none.
-pub(in crate::registry) fn read_selector(selector: &Value) -> Option<LabelSelector> {
+pub(crate) fn read_selector(selector: &Value) -> Option<LabelSelector> {
     let selector: meta::LabelSelector = serde_json::from_value(selector.clone()).ok()?;
     LabelSelector::try_from(&selector).ok()
 }
 
 /// Whether the selector matches these labels.
-pub(super) fn matches(selector: &Value, labels: &Value) -> bool {
+pub(in crate::registry) fn matches(selector: &Value, labels: &Value) -> bool {
     let labels = match labels {
         Value::Null => meta::StringMap::default(),
         labels => serde_json::from_value(labels.clone()).unwrap_or_default(),
@@ -183,7 +183,7 @@ pub(super) fn cells(row: &mut Row, template: &Value) {
 }
 
 /// A number of the status or spec; absent is zero.
-pub(in crate::registry) fn count(object: &Value, path: [&str; 2]) -> i64 {
+pub(crate) fn count(object: &Value, path: [&str; 2]) -> i64 {
     object[path[0]][path[1]].as_i64().unwrap_or(0)
 }
 
