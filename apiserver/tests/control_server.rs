@@ -64,12 +64,72 @@ async fn an_administrator_finds_what_every_cluster_has() {
 }
 
 #[tokio::test]
-async fn http_1_and_a_client_without_alpn_are_served() {
+async fn n10_http_1_and_a_client_without_alpn_are_served() {
     let server = Running::start().await;
     for alpn in [&[][..], &["http/1.1"], &["h2"]] {
         let (code, _) = server.admin().with_alpn(alpn).get("/api/v1/nodes").await;
         assert_eq!(code, 200, "{alpn:?}");
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn n10_the_certificate_is_for_every_name_the_api_has() {
+    let server = Running::start().await;
+    for name in [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+        "127.0.0.1",
+        "192.0.2.7",
+        "10.96.0.1",
+    ] {
+        let connected = server.anonymous().connect(name).await;
+        assert!(connected.is_ok(), "{name}: {connected:?}");
+    }
+    for other in ["example.com", "192.0.2.8"] {
+        let connected = server.anonymous().connect(other).await;
+        assert!(connected.is_err(), "{other}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn n10_a_connection_carries_250_watches_and_still_answers() {
+    let server = Running::start().await;
+    let connection = server.admin().http2().await;
+    let ask = async |path: &str| {
+        let request = http::Request::get(format!("https://localhost{path}"));
+        let request = request.body(axum::body::Body::empty()).unwrap();
+        let response = connection.clone().send_request(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        response
+    };
+    let mut watches = Vec::new();
+    for _ in 0..250 {
+        watches.push(ask("/api/v1/namespaces/default/configmaps?watch=true").await);
+    }
+    let answer = ask("/version").await;
+    let body = http_body_util::BodyExt::collect(answer.into_body()).await;
+    assert!(!body.unwrap().to_bytes().is_empty());
+    // Each of them is alive.
+    let made = json!({"metadata": {"name": "told"}});
+    let path = "/api/v1/namespaces/default/configmaps";
+    assert_eq!(server.admin().post(path, made).await.0, 201);
+    for watch in watches {
+        let mut body = watch.into_body();
+        let mut told = String::new();
+        while !told.contains("\"told\"") {
+            let frame = http_body_util::BodyExt::frame(&mut body)
+                .await
+                .unwrap()
+                .unwrap();
+            told += std::str::from_utf8(frame.data_ref().unwrap()).unwrap();
+        }
+    }
+    drop(connection);
     server.stop().await;
 }
 

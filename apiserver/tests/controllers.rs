@@ -388,3 +388,25 @@ async fn a_namespace_with_a_finalizer_of_its_own_waits_for_that_alone() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn f4_each_namespace_gets_its_service_account_and_the_ca() {
+    let (api, _running) = cluster().await;
+    let namespace = json!({"metadata": {"name": "new"}});
+    api.made("/api/v1/namespaces", namespace).await;
+    let account = "/api/v1/namespaces/new/serviceaccounts/default";
+    let there = |got: &Value| got["metadata"]["name"].is_string();
+    eventually(&api, account, "the account comes", there).await;
+    let root_ca = "/api/v1/namespaces/new/configmaps/kube-root-ca.crt";
+    let map = eventually(&api, root_ca, "the CA comes", there).await;
+    assert_eq!(map["data"], json!({"ca.crt": "a certificate"}));
+    // They come back.
+    for path in [account, root_ca] {
+        let (_, before) = api.get(path).await;
+        api.delete(path).await;
+        eventually(&api, path, "it comes back", |got| {
+            there(got) && got["metadata"]["uid"] != before["metadata"]["uid"]
+        })
+        .await;
+    }
+}

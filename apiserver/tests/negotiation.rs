@@ -351,6 +351,31 @@ async fn e5_wrong_verbs_say_which_are_allowed() {
     let response = send(&api, "PUT", CONFIG_MAPS, &[], config_map("a")).await;
     assert_eq!(response.status(), 405);
     assert_eq!(response.headers()["allow"], "GET, POST, DELETE");
+    // Each path allows what its kind and place serve.
+    for (method, path, allowed) in [
+        ("POST", "/api/v1/configmaps", "GET"),
+        ("DELETE", "/apis/networking.k8s.io/v1/ipaddresses", "GET"),
+        (
+            "PUT",
+            "/apis/networking.k8s.io/v1/ipaddresses/10.96.0.1",
+            "GET",
+        ),
+        (
+            "POST",
+            "/api/v1/namespaces/default/pods/a/status",
+            "GET, PUT, PATCH",
+        ),
+        ("GET", "/api/v1/namespaces/default/pods/a/eviction", "POST"),
+        (
+            "GET",
+            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+            "POST",
+        ),
+    ] {
+        let response = send(&api, method, path, &[], Value::Null).await;
+        assert_eq!(response.status(), 405, "{method} {path}");
+        assert_eq!(response.headers()["allow"], allowed, "{method} {path}");
+    }
     let response = send(&api, "POST", "/version", &[], Value::Null).await;
     assert_eq!(
         (response.status().as_u16(), &response.headers()["allow"]),
@@ -373,4 +398,47 @@ async fn t1_t5_tables_have_the_accepted_version_and_say_which_pods_are_over() {
         (&json!("Completed"), &json!("True"))
     );
     assert_eq!(condition["reason"], "Succeeded");
+}
+
+#[tokio::test]
+async fn n8_large_answers_are_compressed_for_those_who_take_it() {
+    use std::io::Read as _;
+    let api = Api::new().await;
+    let mut large = config_map("large");
+    large["data"]["text"] = "large ".repeat(30_000).into();
+    api.made(CONFIG_MAPS, large).await;
+    let plain = send(&api, "GET", CONFIG_MAPS, &[], Value::Null).await;
+    assert!(!plain.headers().contains_key("content-encoding"));
+    assert_eq!(plain.headers()["vary"], "Accept-Encoding");
+    let plain = plain.into_body().collect().await.unwrap().to_bytes();
+
+    let accepts = [("accept-encoding", "gzip")];
+    let answer = send(&api, "GET", CONFIG_MAPS, &accepts, Value::Null).await;
+    assert_eq!(answer.headers()["content-encoding"], "gzip");
+    let compressed = answer.into_body().collect().await.unwrap().to_bytes();
+    assert!(compressed.len() < plain.len() / 10);
+    let mut text = Vec::new();
+    let mut decoder = flate2::read::GzDecoder::new(&*compressed);
+    decoder.read_to_end(&mut text).unwrap();
+    assert_eq!(text, plain);
+
+    let small = send(&api, "GET", "/api/v1/namespaces", &accepts, Value::Null).await;
+    assert!(!small.headers().contains_key("content-encoding"));
+    let watch = format!("{CONFIG_MAPS}?watch=true");
+    let watch = send(&api, "GET", &watch, &accepts, Value::Null).await;
+    assert!(!watch.headers().contains_key("content-encoding"));
+}
+
+#[tokio::test]
+async fn v7_endpoints_are_said_to_be_deprecated() {
+    let api = Api::new().await;
+    let path = "/api/v1/namespaces/default/endpoints";
+    let answer = send(&api, "GET", path, &[], Value::Null).await;
+    let warning = answer.headers()["warning"].to_str().unwrap().to_owned();
+    assert!(
+        warning.contains("use discovery.k8s.io/v1 EndpointSlice"),
+        "{warning}"
+    );
+    let answer = send(&api, "GET", CONFIG_MAPS, &[], Value::Null).await;
+    assert!(!answer.headers().contains_key("warning"));
 }

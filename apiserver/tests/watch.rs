@@ -131,6 +131,42 @@ async fn w6_bookmarks_come_when_asked_for_and_before_the_end() {
     assert!(without.next().await.is_none());
 }
 
+#[tokio::test]
+async fn w6_a_bookmark_comes_shortly_before_the_end_and_one_at_the_end() {
+    let api = Api::new().await;
+    let first = api.made(CONFIG_MAPS, config_map("a")).await;
+    let query = WatchQuery {
+        start: WatchStart::After(revision(&first)),
+        bookmarks: Bookmarks::Every(Duration::from_secs(60)),
+        timeout: Duration::from_secs(3),
+        ..WatchQuery::default()
+    };
+    let watch = api.registry.watch(&kinds::CONFIG_MAPS, None, &query);
+    let mut watch = watch.await.unwrap();
+    for name in ["p", "q"] {
+        // Before the second Pod the watch has said all it had to say, and goes on.
+        let pod = revision(&api.made(PODS, pod(name)).await);
+        match watch.next().await {
+            Some(Ok(WatchItem::Bookmark { revision, .. })) => assert_eq!(revision, pod),
+            told => panic!("{told:?}"),
+        }
+    }
+    assert!(watch.next().await.is_none());
+}
+
+#[tokio::test]
+async fn w14_the_old_form_of_a_watch_works() {
+    let api = Api::new().await;
+    api.made(CONFIG_MAPS, config_map("a")).await;
+    let path = "/api/v1/watch/namespaces/default/configmaps";
+    assert_eq!(api.watch(path).await.told().await, "ADDED a");
+    let mut one = api.watch(&format!("{path}/a")).await;
+    assert_eq!(one.told().await, "ADDED a");
+    api.made(CONFIG_MAPS, config_map("b")).await;
+    api.delete(&format!("{CONFIG_MAPS}/a")).await;
+    assert_eq!(one.told().await, "DELETED a");
+}
+
 fn revision(object: &serde_json::Value) -> Revision {
     let text = object["metadata"]["resourceVersion"].as_str().unwrap();
     Revision(text.parse().unwrap())

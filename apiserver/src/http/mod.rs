@@ -108,20 +108,26 @@ impl Call {
 async fn handle(Shared((state, lanes)): Shared<(State, Lanes)>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let user = parts.extensions.get::<User>().cloned();
+    let mut path = parts.uri.path().to_owned();
+    let mut query = Query::parse(parts.uri.query().unwrap_or_default());
+    if let Some(watched) = route::watched(&path) {
+        path = watched;
+        query.set("watch", "true");
+    }
     let call = Call {
         state,
         lanes,
         user: user.unwrap_or_else(User::anonymous),
-        path: parts.uri.path().to_owned(),
-        query: Query::parse(parts.uri.query().unwrap_or_default()),
+        path,
+        query,
         method: parts.method,
         headers: parts.headers,
         body: Mutex::new(body),
     };
-    let pretty = finish::is_pretty(&call);
+    let form = finish::Form::of(&call);
     let response = dispatch(call).await;
     let response = response.unwrap_or_else(|error| status_of(&error));
-    finish::finish(response, pretty).await
+    finish::finish(response, form).await
 }
 
 async fn dispatch(mut call: Call) -> Result<Response, ApiError> {
@@ -141,7 +147,10 @@ async fn dispatch(mut call: Call) -> Result<Response, ApiError> {
     if let Route::Resource(target) = route {
         let verb = resource::verb(&call, &target)?;
         let started = Instant::now();
-        let result = serve_resource(&mut call, &target, verb).await;
+        let mut result = serve_resource(&mut call, &target, verb).await;
+        if let (Ok(response), Some(instead)) = (&mut result, target.kind.rules.deprecated) {
+            render::warn(response, &[instead.to_owned()]);
+        }
         let code = match &result {
             Ok(response) => response.status().as_u16(),
             Err(error) => error.code_and_reason().0,
@@ -159,7 +168,9 @@ async fn dispatch(mut call: Call) -> Result<Response, ApiError> {
     }
     permit_path(&call).await?;
     if !matches!(call.method, Method::GET | Method::HEAD) {
-        return Err(ApiError::MethodNotAllowed { allow: "GET, HEAD" });
+        return Err(ApiError::MethodNotAllowed {
+            allow: "GET, HEAD".to_owned(),
+        });
     }
     match route {
         Route::Health { probe, check } => Ok(health::serve(&call, probe, check.as_deref())),
@@ -303,8 +314,9 @@ pub fn status_of(error: &ApiError) -> Response {
             .headers_mut()
             .insert(header::RETRY_AFTER, secs.into());
     }
-    if let ApiError::MethodNotAllowed { allow } = error {
-        let allow = header::HeaderValue::from_static(allow);
+    if let ApiError::MethodNotAllowed { allow } = error
+        && let Ok(allow) = header::HeaderValue::from_str(allow)
+    {
         response.headers_mut().insert(header::ALLOW, allow);
     }
     response

@@ -215,17 +215,22 @@ pub(super) fn watch(call: &Call) -> Result<WatchQuery, ApiError> {
         }
         true => Bookmarks::Every(BOOKMARK_INTERVAL),
     };
-    let secs = query
-        .number("timeoutSeconds")?
-        .filter(|&secs: &u64| secs > 0);
-    // Spread over half an hour, so that watches that began together do not come back together.
-    let secs = secs.unwrap_or_else(|| rand::rng().random_range(1800..3600));
     Ok(WatchQuery {
         selection: selection(query)?,
         start,
         bookmarks,
-        timeout: Duration::from_secs(secs),
+        timeout: watch_timeout(query)?,
     })
+}
+
+/// How long a watch lasts (W12). By default half an hour to an hour, spread so that watches that began together do not come
+/// back together.
+fn watch_timeout(query: &Query) -> Result<Duration, ApiError> {
+    let secs = query
+        .number("timeoutSeconds")?
+        .filter(|&secs: &u64| secs > 0);
+    let secs = secs.unwrap_or_else(|| rand::rng().random_range(1800..3600));
+    Ok(Duration::from_secs(secs))
 }
 
 fn initial(send: bool, revision: Option<Revision>) -> WatchStart {
@@ -277,4 +282,26 @@ pub(super) fn delete(query: &Query, body: &Value) -> Result<DeleteOptions, ApiEr
         propagation,
         dry_run,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn w12_a_watch_lasts_as_long_as_asked_for_or_half_an_hour_to_an_hour() {
+        let timeout = |query: &str| watch_timeout(&Query::parse(query)).unwrap().as_secs();
+        assert_eq!(timeout("timeoutSeconds=7"), 7);
+        for query in ["", "timeoutSeconds=0"] {
+            let default: Vec<u64> = (0..100).map(|_| timeout(query)).collect();
+            assert!(
+                default.iter().all(|secs| (1800..3600).contains(secs)),
+                "{default:?}"
+            );
+            assert!(
+                default.iter().any(|secs| *secs != default[0]),
+                "they are spread"
+            );
+        }
+    }
 }

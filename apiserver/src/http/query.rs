@@ -20,6 +20,12 @@ impl Query {
         )
     }
 
+    /// Gives a parameter this one value.
+    pub(crate) fn set(&mut self, key: &str, value: &str) {
+        self.0.retain(|(known, _)| known != key);
+        self.0.push((key.to_owned(), value.to_owned()));
+    }
+
     /// The first value of a parameter.
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
         self.0

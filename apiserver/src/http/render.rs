@@ -60,11 +60,7 @@ impl View {
         warnings: &[String],
     ) -> Response {
         let mut response = json_bytes(code, self.object(object, true));
-        for text in warning_texts(warnings) {
-            if let Ok(text) = header::HeaderValue::from_str(&text) {
-                response.headers_mut().append(header::WARNING, text);
-            }
-        }
+        warn(&mut response, warnings);
         response
     }
 
@@ -202,6 +198,15 @@ fn metadata(object: &Object, version: &str) -> String {
     let head: Result<Head<'_>, _> = serde_json::from_slice(&bytes);
     let metadata = head.as_ref().map_or("{}", |head| head.metadata.get());
     format!(r#"{{"kind":"PartialObjectMetadata","apiVersion":"{version}","metadata":{metadata}}}"#)
+}
+
+/// Puts warnings into the head of an answer (V3).
+pub(super) fn warn(response: &mut Response, warnings: &[String]) {
+    for text in warning_texts(warnings) {
+        if let Ok(text) = header::HeaderValue::from_str(&text) {
+            response.headers_mut().append(header::WARNING, text);
+        }
+    }
 }
 
 /// As many warnings as clients read: they refuse an answer with headers beyond their limit, and V3 sets ours at 4 KiB.

@@ -47,14 +47,41 @@ pub(super) fn verb(call: &Call, target: &Target) -> Result<&'static str, ApiErro
     let misplaced = verb == "create" && one && target.subresource.is_none();
     if homeless || misplaced || !served.contains(&verb) {
         return Err(ApiError::MethodNotAllowed {
-            allow: if one {
-                "GET, PUT, PATCH, DELETE"
-            } else {
-                "GET, POST, DELETE"
-            },
+            allow: allowed(target).join(", "),
         });
     }
     Ok(verb)
+}
+
+/// The methods that a path serves (E5).
+fn allowed(target: &Target) -> Vec<&'static str> {
+    let kind = target.kind;
+    let methods: &[(&str, &str)] = match (target.subresource, &target.name) {
+        (Some(_), _) => &[
+            ("GET", "get"),
+            ("POST", "create"),
+            ("PUT", "update"),
+            ("PATCH", "patch"),
+            ("DELETE", "delete"),
+        ],
+        (None, Some(_)) => &[
+            ("GET", "get"),
+            ("PUT", "update"),
+            ("PATCH", "patch"),
+            ("DELETE", "delete"),
+        ],
+        (None, None) if kind.namespaced && target.namespace.is_none() => &[("GET", "list")],
+        (None, None) => &[
+            ("GET", "list"),
+            ("POST", "create"),
+            ("DELETE", "deletecollection"),
+        ],
+    };
+    let served = target
+        .subresource
+        .map_or(kind.verbs, |subresource| subresource.verbs);
+    let methods = methods.iter().filter(|(_, verb)| served.contains(verb));
+    methods.map(|(method, _)| *method).collect()
 }
 
 /// Answers a request whose verb is permitted.

@@ -145,6 +145,18 @@ pub fn parse(served: &Catalog, path: &str) -> Option<Route> {
     })
 }
 
+/// The path of what is watched, when this is the old form of a watch: `/api/v1/watch/…` (W14).
+#[must_use]
+pub fn watched(path: &str) -> Option<String> {
+    let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+    let (head, rest) = match parts.as_slice() {
+        ["api", _, "watch", rest @ ..] => (&parts[..2], rest),
+        ["apis", _, _, "watch", rest @ ..] => (&parts[..3], rest),
+        _ => return None,
+    };
+    (!rest.is_empty()).then(|| format!("/{}/{}", head.join("/"), rest.join("/")))
+}
+
 /// What a path asks of an object when that is a subresource which is not served: kind, object's name, subresource.
 #[must_use]
 pub fn unserved(served: &Catalog, path: &str) -> Option<(&'static Kind, String, String)> {
@@ -269,6 +281,21 @@ mod tests {
                 (kind, namespace, name, sub)
             });
             assert_eq!(resource(path), wanted, "{path}");
+        }
+    }
+
+    #[test]
+    fn w14_the_old_form_of_a_watch_names_what_is_watched() {
+        for (path, wanted) in [
+            ("/api/v1/watch/pods", Some("/api/v1/pods")),
+            (
+                "/apis/apps/v1/watch/namespaces/a/deployments/b",
+                Some("/apis/apps/v1/namespaces/a/deployments/b"),
+            ),
+            ("/api/v1/watch", None),
+            ("/api/v1/namespaces/watch/pods", None),
+        ] {
+            assert_eq!(watched(path).as_deref(), wanted, "{path}");
         }
     }
 

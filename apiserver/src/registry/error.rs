@@ -111,7 +111,7 @@ pub enum ApiError {
     #[error("the server does not allow this method on the requested resource")]
     MethodNotAllowed {
         /// The `Allow` header.
-        allow: &'static str,
+        allow: String,
     },
     /// None of the accepted media types is served.
     #[error("only the following media types are accepted: {0}")]

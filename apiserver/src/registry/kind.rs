@@ -121,6 +121,8 @@ pub struct Rules {
     pub validate: fn(&Context, &Value, Option<&Value>, &mut Causes),
     /// What is legal but worth a `Warning:` header, for an object as it was stored by its main path.
     pub warnings: Option<fn(&Value) -> Vec<String>>,
+    /// What to use instead: said in the `Warning:` header of every answer (V7).
+    pub deprecated: Option<&'static str>,
     /// Whether something besides `metadata.finalizers` holds back a deletion.
     pub held_back: fn(&Value) -> bool,
     /// Seconds of grace a deletion gives: (object, asked for). Zero removes at once.
@@ -148,6 +150,7 @@ impl Rules {
         default: |_| {},
         validate: |_, _, _, _| {},
         warnings: None,
+        deprecated: None,
         held_back: |_| false,
         grace: |_, _| 0,
         on_terminating: |_| {},

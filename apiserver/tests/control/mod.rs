@@ -21,7 +21,7 @@ use rustls::{
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{net::TcpStream, sync::oneshot, task::JoinHandle};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// Asks until there is an answer; panics after twenty seconds without one.
 pub(crate) async fn eventually<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
@@ -201,10 +201,24 @@ impl Client {
         Arc::new(config).into()
     }
 
+    /// A connection to a server that must prove to be called this.
+    pub(crate) async fn connect(&self, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        self.tls().connect(name, stream).await
+    }
+
+    /// An HTTP/2 connection that lasts as long as what is returned.
+    pub(crate) async fn http2(&self) -> hyper::client::conn::http2::SendRequest<Body> {
+        let stream = TokioIo::new(self.connect("localhost").await.unwrap());
+        let shaken = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream);
+        let (sender, connection) = shaken.await.unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
     async fn send(&self, method: &str, path: &str, body: Option<(&str, Value)>) -> (u16, String) {
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
-        let stream = TokioIo::new(self.tls().connect(name, stream).await.unwrap());
+        let stream = TokioIo::new(self.connect("localhost").await.unwrap());
         let mut request = Request::builder().method(method);
         for (name, value) in &self.headers {
             request = request.header(*name, value);

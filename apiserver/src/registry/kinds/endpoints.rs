@@ -27,6 +27,9 @@ pub static ENDPOINTS: Kind = Kind {
     subresources: &[],
     rules: Rules {
         create_on_update: true,
+        deprecated: Some(
+            "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+        ),
         default: |endpoints| {
             for subset in endpoints["subsets"].as_array_mut().into_iter().flatten() {
                 for port in subset["ports"].as_array_mut().into_iter().flatten() {

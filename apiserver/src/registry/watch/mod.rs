@@ -84,6 +84,8 @@ pub struct WatchStream {
     ended: bool,
 }
 
+/// The last bookmark comes so long before the end: a client that ends the watch itself a moment earlier has it too (W6).
+const BEFORE_END: Duration = Duration::from_secs(2);
 /// As good as never, for deadlines.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -120,10 +122,11 @@ impl Registry {
             delivered: after,
             bookmarks: query.bookmarks,
             awaited: self.awaited.subscribe(),
-            next_bookmark: now + query.bookmarks.interval().unwrap_or(FOREVER),
+            next_bookmark: now,
             deadline: now + query.timeout.min(FOREVER),
             ended: false,
-        })
+        }
+        .with_next_bookmark(now))
     }
 
     async fn initial(
@@ -206,11 +209,24 @@ impl WatchStream {
         None
     }
 
+    fn with_next_bookmark(mut self, now: Instant) -> Self {
+        self.set_next_bookmark(now);
+        self
+    }
+
+    /// In time for the interval, and shortly before the end.
+    fn set_next_bookmark(&mut self, now: Instant) {
+        let regular = now + self.bookmarks.interval().unwrap_or(FOREVER);
+        let last = self.deadline.checked_sub(BEFORE_END);
+        let last = last.filter(|last| *last > now).unwrap_or(regular);
+        self.next_bookmark = regular.min(last);
+    }
+
     /// A bookmark, if they are wanted and there is something new to tell. Also at the end of the stream, so that the
     /// client resumes from as far as possible.
     fn bookmark(&mut self) -> Option<WatchItem> {
-        let interval = self.bookmarks.interval()?;
-        self.next_bookmark = Instant::now() + interval;
+        self.bookmarks.interval()?;
+        self.set_next_bookmark(Instant::now());
         let revision = self.cursor.progress();
         if revision <= self.delivered {
             return None;
