@@ -78,6 +78,24 @@ impl Claims {
         (put, remove)
     }
 
+    /// The Services that have these frontends; one that has several comes as often.
+    pub(super) fn owners<'a>(
+        &'a self,
+        frontends: impl Iterator<Item = &'a Frontend> + 'a,
+    ) -> impl Iterator<Item = &'a Key> + 'a {
+        frontends.filter_map(|frontend| Some(&self.by_frontend.get(frontend)?.first))
+    }
+
+    /// Every frontend that a Service has.
+    pub(super) fn frontends(&self) -> impl Iterator<Item = &Frontend> {
+        self.by_frontend.keys()
+    }
+
+    /// Whether any Service has it.
+    pub(super) fn has(&self, frontend: &Frontend) -> bool {
+        self.by_frontend.contains_key(frontend)
+    }
+
     /// Whether a frontend is this Service's, and not another's that came first.
     pub(super) fn owns(&self, key: &Key, frontend: &Frontend) -> bool {
         self.by_frontend

@@ -18,7 +18,7 @@ use std::{
 
 use dataplane::{
     kernel::Serving,
-    model::{Change, Desired, Fate, Frontend},
+    model::{Change, Desired, Fate, Frontend, Protocol},
 };
 use dns::{Zone, records};
 use tokio::{
@@ -77,6 +77,8 @@ pub(crate) struct Reconciler {
     applied_pods: BTreeSet<IpAddr>,
     /// What the rules do not have yet.
     pending: Dirty,
+    /// UDP frontends that are gone, whose flows were not looked through since.
+    gone: BTreeSet<Frontend>,
     /// Whether the rules are as the claims say.
     known: bool,
     backoff: Backoff,
@@ -108,6 +110,7 @@ impl Reconciler {
             local_pods,
             applied_pods: BTreeSet::new(),
             pending: Dirty::default(),
+            gone: BTreeSet::new(),
             known: false,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
             applied,
@@ -229,8 +232,11 @@ impl Reconciler {
                 frontends(&view, key, &self.here)
             });
             put.local_pods = local_pods;
+            self.gone.extend(udp(remove.frontends.keys()));
             let checks = checks(&view, self.pending.services.iter(), &self.here);
-            let serving = self.serving(&view, self.pending.services.iter());
+            let changed = self.claims.owners(put.frontends.keys());
+            let changed = changed.chain(&self.pending.services);
+            let serving = self.serving(&view, changed);
             let announced = announced(&view, self.pending.services.iter(), &self.here);
             let names = names(&view, &self.pending);
             (put, names, remove, checks, announced, serving)
@@ -257,6 +263,7 @@ impl Reconciler {
             let view = lock(&self.view);
             let (claims, fates) =
                 Claims::new(view.service_keys(), |key| frontends(&view, key, &self.here));
+            self.gone.extend(udp(self.claims.frontends()));
             self.claims = claims;
             let mut desired = self.base.clone();
             desired.frontends = fates;
@@ -281,9 +288,10 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Who may keep their UDP flows, of these Services.
+    /// Who may keep their UDP flows, of these Services, and of the frontends that are gone.
     fn serving<'a>(&self, view: &View, services: impl Iterator<Item = &'a Key>) -> Serving {
-        let mut all = Serving::new();
+        let gone = self.gone.iter().filter(|gone| !self.claims.has(gone));
+        let mut all: Serving = gone.map(|frontend| (*frontend, None)).collect();
         for key in services {
             let Some(service) = view.service(key) else {
                 continue;
@@ -311,6 +319,7 @@ impl Reconciler {
 
     fn settle(&mut self) {
         self.pending = Dirty::default();
+        self.gone.clear();
         self.known = true;
     }
 
@@ -324,6 +333,13 @@ impl Reconciler {
         self.applied_pods = now;
         changes
     }
+}
+
+fn udp<'a>(
+    frontends: impl Iterator<Item = &'a Frontend> + 'a,
+) -> impl Iterator<Item = Frontend> + 'a {
+    let udp = |frontend: &&Frontend| frontend.protocol() == Protocol::Udp;
+    frontends.filter(udp).copied()
 }
 
 fn frontends(view: &View, key: &Key, here: &Here) -> BTreeMap<Frontend, Fate> {

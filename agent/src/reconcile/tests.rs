@@ -53,7 +53,10 @@ impl Rules for FakeRules {
 
     fn forget_flows(&mut self, serving: Serving) -> Result<usize, Self::Error> {
         let mut state = self.state.lock().expect("lock");
-        let frontends = serving.keys().map(|frontend| frontend.port().to_string());
+        let frontends = serving.iter().map(|(frontend, endpoints)| {
+            let gone = if endpoints.is_none() { "gone " } else { "" };
+            format!("{gone}{}", frontend.port())
+        });
         let frontends: Vec<_> = frontends.collect();
         state.log.push(format!("flows {}", frontends.join(" ")));
         Ok(0)
@@ -209,7 +212,53 @@ async fn the_udp_flows_of_what_changed_are_looked_through_after_its_rules() {
     ]);
     bench.reconciler.reconcile().await;
     let log = bench.log();
-    assert_eq!(log.last().map(String::as_str), Some("flows 55"), "{log:?}");
+    assert_eq!(
+        log.last().map(String::as_str),
+        Some("flows gone 53 55"),
+        "{log:?}"
+    );
+    // What is gone is remembered until it was looked through, whatever fails.
+    bench.rules.state.lock().expect("lock").failures = 1;
+    bench.change(vec![Delta::Remove {
+        key: udp("a", "", 0, 0).key(),
+        revision: Revision(1003),
+    }]);
+    assert!(bench.reconciler.reconcile().await.is_some());
+    assert!(bench.reconciler.reconcile().await.is_none());
+    let log = bench.log();
+    assert_eq!(
+        log.last().map(String::as_str),
+        Some("flows gone 55 54"),
+        "{log:?}"
+    );
+}
+
+#[tokio::test]
+async fn who_inherits_a_frontend_has_its_udp_flows_looked_through() {
+    let mut bench = bench();
+    let udp = |name: &str, ip: &str| {
+        let mut service = service(name, ip, 3);
+        service.spec.ports[0].protocol = crate::objects::Protocol::Udp;
+        service.spec.external_ips = ["198.51.100.1".into()].into();
+        service
+    };
+    bench.sync(vec![udp("a", "10.96.0.2")]);
+    bench.reconciler.reconcile().await;
+    bench.change(vec![Delta::Put(udp("b", "10.96.0.3"))]);
+    bench.reconciler.reconcile().await;
+    bench.log();
+    bench.change(vec![Delta::Remove {
+        key: udp("a", "").key(),
+        revision: Revision(1002),
+    }]);
+    bench.reconciler.reconcile().await;
+    let log = bench.log();
+    // The ClusterIP of a is gone; those of b, one of which was a's, are looked through.
+    assert_eq!(
+        log.last().map(String::as_str),
+        Some("flows gone 80 80 80"),
+        "{log:?}"
+    );
 }
 
 #[tokio::test]

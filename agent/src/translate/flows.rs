@@ -30,7 +30,7 @@ pub(crate) fn serving(service: &Service, slices: &[&EndpointSlice], here: &Here)
         });
         for frontend in of_port {
             let all: BTreeSet<_> = endpoints.serving(frontend.family()).into_iter().collect();
-            serving.insert(*frontend, all);
+            serving.insert(*frontend, Some(all));
         }
     }
     serving
@@ -73,6 +73,7 @@ mod tests {
                 let is_node_port = matches!(frontend, Frontend::NodePort { .. });
                 let endpoints = endpoints
                     .iter()
+                    .flatten()
                     .map(|at| format!("{}:{}", at.addr, at.port));
                 (is_node_port, frontend.port().get(), endpoints.collect())
             })

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr, UdpSocket},
     num::NonZeroU16,
 };
 
@@ -16,8 +16,9 @@ use crate::{
     wire::{self, UdpFlow},
 };
 
-/// The endpoints that may keep their flows, by UDP frontend. A frontend without any is left alone: nobody else could answer.
-pub type Serving = BTreeMap<Frontend, BTreeSet<Endpoint>>;
+/// The endpoints that may keep their flows, by UDP frontend: with none, nobody may. `None` is a frontend that is gone: what
+/// was translated for its sake ends, and what others make of the address now is not our business.
+pub type Serving = BTreeMap<Frontend, Option<BTreeSet<Endpoint>>>;
 
 impl Netlink {
     /// Deletes the UDP flows to these frontends that none of their endpoints answers; returns how many. Every other flow is
@@ -43,10 +44,10 @@ impl Netlink {
         serving: &Serving,
     ) -> Result<Vec<UdpFlow>, KernelError> {
         let seq = self.next_seq();
-        let mut stale = Vec::new();
+        let (mut stale, mut own) = (Vec::new(), OwnAddresses::default());
         let dump = self.request(&wire::flows_request(seq, family), seq, |message| {
             let flow = wire::parse_udp_flow(message, family);
-            stale.extend(flow.filter(|flow| is_stale(flow, family, serving)));
+            stale.extend(flow.filter(|flow| is_stale(flow, family, serving, &mut own)));
             Ok(())
         });
         match dump {
@@ -72,8 +73,9 @@ impl Netlink {
     }
 }
 
-/// A client's address wins over a NodePort of the same number, as in the rules.
-fn is_stale(flow: &UdpFlow, family: Family, serving: &Serving) -> bool {
+/// The client's address wins over a NodePort of the same number, as in the rules. A NodePort is one of this node's addresses
+/// only: to another host's port of that number clients may send what they like.
+fn is_stale(flow: &UdpFlow, family: Family, serving: &Serving, own: &mut OwnAddresses) -> bool {
     let protocol = Protocol::Udp;
     let (Some(port), Some(answered_by)) = (
         NonZeroU16::new(flow.sent_to.port()),
@@ -92,8 +94,27 @@ fn is_stale(flow: &UdpFlow, family: Family, serving: &Serving) -> bool {
         protocol,
         port,
     };
-    let endpoints = serving.get(&by_address).or_else(|| serving.get(&by_port));
-    endpoints.is_some_and(|serving| !serving.is_empty() && !serving.contains(&answered_by))
+    let of_node_port = || {
+        let serving = serving.get(&by_port)?;
+        own.contain(addr).then_some(serving)
+    };
+    match serving.get(&by_address).or_else(of_node_port) {
+        None => false,
+        Some(None) => flow.answered_by != flow.sent_to,
+        Some(Some(endpoints)) => !endpoints.contains(&answered_by),
+    }
+}
+
+/// Which addresses are this node's, each looked up once.
+#[derive(Default)]
+struct OwnAddresses(BTreeMap<IpAddr, bool>);
+
+impl OwnAddresses {
+    /// Asks the kernel by binding a socket, which sends nothing. On loopback no NodePort is served.
+    fn contain(&mut self, addr: IpAddr) -> bool {
+        let can_bind = || !addr.is_loopback() && UdpSocket::bind((addr, 0)).is_ok();
+        *self.0.entry(addr).or_insert_with(can_bind)
+    }
 }
 
 fn endpoint(addr: SocketAddr) -> Option<Endpoint> {

@@ -63,7 +63,7 @@ fn serving(frontends: &[(Frontend, &[&str])]) -> Serving {
     };
     frontends
         .iter()
-        .map(|(frontend, all)| (*frontend, all.iter().map(endpoint).collect()))
+        .map(|(frontend, all)| (*frontend, Some(all.iter().map(endpoint).collect())))
         .collect()
 }
 
@@ -148,12 +148,9 @@ fn exactly_the_udp_flows_of_an_endpoint_that_left_are_deleted() {
                 .forget_udp_flows(&serving)
                 .expect("forget")
         };
-        // One that still serves while it terminates keeps its flows, and without any endpoint nobody else could answer.
+        // One that still serves while it terminates keeps its flows.
         assert_eq!(
-            forget(serving(&[
-                (web, &["10.1.0.1:53", "10.1.0.2:53"]),
-                (port, &[])
-            ])),
+            forget(serving(&[(web, &["10.1.0.1:53", "10.1.0.2:53"])])),
             0
         );
         let now = serving(&[
@@ -172,5 +169,69 @@ fn exactly_the_udp_flows_of_an_endpoint_that_left_are_deleted() {
             1,
             "the other Service's flow was left alone until now"
         );
+        assert_eq!(ask(&clients[2..]), ["10.1.0.2:53"]);
+        assert_eq!(forget(serving(&[(port, &[])])), 1, "nobody serves any more");
+        assert_eq!(ask(&clients[..1]), ["10.1.0.2:53"]);
+        assert_eq!(forget([(web, None), (port, None)].into()), 1, "it is gone");
+        assert_eq!(
+            ask(&bystanders[1..]),
+            ["10.1.0.1:53"],
+            "sent to an endpoint itself"
+        );
+        assert_eq!(forget([(web, None)].into()), 0);
+    });
+}
+
+#[test]
+fn flows_from_before_the_service_end_and_those_to_other_hosts_go_on() {
+    let other_host = Netns::new();
+    let node = Netns::new();
+    node.commands(&format!(
+        "ip link add out type veth peer name eth0 netns {}
+         ip link set out up
+         ip addr add 192.0.2.1/24 dev out
+         ip addr add 10.1.0.1/32 dev lo",
+        other_host.path()
+    ));
+    other_host.commands("ip link set eth0 up\nip addr add 192.0.2.2/24 dev eth0");
+    other_host.run(|| serve("192.0.2.2:30053"));
+    node.run(|| {
+        serve("10.1.0.1:53");
+        let port = Frontend::NodePort {
+            family: Family::V4,
+            protocol: Protocol::Udp,
+            port: port(30053),
+        };
+        let external = address("192.0.2.2", Protocol::Udp, 30053);
+        // Connection tracking begins with the first table that needs it.
+        let mut dataplane = open(Ownership::Never);
+        dataplane.replace(&Desired::default()).expect("replace");
+        let client = Client::new("192.0.2.1:30053");
+        client.0.send(b"who").expect("send");
+        let refused = client.0.recv(&mut [0; 8]).expect_err("nobody listens");
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        let neighbour = Client::new("192.0.2.2:30053");
+        assert_eq!(neighbour.ask(), "192.0.2.2:30053");
+
+        let frontends = to(&[(port, balance(&["10.1.0.1:53"]))]);
+        dataplane
+            .replace(&Desired {
+                frontends,
+                ..Desired::default()
+            })
+            .expect("replace");
+        let mut forget = |serving| {
+            dataplane
+                .kernel_mut()
+                .forget_udp_flows(&serving)
+                .expect("forget")
+        };
+        let now = serving(&[(port, &["10.1.0.1:53"])]);
+        assert_eq!(forget(now.clone()), 1, "the flow that led to nobody");
+        assert_eq!(client.ask(), "10.1.0.1:53");
+        assert_eq!(forget(now), 0, "another host's port is not a NodePort");
+        // An external IP that is no more is left to whoever has the address, and one that is claimed is not.
+        assert_eq!(forget([(external, None)].into()), 0);
+        assert_eq!(forget(serving(&[(external, &["10.1.0.1:53"])])), 1);
     });
 }
