@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use crate::{
     Addresses,
     client::{ClientError, Server},
+    network::Conntrack,
 };
 pub(crate) use detect_local::DetectLocal;
 
@@ -48,6 +49,8 @@ pub struct Options {
     pub pod_interface_name_prefix: Option<String>,
     /// `--masquerade-all`: no connection to a ClusterIP keeps its source.
     pub masquerade_all: bool,
+    /// `--conntrack-…`: what connection tracking must have at least.
+    pub conntrack: Conntrack,
     /// `--healthz-bind-address`: where the node answers `/healthz` and `/livez`; by default on every address.
     pub healthz_bind: Option<SocketAddr>,
     /// `--label KEY=VALUE`: labels of the Node object.
@@ -106,6 +109,7 @@ pub struct Config {
     pub(crate) node_port_addresses: Vec<NodePortAddress>,
     pub(crate) detect_local: DetectLocal,
     pub(crate) masquerade_all: bool,
+    pub(crate) conntrack: Conntrack,
     pub(crate) healthz_bind: SocketAddr,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) executable: PathBuf,
@@ -236,6 +240,7 @@ impl Options {
                 self.pod_interface_name_prefix,
             )?,
             masquerade_all: self.masquerade_all,
+            conntrack: self.conntrack,
             healthz_bind: self
                 .healthz_bind
                 .unwrap_or_else(|| SocketAddr::new(every_address(), HEALTHZ_PORT)),

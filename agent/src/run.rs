@@ -34,7 +34,7 @@ use crate::{
     health::Health,
     join::{self, ClusterConfig, JoinError},
     neighbours::Neighbours,
-    network::{self, Announcements, Network, NetworkConfig, NetworkError},
+    network::{self, Announcements, Conntrack, Network, NetworkConfig, NetworkError},
     node::{Readiness, Registration},
     objects::Object,
     pods::{self, AdoptError, Pods},
@@ -238,7 +238,7 @@ async fn agent(config: Config) -> Result<(), AgentError> {
         applied.clone(),
     ));
     tasks.spawn(announcements.run(client.clone(), config.node_name.clone(), node_ips));
-    tasks.spawn(ready_when_applied(applied, readiness));
+    tasks.spawn(ready_when_applied(applied, readiness, config.conntrack));
     let own_pods = format!("spec.nodeName={}", config.node_name);
     let own_pods = Path::core("pods").query("fieldSelector", &own_pods);
     let own_pods = follow(&mut tasks, &client, own_pods);
@@ -450,8 +450,11 @@ async fn report_applied(
 async fn ready_when_applied(
     mut applied: watch::Receiver<Option<Position>>,
     readiness: watch::Sender<Readiness>,
+    conntrack: Conntrack,
 ) {
     if applied.wait_for(Option::is_some).await.is_ok() {
+        // The rules have loaded it.
+        conntrack.raise();
         readiness.send_replace(Readiness::Ready);
         tracing::info!("the node is ready");
     }

@@ -12,7 +12,7 @@ use std::{
 
 use agent::{
     Addresses,
-    network::{self, Network, NetworkConfig},
+    network::{self, Conntrack, Network, NetworkConfig},
 };
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -277,5 +277,43 @@ fn routes_to_other_nodes_are_exactly_the_wanted_ones_and_foreign_routes_stay() {
             table.contains("fd00:0:0:2::/64 via 2001:db8::22"),
             "{table}"
         );
+    });
+}
+
+/// A file of connection tracking, as this namespace has it.
+fn conntrack(file: &str) -> u64 {
+    let path = format!("/proc/sys/net/netfilter/nf_conntrack_{file}");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    text.trim().parse().expect("a number")
+}
+
+#[test]
+fn connection_tracking_is_given_time_in_its_namespace_and_its_size_is_the_machines() {
+    in_private_namespace(async {
+        let sizes = || [conntrack("max"), conntrack("buckets")];
+        let before = sizes();
+        let set = |file: &str, value: &str| {
+            let path = format!("/proc/sys/net/netfilter/nf_conntrack_{file}");
+            std::fs::write(path, value).expect("write");
+        };
+        set("tcp_timeout_established", "600");
+        set("udp_timeout", "77");
+        let settings = Conntrack {
+            max_per_core: u32::MAX,
+            udp_timeout: Duration::from_secs(60),
+            udp_timeout_stream: Duration::from_secs(1000),
+            tcp_be_liberal: true,
+            ..Conntrack::default()
+        };
+        settings.raise();
+        let now = [
+            "tcp_timeout_established",
+            "tcp_timeout_close_wait",
+            "udp_timeout",
+            "udp_timeout_stream",
+            "tcp_be_liberal",
+        ];
+        assert_eq!(now.map(conntrack), [86_400, 3600, 77, 1000, 1]);
+        assert_eq!(sizes(), before, "no namespace changes the machine's table");
     });
 }

@@ -3,13 +3,14 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use agent::{Config, Options};
+use agent::{Config, Options, network::Conntrack};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{exit_code::Told, shutdown};
+use crate::{duration::parse_duration, exit_code::Told, shutdown};
 
 /// How a node is to run; shared with `minik server --agent`.
 #[derive(Args, Debug)]
@@ -49,12 +50,61 @@ pub(crate) struct LocalArgs {
     /// Masquerade connections to ClusterIPs whoever makes them.
     #[arg(long)]
     masquerade_all: bool,
+    #[command(flatten)]
+    conntrack: ConntrackArgs,
     /// Where the node answers /healthz and /livez for load balancers [default: every address, port 10256].
     #[arg(long, value_name = "IP:PORT")]
     healthz_bind_address: Option<SocketAddr>,
     /// Label of the node. Can be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
+}
+
+/// What connection tracking must have at least: raised when the node starts, never lowered.
+#[derive(Args, Debug)]
+struct ConntrackArgs {
+    /// Connections that can be tracked at least, for each CPU; 0 leaves the kernel's setting alone.
+    #[arg(long, value_name = "N", default_value_t = Conntrack::default().max_per_core)]
+    conntrack_max_per_core: u32,
+    /// Connections that can be tracked at least, however few CPUs there are.
+    #[arg(long, value_name = "N", default_value_t = Conntrack::default().min)]
+    conntrack_min: u32,
+    /// How long a silent TCP connection is remembered at least; 0 leaves the kernel's setting alone.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration_or_zero)]
+    conntrack_tcp_timeout_established: Duration,
+    /// How long a TCP connection that one side has closed is remembered at least.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration_or_zero)]
+    conntrack_tcp_timeout_close_wait: Duration,
+    /// How long a UDP flow without an answer is remembered at least.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration_or_zero)]
+    conntrack_udp_timeout: Duration,
+    /// How long an answered UDP flow is remembered at least.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration_or_zero)]
+    conntrack_udp_timeout_stream: Duration,
+    /// Let TCP segments outside of the window pass as part of their connection.
+    #[arg(long)]
+    conntrack_tcp_be_liberal: bool,
+}
+
+impl ConntrackArgs {
+    fn settings(&self) -> Conntrack {
+        Conntrack {
+            max_per_core: self.conntrack_max_per_core,
+            min: self.conntrack_min,
+            tcp_timeout_established: self.conntrack_tcp_timeout_established,
+            tcp_timeout_close_wait: self.conntrack_tcp_timeout_close_wait,
+            udp_timeout: self.conntrack_udp_timeout,
+            udp_timeout_stream: self.conntrack_udp_timeout_stream,
+            tcp_be_liberal: self.conntrack_tcp_be_liberal,
+        }
+    }
+}
+
+fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" | "0s" => Ok(Duration::ZERO),
+        other => parse_duration(other),
+    }
 }
 
 /// How to join, and how to run.
@@ -120,6 +170,7 @@ pub(crate) fn local_config(
         pod_bridge_interface: args.pod_bridge_interface.clone(),
         pod_interface_name_prefix: args.pod_interface_name_prefix.clone(),
         masquerade_all: args.masquerade_all,
+        conntrack: args.conntrack.settings(),
         healthz_bind: args.healthz_bind_address,
         labels: args.label.clone(),
         executable: std::env::current_exe().context("find this program's own file")?,

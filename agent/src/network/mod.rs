@@ -16,6 +16,7 @@
 //! Every step finds what an earlier run made and leaves it: an agent's restart changes nothing.
 
 mod announce;
+mod conntrack;
 mod error;
 mod ipam;
 mod link;
@@ -34,6 +35,7 @@ use sha2::{Digest, Sha256};
 
 use crate::Addresses;
 pub(crate) use announce::Announcements;
+pub use conntrack::Conntrack;
 pub use error::NetworkError;
 use ipam::Ipam;
 use link::Cable;
