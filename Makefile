@@ -34,6 +34,12 @@ test: tools clients lint ## Lint, build and run every test: pure, shell and whol
 	$(MAKE) build PROFILE=dev
 	MINIK_BIN=$(CURDIR)/target/minik/dev/minik integration/test.sh
 
+.PHONY: test-kernel
+test-kernel: tools ## Run dataplane tests and a node on stock Debian kernels in emulated machines (KERNELS="bookworm ...")
+	integration/tools.sh vm
+	$(MAKE) build PROFILE=dev
+	integration/test-kernel.sh $(CURDIR)/target/minik/dev/minik $(KERNELS)
+
 .PHONY: lint
 lint: ## rustfmt, clippy and source files that no module declares
 	cargo fmt --all --check
@@ -51,6 +57,10 @@ fmt: ## Format the sources
 .PHONY: doc
 doc: ## Build the documentation of every crate
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+.PHONY: bench-dataplane
+bench-dataplane: tools ## Measure the dataplane beside other rulesets: sync, changes, memory, first packets (CHAINS=30000: slow)
+	integration/bench-dataplane.sh $(CHAINS)
 
 .PHONY: bench
 bench: tools build ## Measure: sizes, start-up, idle cost, propagation, full sync, durable writes

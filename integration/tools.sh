@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the demo and the tests need and this machine lacks. Debian and Ubuntu; root, or sudo.
-# KUBECTL_URL names a mirror of https://dl.k8s.io/release.
+# With the argument `vm` also what test-kernel.sh needs. KUBECTL_URL names a mirror of https://dl.k8s.io/release.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . integration/root.sh
@@ -10,7 +10,7 @@ mkdir -p "$tools"
 PATH=$tools:$PATH:/usr/sbin:/sbin
 
 packages=()
-need() { command -v "$1" >/dev/null || packages+=("$2"); }
+need() { command -v "$1" >/dev/null || packages+=($2); }
 need nft nftables
 need ip iproute2
 need dig dnsutils
@@ -20,6 +20,12 @@ need pgrep procps
 need curl curl
 need jq jq
 need cc gcc
+if [ "${1:-}" = vm ]; then
+  need qemu-system-x86_64 "qemu-system-x86 seabios"
+  need cpio cpio
+  need depmod kmod
+  [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages+=(debian-archive-keyring)
+fi
 [ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
 if [ ${#packages[@]} -gt 0 ]; then
   install "${packages[@]}" || { echo "tools.sh: needed and not installed: ${packages[*]}" >&2; exit 1; }
