@@ -283,23 +283,15 @@ impl Builder {
             }),
             rules,
         };
-        let untracked = || {
-            let from = [Field::SourceAddress, Field::Protocol, Field::SourcePort];
-            vec![
-                self.rule([in_set(&TO, sets::LISTENERS), Statement::Untracked]),
-                self.rule([in_set(&from, sets::LISTENERS), Statement::Untracked]),
-            ]
-        };
+        // Answers are made here: what arrives on a link was sent to a listener, and what arrives on loopback is untracked already.
+        let from = [Field::SourceAddress, Field::Protocol, Field::SourcePort];
+        let to_listeners = || self.rule([in_set(&TO, sets::LISTENERS), Statement::Untracked]);
+        let from_listeners = self.rule([in_set(&from, sets::LISTENERS), Statement::Untracked]);
         let services = || vec![self.rule([jump(chains::SERVICES)])];
         // Established connections keep going whatever becomes of their Service, hence `ct state new` on every check.
         let check = |chain| self.rule([Statement::New, Statement::Translated(false), jump(chain)]);
-        let record = || {
-            vec![self.rule([
-                Statement::New,
-                Statement::Translated(true),
-                jump(chains::AFFINITY),
-            ])]
-        };
+        // Of type nat, and so once for a connection; before everybody who masquerades (100), for after one who did nobody is asked.
+        let record = || vec![self.rule([Statement::Translated(true), jump(chains::AFFINITY)])];
         let nat_postrouting = vec![
             self.rule([
                 Statement::Translated(true),
@@ -316,11 +308,21 @@ impl Builder {
         vec![
             (
                 "raw-prerouting",
-                base(ChainType::Filter, Hook::Prerouting, -300, untracked()),
+                base(
+                    ChainType::Filter,
+                    Hook::Prerouting,
+                    -300,
+                    vec![to_listeners()],
+                ),
             ),
             (
                 "raw-output",
-                base(ChainType::Filter, Hook::Output, -300, untracked()),
+                base(
+                    ChainType::Filter,
+                    Hook::Output,
+                    -300,
+                    vec![to_listeners(), from_listeners],
+                ),
             ),
             (
                 "nat-prerouting",
@@ -349,11 +351,11 @@ impl Builder {
             ),
             (
                 "record-input",
-                base(ChainType::Filter, Hook::Input, 90, record()),
+                base(ChainType::Nat, Hook::Input, 90, record()),
             ),
             (
                 "record-postrouting",
-                base(ChainType::Filter, Hook::Postrouting, 90, record()),
+                base(ChainType::Nat, Hook::Postrouting, 90, record()),
             ),
             (
                 "nat-postrouting",
