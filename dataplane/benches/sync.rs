@@ -1,7 +1,7 @@
-//! What the kernel and we need for 1 000, 10 000 and 30 000 Services with 10 endpoints each: loading all, changing one
-//! endpoint, adding one, reading all back. Runs in a network namespace of its own, as root.
+//! What the kernel and we need for 1 000, 10 000 and 30 000 Services with 10 endpoints each, and 5 000 with 50: loading all,
+//! replacing one endpoint, adding one, removing one, reading all back. Runs in a network namespace of its own, as root.
 //!
-//! Prints a table (medians, elapsed time and CPU time of user and kernel) and one JSON line per size. `cargo bench -p dataplane [-- SIZE...]`
+//! Prints a table (medians, elapsed time and CPU time of user and kernel) and one JSON line per size. `cargo bench -p dataplane [-- SERVICESxENDPOINTS...]`
 
 use std::{
     collections::BTreeMap,
@@ -23,42 +23,57 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 
-const ENDPOINTS: u32 = 10;
+const SIZES: [Size; 4] = [(1_000, 10), (10_000, 10), (30_000, 10), (5_000, 50)];
 const ROUNDS: usize = 5;
 const CHANGES: u32 = 31;
 
+/// Services, and endpoints of each.
+type Size = (u32, u32);
+
 fn main() {
-    let sizes: Vec<u32> = std::env::args()
-        .filter_map(|arg| arg.parse().ok())
-        .collect();
-    let sizes = if sizes.is_empty() {
-        vec![1_000, 10_000, 30_000]
+    let parse = |arg: String| {
+        let (services, endpoints) = arg.split_once('x')?;
+        Some((services.parse().ok()?, endpoints.parse().ok()?))
+    };
+    let wanted: Vec<Size> = std::env::args().filter_map(parse).collect();
+    let sizes = if wanted.is_empty() {
+        SIZES.to_vec()
     } else {
-        sizes
+        wanted
     };
     unshare(CloneFlags::CLONE_NEWNET)
         .expect("this benchmark needs root, for a network namespace of its own");
-    println!("Services x {ENDPOINTS}: elapsed (CPU) in ms, medians of {ROUNDS} rounds");
+    println!("Services x endpoints: elapsed (CPU) in ms, medians of {ROUNDS} rounds");
+    let heads = [
+        "full sync",
+        "longest transaction",
+        "endpoint replaced",
+        "endpoint added",
+        "endpoint removed",
+        "restart",
+    ];
     println!(
-        "Services            full sync  longest transaction   endpoint replaced      endpoint added             restart"
+        "{:>12}{}",
+        "",
+        heads.map(|head| format!("{head:>20}")).concat()
     );
     for size in sizes {
         report(size);
     }
 }
 
-fn report(size: u32) {
-    let desired = cluster(size);
-    let (mut loads, mut longest, mut replaced, mut added, mut restarts) =
-        (vec![], vec![], vec![], vec![], vec![]);
+fn report((services, endpoints): Size) {
+    let desired = cluster((services, endpoints));
+    let (mut loads, mut longest, mut restarts) = (vec![], vec![], vec![]);
+    let (mut replaced, mut added, mut removed) = (vec![], vec![], vec![]);
     for _ in 0..ROUNDS {
         let mut dataplane = open();
         loads.push(timed(|| _ = dataplane.replace(&desired).expect("replace")));
         longest.push(dataplane.kernel_mut().longest);
         for round in 0..CHANGES {
-            replaced.push(change(&mut dataplane, size, round, ENDPOINTS));
-            added.push(change(&mut dataplane, size, round, ENDPOINTS + 1));
-            change(&mut dataplane, size, round, ENDPOINTS);
+            replaced.push(change(&mut dataplane, services, round, endpoints));
+            added.push(change(&mut dataplane, services, round, endpoints + 1));
+            removed.push(change(&mut dataplane, services, round, endpoints));
         }
         dataplane.replace(&desired).expect("replace");
         drop(dataplane);
@@ -76,13 +91,15 @@ fn report(size: u32) {
         ("longest_transaction", longest, 1),
         ("endpoint_replaced", replaced, 3),
         ("endpoint_added", added, 3),
+        ("endpoint_removed", removed, 3),
         ("restart", restarts, 0),
     ]
     .map(|(name, times, digits)| (name, Time::median(times), digits));
     let cells = columns
         .map(|(_, time, digits)| format!("{:.digits$} ({:.digits$})", time.elapsed, time.cpu));
     println!(
-        "{size:8} {}",
+        "{:>12}{}",
+        format!("{services} x {endpoints}"),
         cells.map(|cell| format!("{cell:>20}")).concat()
     );
     let fields = columns.map(|(name, time, _)| {
@@ -92,7 +109,7 @@ fn report(size: u32) {
         )
     });
     println!(
-        "{{\"services\":{size},\"endpoints\":{ENDPOINTS}{}}}",
+        "{{\"services\":{services},\"endpoints\":{endpoints}{}}}",
         fields.concat()
     );
 }
@@ -131,23 +148,23 @@ fn timed(what: impl FnOnce()) -> Time {
 }
 
 /// Gives the middle Service `count` endpoints, one of which is new each time.
-fn change(dataplane: &mut Dataplane<Timed>, size: u32, round: u32, count: u32) -> Time {
+fn change(dataplane: &mut Dataplane<Timed>, services: u32, round: u32, count: u32) -> Time {
     let mut endpoints: Vec<Endpoint> = (0..count - 1)
-        .map(|slot| endpoint(size / 2, slot))
+        .map(|slot| endpoint(services / 2, slot))
         .collect();
-    endpoints.push(endpoint(size + 1 + round, count));
+    endpoints.push(endpoint(services + 1 + round, count));
     endpoints.sort();
     let change = Change {
-        frontends: [(frontend(size / 2), Some(balance(endpoints)))].into(),
+        frontends: [(frontend(services / 2), Some(balance(endpoints)))].into(),
         ..Change::default()
     };
     timed(|| _ = dataplane.update(&change).expect("update"))
 }
 
-fn cluster(size: u32) -> Desired {
-    let fate = |service| balance((0..ENDPOINTS).map(|slot| endpoint(service, slot)).collect());
+fn cluster((services, endpoints): Size) -> Desired {
+    let fate = |service| balance((0..endpoints).map(|slot| endpoint(service, slot)).collect());
     Desired {
-        frontends: (0..size)
+        frontends: (0..services)
             .map(|service| (frontend(service), fate(service)))
             .collect::<BTreeMap<_, _>>(),
         service_networks: ["10.96.0.0/12".parse().expect("a network")].into(),
@@ -168,7 +185,7 @@ fn frontend(service: u32) -> Frontend {
 fn endpoint(service: u32, slot: u32) -> Endpoint {
     let port = NonZeroU16::new(8080).expect("not zero");
     Endpoint {
-        addr: address([10, 128, 0, 0], service * 16 + slot),
+        addr: address([10, 128, 0, 0], service * 64 + slot),
         port,
     }
 }
