@@ -1,5 +1,6 @@
 //! The core group, version `v1`: the fields minik reasons about.
 
+mod affinity;
 mod config;
 mod container;
 mod endpoints;
@@ -13,6 +14,10 @@ mod service;
 mod value;
 mod volume;
 
+pub use affinity::{
+    Affinity, NodeAffinity, NodeSelector, NodeSelectorTerm, PodAffinity, PodAffinityTerm,
+    PreferredSchedulingTerm, TopologySpreadConstraint, WeightedPodAffinityTerm,
+};
 pub use config::{
     ConfigMap, Namespace, NamespaceCondition, NamespaceSpec, NamespaceStatus, Secret,
     ServiceAccount,

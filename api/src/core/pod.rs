@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Container, ContainerStatus, LocalObjectReference, PodSecurityContext, Volume};
+use super::{
+    Affinity, Container, ContainerStatus, LocalObjectReference, PodSecurityContext,
+    TopologySpreadConstraint, Volume,
+};
 use crate::meta::{ObjectMeta, StringMap, Time};
 use crate::quantity::Quantity;
 use crate::wire::wire;
@@ -22,7 +25,7 @@ wire! {
         spec: PodSpec,
     }
 
-    /// What the Pod should be. Affinity, spread constraints and the like stay in the stored JSON.
+    /// What the Pod should be.
     pub struct PodSpec {
         [always] {
             containers: Vec<Container>,
@@ -46,6 +49,7 @@ wire! {
         hostname: Box<str>,
         subdomain: Box<str>,
         #[serde(rename = "setHostnameAsFQDN")] set_hostname_as_fqdn: Option<bool>,
+        affinity: Option<Box<Affinity>>,
         scheduler_name: Box<str>,
         tolerations: Vec<Toleration>,
         host_aliases: Vec<HostAlias>,
@@ -56,6 +60,7 @@ wire! {
         runtime_class_name: Option<Box<str>>,
         enable_service_links: Option<bool>,
         overhead: BTreeMap<Box<str>, Quantity>,
+        topology_spread_constraints: Vec<TopologySpreadConstraint>,
         scheduling_gates: Vec<PodSchedulingGate>,
         hostname_override: Option<Box<str>>,
     }

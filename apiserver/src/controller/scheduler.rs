@@ -1,7 +1,16 @@
-//! Gives Pods a node: schedulable, without a taint they do not tolerate (as nodes that are not ready have), matching the
-//! nodeSelector; and of those the emptiest.
+//! Gives Pods a node. One that may have them: schedulable, without a taint they do not tolerate (as nodes that are not ready
+//! have), asked for ([`node_affinity`]), with room and free ports ([`place`], [`resources`]), evenly spread ([`spread`]), beside
+//! the right Pods ([`pod_affinity`]). Of those the one they like best, with the fewest of their sort, the emptiest.
+//!
+//! Nobody is evicted to make room.
 
-use std::{collections::BTreeMap, fmt};
+mod node_affinity;
+mod place;
+mod pod_affinity;
+mod resources;
+mod spread;
+
+use std::{cmp::Reverse, collections::BTreeMap, fmt};
 
 use api::{
     core::{Node, ObjectReference, Pod, PodCondition, Taint, Toleration},
@@ -9,9 +18,16 @@ use api::{
 };
 use serde_json::json;
 
+pub(super) use self::node_affinity::is_asked_for;
+use self::{
+    place::{Place, Places},
+    pod_affinity::Neighbours,
+    resources::Amounts,
+    spread::Spread,
+};
 use super::{
     event::{self, Level},
-    world::{Key, World, key_of, selects, waits_for_a_node},
+    world::{Key, World, key_of, waits_for_a_node},
     write::Action,
 };
 use crate::registry::{
@@ -27,6 +43,14 @@ enum Unfit {
     Unschedulable,
     Taint(Box<str>, Box<str>),
     Selector,
+    Ports,
+    Full,
+    Lacks(Box<str>),
+    SpreadLabel,
+    Spread,
+    PodAffinity,
+    PodAntiAffinity,
+    Unwelcome,
 }
 
 impl fmt::Display for Unfit {
@@ -37,27 +61,46 @@ impl fmt::Display for Unfit {
                 write!(f, "node(s) had untolerated taint {{{key}: {value}}}")
             }
             Self::Selector => f.write_str("node(s) didn't match Pod's node affinity/selector"),
+            Self::Ports => {
+                f.write_str("node(s) didn't have free ports for the requested pod ports")
+            }
+            Self::Full => f.write_str("Too many pods"),
+            Self::Lacks(resource) => write!(f, "Insufficient {resource}"),
+            Self::SpreadLabel => f.write_str(
+                "node(s) didn't match pod topology spread constraints (missing required label)",
+            ),
+            Self::Spread => f.write_str("node(s) didn't match pod topology spread constraints"),
+            Self::PodAffinity => f.write_str("node(s) didn't match pod affinity rules"),
+            Self::PodAntiAffinity => f.write_str("node(s) didn't match pod anti-affinity rules"),
+            Self::Unwelcome => {
+                f.write_str("node(s) didn't satisfy existing pods anti-affinity rules")
+            }
         }
     }
 }
 
-/// The writes for all Pods that wait. Those placed earlier in a round count for those placed later.
+/// The writes for all Pods that wait, the most important and then the oldest first. Those placed earlier in a round count for
+/// those placed later.
 pub(super) fn plan(world: &World, waiting: impl IntoIterator<Item = Key>) -> Vec<Action> {
     let pods = waiting.into_iter().filter_map(|key| {
         let pod = world.pods.get(&key)?;
-        waits_for_a_node(pod).then_some((key, pod))
+        waits_for_a_node(pod).then_some((key, &**pod))
     });
-    let mut pods = pods.peekable();
+    let mut pods: Vec<(Key, &Pod)> = pods.collect();
     // Counting every Pod is work: only when there is one to place.
-    if pods.peek().is_none() {
+    if pods.is_empty() {
         return Vec::new();
     }
-    let mut load = Load::of(world);
+    pods.sort_by_key(|(key, pod)| {
+        let age = pod.metadata.creation_timestamp;
+        (Reverse(pod.spec.priority), age, key.clone())
+    });
+    let mut places = Places::of(world);
     let mut actions = Vec::new();
     for (key, pod) in pods {
-        match choose(world, pod, &load) {
+        match choose(world, &places, pod) {
             Ok(node) => {
-                load.add(node, pod);
+                places.add(node, pod);
                 actions.push(bind(key, pod, node));
             }
             Err(message) => actions.extend(refuse(pod, &message)),
@@ -90,101 +133,116 @@ fn reference(pod: &Pod) -> ObjectReference {
     }
 }
 
-/// How many Pods each node has, and how many of each sort.
-struct Load {
-    total: BTreeMap<Box<str>, usize>,
-    of_sort: BTreeMap<(Box<str>, String), usize>,
-}
-
-impl Load {
-    fn of(world: &World) -> Self {
-        let mut load = Self {
-            total: BTreeMap::new(),
-            of_sort: BTreeMap::new(),
-        };
-        for pod in world
-            .pods
-            .all()
-            .filter(|pod| !pod.spec.node_name.is_empty() && !pod.is_finished())
-        {
-            load.add(&pod.spec.node_name, pod);
-        }
-        load
-    }
-
-    fn add(&mut self, node: &str, pod: &Pod) {
-        *self.total.entry(node.into()).or_default() += 1;
-        *self.of_sort.entry((node.into(), sort(pod))).or_default() += 1;
-    }
-
-    fn on(&self, node: &str, pod: &Pod) -> (usize, usize) {
-        let of_sort = self
-            .of_sort
-            .get(&(node.into(), sort(pod)))
-            .copied()
-            .unwrap_or_default();
-        (of_sort, self.total.get(node).copied().unwrap_or_default())
-    }
-}
-
-/// Pods of one owner, or with the same labels, do the same and should not share a node.
-fn sort(pod: &Pod) -> String {
-    let metadata = &pod.metadata;
-    let owner = metadata
-        .owner_references
-        .iter()
-        .find(|owner| owner.controller == Some(true));
-    match owner {
-        Some(owner) => owner.uid.to_string(),
-        None => format!("{} {:?}", metadata.namespace, metadata.labels),
-    }
-}
-
-fn choose<'a>(world: &'a World, pod: &Pod, load: &Load) -> Result<&'a str, String> {
+/// The node a Pod gets, or why none.
+fn choose<'a>(world: &'a World, places: &Places<'a>, pod: &Pod) -> Result<&'a str, String> {
+    let wish = Wish {
+        requests: resources::requests(&pod.spec),
+        neighbours: Neighbours::of(world, places, pod),
+        spread: Spread::of(places, pod),
+        sort: place::sort(pod),
+        pod,
+    };
     let mut unfit: BTreeMap<Unfit, usize> = BTreeMap::new();
-    let mut fit = Vec::new();
-    for node in world.nodes.all() {
-        match check(node, pod) {
-            None => fit.push(&*node.metadata.name),
-            Some(reason) => *unfit.entry(reason).or_default() += 1,
+    let (mut fit, mut count) = (Vec::new(), 0);
+    for place in places.all() {
+        count += 1;
+        let reasons = wish.refuse(place);
+        if reasons.is_empty() {
+            fit.push(place);
+        }
+        for reason in reasons {
+            *unfit.entry(reason).or_default() += 1;
         }
     }
-    fit.into_iter()
-        .min_by_key(|node| (load.on(node, pod), *node))
-        .ok_or_else(|| {
-            let count: usize = unfit.values().sum();
-            if count == 0 {
-                return "no nodes available to schedule pods".to_owned();
-            }
-            let mut reasons: Vec<_> = unfit
-                .iter()
-                .map(|(reason, count)| format!("{count} {reason}"))
-                .collect();
-            reasons.sort_unstable();
-            format!("0/{count} nodes are available: {}.", reasons.join(", "))
-        })
+    let best = fit.into_iter().min_by_key(|place| wish.rank(places, place));
+    best.map(|place| &*place.node.metadata.name).ok_or_else(|| {
+        if count == 0 {
+            return "no nodes available to schedule pods".to_owned();
+        }
+        let mut reasons: Vec<_> = unfit
+            .iter()
+            .map(|(reason, count)| format!("{count} {reason}"))
+            .collect();
+        reasons.sort_unstable();
+        format!("0/{count} nodes are available: {}.", reasons.join(", "))
+    })
+}
+
+/// What one Pod asks of all nodes.
+struct Wish<'a> {
+    pod: &'a Pod,
+    requests: Amounts,
+    neighbours: Neighbours<'a>,
+    spread: Spread<'a>,
+    sort: String,
+}
+
+impl Wish<'_> {
+    /// Why the Pod cannot have the node: of what upstream looks at one after the other, the first that is wrong.
+    fn refuse(&self, place: &Place<'_>) -> Vec<Unfit> {
+        if let Some(reason) = check(place.node, self.pod) {
+            return vec![reason];
+        }
+        if place.ports_clash(self.pod) {
+            return vec![Unfit::Ports];
+        }
+        let full = place.is_full().then_some(Unfit::Full);
+        let lacks = place.lacks(&self.requests).into_iter().map(Unfit::Lacks);
+        let lacks: Vec<Unfit> = full.into_iter().chain(lacks).collect();
+        if !lacks.is_empty() {
+            return lacks;
+        }
+        let spread = self.spread.refuse(place);
+        let reason = spread.or_else(|| self.neighbours.refuse(place));
+        reason.into_iter().collect()
+    }
+
+    /// The smaller the better: what the Pod asks for comes first, then fewer of its sort, then an emptier node.
+    fn rank<'b>(&self, places: &Places<'b>, place: &Place<'b>) -> impl Ord + use<'b> {
+        let unwanted =
+            place.node.spec.taints.iter().filter(|taint| {
+                &*taint.effect == "PreferNoSchedule" && !is_tolerated(self.pod, taint)
+            });
+        let liking =
+            node_affinity::liking(&self.pod.spec, place.node) + self.neighbours.liking(place);
+        (
+            unwanted.count(),
+            Reverse(liking),
+            self.spread.crowd(place),
+            places.alike(place, &self.sort),
+            place.fullness(&self.requests),
+            place.pods.len(),
+            &*place.node.metadata.name,
+        )
+    }
+}
+
+fn is_tolerated(pod: &Pod, taint: &Taint) -> bool {
+    let mut tolerations = pod.spec.tolerations.iter();
+    tolerations.any(|toleration| tolerates(toleration, taint))
 }
 
 fn check(node: &Node, pod: &Pod) -> Option<Unfit> {
-    let tolerated = |taint: &Taint| {
-        let mut tolerations = pod.spec.tolerations.iter();
-        tolerations.any(|toleration| tolerates(toleration, taint))
-    };
     let cordon = Taint {
         key: "node.kubernetes.io/unschedulable".into(),
         effect: "NoSchedule".into(),
         ..Taint::default()
     };
     let going = node.metadata.deletion_timestamp.is_some();
-    if going || (node.spec.unschedulable && !tolerated(&cordon)) {
+    if going || (node.spec.unschedulable && !is_tolerated(pod, &cordon)) {
         return Some(Unfit::Unschedulable);
     }
-    let hard = |taint: &&Taint| matches!(&*taint.effect, "NoSchedule" | "NoExecute");
-    let mut taints = node.spec.taints.iter().filter(hard);
-    if let Some(taint) = taints.find(|taint| !tolerated(taint)) {
+    if let Some(taint) = untolerated(node, pod) {
         return Some(Unfit::Taint(taint.key.clone(), taint.value.clone()));
     }
-    (!selects(&pod.spec.node_selector, &node.metadata.labels)).then_some(Unfit::Selector)
+    (!is_asked_for(&pod.spec, node)).then_some(Unfit::Selector)
+}
+
+/// A taint that keeps the Pod away.
+fn untolerated<'a>(node: &'a Node, pod: &Pod) -> Option<&'a Taint> {
+    let hard = |taint: &&Taint| matches!(&*taint.effect, "NoSchedule" | "NoExecute");
+    let mut taints = node.spec.taints.iter().filter(hard);
+    taints.find(|taint| !is_tolerated(pod, taint))
 }
 
 /// Source: k8s.io/api/core/v1 Toleration.ToleratesTaint.

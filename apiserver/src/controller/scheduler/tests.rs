@@ -131,7 +131,7 @@ fn what_a_pod_is_told_when_no_node_is_for_it() {
     ];
     for (nodes, wanted) in rows {
         let world = world(nodes, std::slice::from_ref(&picky));
-        let got = choose(&world, &picky, &Load::of(&world));
+        let got = choose(&world, &Places::of(&world), &picky);
         assert_eq!(got, Err(wanted.to_owned()));
     }
 }
@@ -210,4 +210,220 @@ fn a_pod_without_a_node_says_why_once() {
     told.status.conditions = serde_json::from_value(patch["status"]["conditions"].clone()).unwrap();
     world.put(Revision(2), told);
     assert_eq!(plan(&world, [key]), []);
+}
+
+fn from<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+/// Pod `default/NAME` labelled `app: NAME`.
+fn of_spec(name: &str, spec: serde_json::Value) -> Pod {
+    Pod {
+        spec: from(spec),
+        ..pod(name, name)
+    }
+}
+
+/// Nodes n1 and n2 in zone a, n3 in zone b, each with 2 CPUs and room for three Pods.
+fn three() -> Vec<Node> {
+    let nodes = [("n1", "a"), ("n2", "a"), ("n3", "b")].map(|(name, zone)| {
+        let mut node = node(name, true);
+        node.metadata.labels.insert("zone".into(), zone.into());
+        node.status = from(json!({"allocatable": {"cpu": "2", "memory": "1Gi", "pods": "3"}}));
+        node
+    });
+    nodes.into()
+}
+
+/// Where a Pod named `p` goes, beside these.
+fn goes(pods: &[Pod]) -> Result<String, String> {
+    let world = world(three(), pods);
+    let waiting = world.pods.get(&("default".into(), "p".into())).unwrap();
+    choose(&world, &Places::of(&world), waiting).map(str::to_owned)
+}
+
+#[test]
+fn what_a_pod_asks_for_is_heeded_and_told() {
+    let cpu = |cpu: &str| json!({"containers": [{"resources": {"requests": {"cpu": cpu}}}]});
+    let port = |port: u16, ip: &str| json!({"containers": [{"ports": [{"hostPort": port, "hostIP": ip}]}]});
+    let on = |node: &str, mut spec: serde_json::Value| {
+        spec["nodeName"] = node.into();
+        spec
+    };
+    let near = |kind: &str, key: &str, app: &str| {
+        json!({"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [
+            {"topologyKey": key, "labelSelector": {"matchLabels": {"app": app}}},
+        ]}}})
+    };
+    let host = "kubernetes.io/hostname";
+    let none = |reasons: &str| Err(format!("0/3 nodes are available: {reasons}."));
+    let to = |node: &str| Ok(node.to_owned());
+    let named = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n2"]}]}],
+    }}}});
+    let liked = json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+        {"weight": 1, "preference": {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["b"]}]}},
+    ]}}});
+    let evenly = |key: &str| {
+        json!({"topologySpreadConstraints": [{
+            "maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": {"matchLabels": {"app": "p"}},
+        }]})
+    };
+    let mut alike = of_spec("q", json!({"nodeName": "n3"}));
+    alike.metadata.labels = pod("p", "p").metadata.labels;
+    let rows = [
+        ("a name", of_spec("p", named), vec![], to("n2")),
+        ("a preference", of_spec("p", liked), vec![], to("n3")),
+        (
+            "what is left",
+            of_spec("p", cpu("1500m")),
+            vec![
+                of_spec("q", on("n1", cpu("1"))),
+                of_spec("r", on("n2", cpu("501m"))),
+            ],
+            to("n3"),
+        ),
+        (
+            "more than there is",
+            of_spec("p", cpu("3")),
+            vec![],
+            none("3 Insufficient cpu"),
+        ),
+        (
+            "a port that is free",
+            of_spec("p", port(80, "")),
+            vec![
+                of_spec("q", on("n1", port(80, "127.0.0.1"))),
+                of_spec("r", on("n3", port(81, ""))),
+            ],
+            to("n2"),
+        ),
+        (
+            "a port of one address",
+            of_spec("p", port(80, "127.0.0.2")),
+            ["n1", "n2", "n3"]
+                .map(|node| of_spec(node, on(node, port(80, "127.0.0.1"))))
+                .into(),
+            to("n1"),
+        ),
+        (
+            "a port that is taken",
+            of_spec("p", port(80, "127.0.0.1")),
+            ["n1", "n2", "n3"]
+                .map(|node| of_spec(node, on(node, port(80, ""))))
+                .into(),
+            none("3 node(s) didn't have free ports for the requested pod ports"),
+        ),
+        (
+            "away from a zone",
+            of_spec("p", near("podAntiAffinity", "zone", "q")),
+            vec![of_spec("q", json!({"nodeName": "n1"}))],
+            to("n3"),
+        ),
+        (
+            "where it is welcome",
+            of_spec("p", json!({})),
+            vec![
+                of_spec("q", on("n3", near("podAntiAffinity", host, "p"))),
+                of_spec("r", on("n1", near("podAntiAffinity", host, "p"))),
+            ],
+            to("n2"),
+        ),
+        (
+            "beside another",
+            of_spec("p", near("podAffinity", host, "q")),
+            vec![of_spec("q", json!({"nodeName": "n2"}))],
+            to("n2"),
+        ),
+        (
+            "beside one that is nowhere",
+            of_spec("p", near("podAffinity", host, "q")),
+            vec![],
+            none("3 node(s) didn't match pod affinity rules"),
+        ),
+        (
+            "beside its own, the first",
+            of_spec("p", near("podAffinity", host, "p")),
+            vec![],
+            to("n1"),
+        ),
+        (
+            "evenly",
+            of_spec("p", evenly("zone")),
+            vec![alike],
+            to("n1"),
+        ),
+        (
+            "evenly by a label nobody has",
+            of_spec("p", evenly("rack")),
+            vec![],
+            none("3 node(s) didn't match pod topology spread constraints (missing required label)"),
+        ),
+    ];
+    for (what, pod, mut others, wanted) in rows {
+        others.push(pod);
+        assert_eq!(goes(&others), wanted, "{what}");
+    }
+    let mut crowd: Vec<Pod> = (0..9)
+        .map(|number| {
+            of_spec(
+                &format!("q{number}"),
+                json!({"nodeName": format!("n{}", number % 3 + 1)}),
+            )
+        })
+        .collect();
+    crowd.push(of_spec("p", json!({})));
+    assert_eq!(goes(&crowd), none("3 Too many pods"));
+}
+
+#[test]
+fn of_nodes_that_may_be_had_a_tainted_one_is_taken_last() {
+    let mut nodes = three();
+    for node in &mut nodes[..2] {
+        node.spec.taints = vec![Taint {
+            key: "k".into(),
+            effect: "PreferNoSchedule".into(),
+            ..Taint::default()
+        }];
+    }
+    let world = world(nodes, &[pod("a", "x"), pod("b", "x")]);
+    assert_eq!(placed(&world, &["a", "b"]), ["n3", "n3"]);
+}
+
+#[test]
+fn the_more_important_pod_comes_first() {
+    let one = |name: &str, priority: i32| {
+        of_spec(
+            name,
+            json!({"priority": priority, "containers": [{"resources": {"requests": {"cpu": "2"}}}]}),
+        )
+    };
+    let mut nodes = three();
+    nodes.truncate(1);
+    let world = world(nodes, &[one("a", 0), one("b", 7)]);
+    let actions = plan(
+        &world,
+        ["a", "b"].map(|name| ("default".into(), name.into())),
+    );
+    let bound = actions.iter().find_map(|action| match action {
+        Action::Bind { pod, .. } => Some(&*pod.1),
+        _ => None,
+    });
+    assert_eq!(bound, Some("b"));
+}
+
+#[test]
+fn who_waits_is_looked_at_again_when_room_is_made() {
+    let full = of_spec("q", json!({"nodeName": "n1"}));
+    let mut world = world(vec![node("n1", true)], &[full, pod("p", "p")]);
+    let key: Key = ("default".into(), "p".into());
+    world.dirty.unscheduled.clear();
+    world.remove::<Pod>(Revision(2), &("default".into(), "q".into()));
+    assert!(world.dirty.unscheduled.contains(&key));
+    world.dirty.unscheduled.clear();
+    let mut bigger = node("n1", true);
+    bigger.status = from(json!({"allocatable": {"cpu": "64"}}));
+    world.put(Revision(3), bigger);
+    assert!(world.dirty.unscheduled.contains(&key));
 }

@@ -103,6 +103,15 @@ fn pod(world: &mut World, before: Option<&Pod>, after: Option<&Pod>) {
             world.dirty.unscheduled.insert(key_of(pod));
         }
     }
+    // Room, ports and neighbours of those that wait.
+    let holds = |pod: Option<&Pod>| {
+        let placed = pod.filter(|pod| !pod.spec.node_name.is_empty() && !pod.is_finished());
+        placed.map(|pod| (pod.metadata.labels.clone(), pod.metadata.deletion_timestamp))
+    };
+    if !world.waiting.is_empty() && holds(before) != holds(after) {
+        let waiting = world.waiting.iter().cloned();
+        world.dirty.unscheduled.extend(waiting);
+    }
     world.touch_services_of(before, after);
     owners::pod(world, before, after);
     // Somebody new on a node that nobody may stay on.
@@ -185,6 +194,7 @@ fn node(world: &mut World, before: Option<&Node>, after: Option<&Node>) {
             (
                 node.spec.unschedulable,
                 node.spec.taints.clone(),
+                node.status.allocatable.clone(),
                 node.metadata.labels.clone(),
                 node.metadata.deletion_timestamp,
             )
