@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod daemon_set;
 mod deployment;
 mod replica_set;
 

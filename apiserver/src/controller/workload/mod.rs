@@ -1,4 +1,4 @@
-//! Deployments and ReplicaSets: they make Pods and replace them.
+//! Deployments, ReplicaSets and DaemonSets: they make Pods and replace them.
 //!
 //! Each controller is a pure function from the world and the time to a [`Plan`]: writes, and when to look again though nothing
 //! is seen. What they share: [`claim`] (which objects are theirs), [`dependents`] (making and removing, a few at first),
@@ -6,6 +6,7 @@
 
 mod amount;
 mod claim;
+mod daemon_set;
 mod dependents;
 mod deployment;
 mod progress;
@@ -37,6 +38,7 @@ pub(super) type Owner = (Sort, Key);
 pub(super) enum Sort {
     Deployment,
     ReplicaSet,
+    DaemonSet,
 }
 
 /// What one look at a workload comes to.
@@ -99,9 +101,10 @@ impl Workloads {
     /// The writes for the workloads that were touched.
     pub(super) fn plan(&mut self, world: &World, dirty: &Dirty, now: Timestamp) -> Vec<Action> {
         type Planner = fn(&World, &Key, Moment<'_>) -> Plan;
-        let sorts: [(Sort, &BTreeSet<Key>, Planner); 2] = [
+        let sorts: [(Sort, &BTreeSet<Key>, Planner); 3] = [
             (Sort::Deployment, &dirty.deployments, deployment::plan),
             (Sort::ReplicaSet, &dirty.replica_sets, replica_set::plan),
+            (Sort::DaemonSet, &dirty.daemon_sets, daemon_set::plan),
         ];
         let mut actions = Vec::new();
         for (sort, keys, planner) in sorts {
@@ -150,6 +153,9 @@ impl Workloads {
             Sort::ReplicaSet => {
                 dirty.replica_sets.contains(key) && world.replica_sets.get(key).is_none()
             }
+            Sort::DaemonSet => {
+                dirty.daemon_sets.contains(key) && world.daemon_sets.get(key).is_none()
+            }
         };
         self.failures.retain(|owner, _| !gone(owner));
         self.due.retain(|owner, _| !gone(owner));
@@ -160,5 +166,6 @@ fn mark(dirty: &mut Dirty, (sort, key): Owner) {
     match sort {
         Sort::Deployment => dirty.deployments.insert(key),
         Sort::ReplicaSet => dirty.replica_sets.insert(key),
+        Sort::DaemonSet => dirty.daemon_sets.insert(key),
     };
 }
