@@ -25,7 +25,7 @@
 //!
 //! Modules in reading order: [`meta`] (what all objects share), [`core`], [`apps`], [`discovery`], [`coordination`], [`rbac`] (kinds by group),
 //! [`json`] and [`yaml`] (reading, with duplicate keys named), [`schema`] (the table and its consumers), [`selector`], [`names`], [`ip`],
-//! [`quantity`]. The private `wire` has the macro that declares slim structs.
+//! [`quantity`], [`tunnel`] (what server and node say to each other). The private `wire` has the macro that declares slim structs.
 
 mod wire;
 
@@ -41,4 +41,5 @@ pub mod quantity;
 pub mod rbac;
 pub mod schema;
 pub mod selector;
+pub mod tunnel;
 pub mod yaml;
