@@ -55,6 +55,7 @@ pub(crate) fn run(args: &PodExecArgs) -> Result<u8> {
     let spec = ExecSpec {
         container: container.clone(),
         argv: args.command.clone(),
+        tty: false,
     };
     let (input, output, errors) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let code = pod

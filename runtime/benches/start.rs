@@ -81,6 +81,7 @@ fn measure(runtime: &Runtime, title: &str, limits: &Limits) {
         let spec = ExecSpec {
             container: "main".to_owned(),
             argv: ["/minik", "exit", "0"].map(str::to_owned).to_vec(),
+            tty: false,
         };
         timed(&mut took[2], || {
             assert_eq!(pod.exec(&spec, [null.as_fd(); 3]).expect("exec"), 0);
@@ -137,5 +138,6 @@ fn container(limits: &Limits) -> ContainerSpec {
         capabilities: runtime::Capabilities::USUAL,
         allow_privilege_escalation: true,
         read_only_root: false,
+        stdio: runtime::Stdio::default(),
     }
 }

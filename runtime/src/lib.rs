@@ -16,10 +16,11 @@
 //! process that has more rights than it. It has no seccomp filter, which is the default of Kubernetes too (`Unconfined`).
 //!
 //! Reading order: [`spec`] (what is wanted), [`protocol`] (what agent and shim say to each other), [`pod`] (the agent's side),
-//! [`shim`] (the other side), `sandbox` (what is done between fork and exec).
+//! [`shim`] (the other side), [`logs`] (reading them back), `sandbox` (what is done between fork and exec).
 
 mod capabilities;
 mod error;
+pub mod logs;
 pub mod pod;
 pub mod protocol;
 mod sandbox;
@@ -29,6 +30,7 @@ pub mod spec;
 
 pub use capabilities::Capabilities;
 pub use error::RuntimeError;
-pub use pod::{Adopted, Pod, Runtime, Subscription};
+pub use pod::{Adopted, Attached, Exec, Pod, Runtime, Subscription};
 pub use protocol::{ContainerState, ContainerStatus, PodState};
-pub use spec::{Config, ContainerSpec, ExecSpec, Image, Limits, Network, PodSpec, User};
+pub use sandbox::terminal::resize;
+pub use spec::{Config, ContainerSpec, ExecSpec, Image, Limits, Network, PodSpec, Stdio, User};

@@ -24,6 +24,7 @@ use crate::{
     sandbox::{
         cgroup::Cgroup,
         syscall::{kill_process, pidfd_open},
+        terminal,
     },
     socket::{Packets, Received},
     spec::{Config, ContainerSpec, ExecSpec, PodSpec},
@@ -197,6 +198,36 @@ impl Runtime {
             .collect())
     }
 
+    /// The Pod of this uid, if its shim lives.
+    ///
+    /// # Errors
+    /// [`RuntimeError::ShimGone`] when it does not.
+    pub fn pod(&self, uid: &str) -> Result<Pod, RuntimeError> {
+        // The uid comes from elsewhere: it must not lead to another directory.
+        if uid.is_empty() || uid.contains(['/', '.']) {
+            return Err(RuntimeError::ShimGone {
+                uid: uid.to_owned(),
+            });
+        }
+        self.open(uid)
+    }
+
+    /// Where the logs of a container are, if such names can be those of a Pod.
+    #[must_use]
+    pub fn container_logs(
+        &self,
+        (namespace, name, uid): (&str, &str, &str),
+        container: &str,
+    ) -> Option<PathBuf> {
+        let is_word =
+            |word: &&str| !word.is_empty() && !word.contains('/') && !matches!(*word, "." | "..");
+        let words = [namespace, name, uid, container];
+        words
+            .iter()
+            .all(is_word)
+            .then(|| self.log_dir(namespace, name, uid).join(container))
+    }
+
     fn uids(&self) -> Result<Vec<String>, RuntimeError> {
         let pods = self.config.run_dir.join("pods");
         fs::read_dir(&pods)
@@ -353,6 +384,71 @@ impl Pod {
         }
     }
 
+    /// Runs a program in a running container with these standard descriptors, and does not wait for it.
+    ///
+    /// # Errors
+    /// When the shim cannot be asked. Whether the program started, [`Exec::try_wait`] tells.
+    pub fn start_exec(
+        &self,
+        spec: &ExecSpec,
+        stdio: [BorrowedFd<'_>; 3],
+    ) -> Result<Exec, RuntimeError> {
+        self.ask_exec(spec, &stdio.map(|fd| fd.as_raw_fd()))
+    }
+
+    /// Runs a program in a terminal in a running container. Returns the terminal's master, which does not wait; `None` when the
+    /// program did not get to its terminal, and [`Exec::try_wait`] tells why.
+    ///
+    /// # Errors
+    /// When the shim cannot be asked, or what comes is no terminal.
+    pub fn start_exec_in_terminal(
+        &self,
+        spec: &ExecSpec,
+    ) -> Result<(Exec, Option<File>), RuntimeError> {
+        let (ours, theirs) = terminal::sockets().explain("make a socket for", &self.uid)?;
+        let exec = self.ask_exec(spec, &[theirs.as_raw_fd()])?;
+        drop(theirs);
+        let master = terminal::receive(&ours).explain("receive a terminal of", &self.uid)?;
+        Ok((exec, master))
+    }
+
+    fn ask_exec(&self, spec: &ExecSpec, fds: &[i32]) -> Result<Exec, RuntimeError> {
+        let shim = Packets::connect(&self.dir, None).map_err(|_| self.gone())?;
+        shim.send(&Request::Exec(spec.clone()), fds)
+            .explain("write to the shim of", &self.uid)?;
+        Ok(Exec {
+            uid: self.uid.clone(),
+            shim,
+        })
+    }
+
+    /// Copies a running container's output, from now on, to these descriptors (standard output, standard error), until the
+    /// container ends or the other ends of the descriptors are closed.
+    ///
+    /// # Errors
+    /// When the container does not run.
+    pub fn attach(
+        &self,
+        container: &str,
+        stdin: bool,
+        outputs: &[BorrowedFd<'_>],
+    ) -> Result<Attached, RuntimeError> {
+        let shim = connect(&self.dir, &self.uid)?;
+        let request = Request::Attach {
+            container: container.to_owned(),
+            stdin,
+        };
+        let fds: Vec<i32> = outputs.iter().map(AsRawFd::as_raw_fd).collect();
+        match ask_for(&shim, &self.uid, &request, &fds)? {
+            (Reply::Attached { tty, stdin }, mut fds) => Ok(Attached {
+                tty,
+                stdin,
+                input: fds.pop().map(File::from),
+            }),
+            (other, _) => Err(unexpected(&self.uid, &other)),
+        }
+    }
+
     /// Ends every container and the shim, and removes what they leave. Logs stay.
     ///
     /// # Errors
@@ -381,6 +477,55 @@ impl Pod {
         RuntimeError::ShimGone {
             uid: self.uid.clone(),
         }
+    }
+}
+
+/// A container that somebody has attached to.
+#[derive(Debug)]
+pub struct Attached {
+    /// Whether its streams are a terminal, which has only one output.
+    pub tty: bool,
+    /// Whether what is written to `input` reaches the container.
+    pub stdin: bool,
+    /// The container's standard input, or its terminal's master. Writing does not wait.
+    pub input: Option<File>,
+}
+
+/// A program that runs in a container. Poll the descriptor for reading.
+#[derive(Debug)]
+pub struct Exec {
+    uid: String,
+    shim: Packets,
+}
+
+impl Exec {
+    /// Its exit code, once it has ended.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Refused`] with the step that failed, when it did not start; [`RuntimeError::ShimGone`].
+    pub fn try_wait(&self) -> Result<Option<i32>, RuntimeError> {
+        match self
+            .shim
+            .receive(MsgFlags::MSG_DONTWAIT)
+            .explain("read from the shim of", &self.uid)?
+        {
+            Received::Message(Reply::Exited { code }, _) => Ok(Some(code)),
+            Received::Message(Reply::Error { reason }, _) => Err(RuntimeError::Refused {
+                uid: self.uid.clone(),
+                reason,
+            }),
+            Received::Message(other, _) => Err(unexpected(&self.uid, &other)),
+            Received::Nothing => Ok(None),
+            Received::Closed => Err(RuntimeError::ShimGone {
+                uid: self.uid.clone(),
+            }),
+        }
+    }
+}
+
+impl AsRawFd for Exec {
+    fn as_raw_fd(&self) -> i32 {
+        self.shim.0.as_raw_fd()
     }
 }
 
@@ -425,6 +570,16 @@ impl AsRawFd for Subscription {
 }
 
 fn ask(shim: &Packets, uid: &str, request: &Request, fds: &[i32]) -> Result<Reply, RuntimeError> {
+    ask_for(shim, uid, request, fds).map(|(reply, _)| reply)
+}
+
+/// Asks, and takes the descriptors that come with the answer.
+fn ask_for(
+    shim: &Packets,
+    uid: &str,
+    request: &Request,
+    fds: &[i32],
+) -> Result<(Reply, Vec<OwnedFd>), RuntimeError> {
     let gone = || RuntimeError::ShimGone {
         uid: uid.to_owned(),
     };
@@ -445,7 +600,7 @@ fn ask(shim: &Packets, uid: &str, request: &Request, fds: &[i32]) -> Result<Repl
             uid: uid.to_owned(),
             reason,
         }),
-        Received::Message(reply, _) => Ok(reply),
+        Received::Message(reply, fds) => Ok((reply, fds)),
         Received::Nothing => Err(RuntimeError::ShimHangs {
             uid: uid.to_owned(),
         }),

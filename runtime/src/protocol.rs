@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::{ContainerSpec, ExecSpec, PodSpec};
 
-/// Raised when something is added that an older shim cannot do.
-pub const VERSION: u32 = 1;
+/// Raised when something is added that an older shim cannot do. 2 attaches, and makes terminals.
+pub const VERSION: u32 = 2;
 
 /// The agent's side.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,8 +29,16 @@ pub enum Request {
     State,
     /// The Pod's state, now and after every change, on this connection.
     Subscribe,
-    /// Runs a program in a container. Comes with three descriptors: its standard input, output and error.
+    /// Runs a program in a container. Comes with three descriptors: its standard input, output and error; or, for a terminal,
+    /// with one: the socket to which the terminal's master is sent.
     Exec(ExecSpec),
+    /// Copies a container's output, from now on, to the descriptors it comes with: standard output and error.
+    Attach {
+        /// The container.
+        container: String,
+        /// Whether its standard input is wanted.
+        stdin: bool,
+    },
     /// Ends every container at once, and then the shim.
     Shutdown,
 }
@@ -53,6 +61,14 @@ pub enum Reply {
     Exited {
         /// Its exit code; 128 + the signal's number when a signal ended it.
         code: i32,
+    },
+    /// To [`Request::Attach`]. Comes with one descriptor, where there is something to write to: the container's standard input,
+    /// or the master of its terminal.
+    Attached {
+        /// Whether it is a terminal.
+        tty: bool,
+        /// Whether what is written there reaches the container.
+        stdin: bool,
     },
     /// Not done.
     Error {
@@ -139,6 +155,27 @@ mod tests {
         r#"{"Exited":{"code":1}}"#,
         r#"{"Error":{"reason":"r"}}"#,
     ];
+
+    /// What came with version 2.
+    const REQUESTS_2: [&str; 3] = [
+        r#"{"Start":{"name":"main","attempt":0,"image":"BuiltIn","argv":["/minik"],"env":[],"working_dir":"/",
+            "user":{"uid":0,"gid":0,"groups":[]},"limits":{"memory_bytes":null,"cpu_millis":null,"pids":null},
+            "allow_privilege_escalation":true,"read_only_root":false,
+            "stdio":{"stdin":true,"stdin_once":true,"tty":true}}}"#,
+        r#"{"Exec":{"container":"main","argv":["/minik"],"tty":true}}"#,
+        r#"{"Attach":{"container":"main","stdin":true}}"#,
+    ];
+    const REPLIES_2: [&str; 1] = [r#"{"Attached":{"tty":true,"stdin":true}}"#];
+
+    #[test]
+    fn version_2_is_understood() {
+        for text in REQUESTS_2 {
+            serde_json::from_str::<Request>(text).expect(text);
+        }
+        for text in REPLIES_2 {
+            serde_json::from_str::<Reply>(text).expect(text);
+        }
+    }
 
     #[test]
     fn version_1_is_understood() {

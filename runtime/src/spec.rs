@@ -135,6 +135,20 @@ pub struct ContainerSpec {
     pub allow_privilege_escalation: bool,
     /// Whether the root file system is read-only.
     pub read_only_root: bool,
+    /// How its standard streams are made.
+    #[serde(default)]
+    pub stdio: Stdio,
+}
+
+/// How a container's standard streams are made. By default there is nothing to read, and a pipe for each output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stdio {
+    /// Whether who attaches can write to its standard input, which is open until then.
+    pub stdin: bool,
+    /// Whether its standard input ends with the first who attaches to it.
+    pub stdin_once: bool,
+    /// Whether all three are a terminal.
+    pub tty: bool,
 }
 
 /// A program to run inside a running container.
@@ -144,6 +158,9 @@ pub struct ExecSpec {
     pub container: String,
     /// Program and arguments, never empty.
     pub argv: Vec<String>,
+    /// Whether its standard streams are a terminal.
+    #[serde(default)]
+    pub tty: bool,
 }
 
 #[cfg(test)]

@@ -295,6 +295,7 @@ fn container(argv: &[&str]) -> ContainerSpec {
         capabilities: Capabilities::USUAL,
         allow_privilege_escalation: true,
         read_only_root: false,
+        stdio: runtime::Stdio::default(),
     }
 }
 
@@ -691,6 +692,7 @@ fn exec_returns_the_exit_code_and_leaves_no_zombie(fixture: &Fixture) {
         let spec = ExecSpec {
             container: "main".to_owned(),
             argv,
+            tty: false,
         };
         pod.exec(&spec, [input.as_fd(), output.as_fd(), output.as_fd()])
     };
@@ -862,6 +864,7 @@ fn cgroup_v2_alone_is_enough(fixture: &Fixture) {
     let spec = ExecSpec {
         container: "main".to_owned(),
         argv: ["/minik", "exit", "3"].map(str::to_owned).to_vec(),
+        tty: false,
     };
     assert_eq!(pod.exec(&spec, [null.as_fd(); 3]).expect("exec"), 3);
     pod.remove().expect("remove");

@@ -1,7 +1,7 @@
 //! From a Pod object to what the runtime makes. Pure.
 
 use api::core::{Container, Pod};
-use runtime::{Capabilities, ContainerSpec, Image, Limits, Network, PodSpec, User};
+use runtime::{Capabilities, ContainerSpec, Image, Limits, Network, PodSpec, Stdio, User};
 
 use super::{env, files};
 use crate::Addresses;
@@ -173,6 +173,11 @@ pub(super) fn container_spec(
         capabilities: capabilities(container).unwrap_or(Capabilities::NONE),
         allow_privilege_escalation: security.allow_privilege_escalation.unwrap_or(true),
         read_only_root: security.read_only_root_filesystem.unwrap_or(false),
+        stdio: Stdio {
+            stdin: container.stdin,
+            stdin_once: container.stdin_once,
+            tty: container.tty,
+        },
         image,
     })
 }

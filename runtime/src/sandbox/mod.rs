@@ -4,6 +4,7 @@ pub(crate) mod cgroup;
 mod privileges;
 mod rootfs;
 pub(crate) mod syscall;
+pub(crate) mod terminal;
 
 use std::{
     convert::Infallible,
@@ -42,23 +43,38 @@ pub(crate) struct Surroundings<'a> {
 /// A step of the child that failed: what, and why.
 type Failure = (&'static str, io::Error);
 
-/// Starts a container's first process with these standard descriptors; returns once its program runs.
+/// The standard streams of a process that is to start.
+#[derive(Clone, Copy)]
+pub(crate) enum Streams<'a> {
+    /// Input, output, errors.
+    Three([BorrowedFd<'a>; 3]),
+    /// A terminal of the container's own. Its master is sent to this socket.
+    Terminal(BorrowedFd<'a>),
+}
+
+impl Streams<'_> {
+    fn is_terminal(self) -> bool {
+        matches!(self, Self::Terminal(_))
+    }
+}
+
+/// Starts a container's first process with these standard streams; returns once its program runs.
 ///
 /// # Errors
 /// The step that failed, in words.
 pub(crate) fn start(
     spec: &ContainerSpec,
     around: &Surroundings<'_>,
-    stdio: [BorrowedFd<'_>; 3],
+    streams: Streams<'_>,
 ) -> Result<Pid, String> {
-    let image = prepare_exec(&spec.argv, &spec.env)?;
+    let image = prepare_exec(&spec.argv, &spec.env, streams.is_terminal())?;
     let doors = around.cgroup.doors();
     let report = Report::new()?;
     let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS;
     match clone_process(flags).map_err(|error| format!("clone: {error}"))? {
         Some(pid) => report.outcome(pid),
         None => report.child().run(|shim| {
-            become_container(spec, around, stdio, &doors)?;
+            become_container(spec, around, streams, &doors)?;
             last_steps(&spec.working_dir, shim)?;
             image.exec()
         }),
@@ -68,20 +84,21 @@ pub(crate) fn start(
 fn become_container(
     spec: &ContainerSpec,
     around: &Surroundings<'_>,
-    stdio: [BorrowedFd<'_>; 3],
+    streams: Streams<'_>,
     doors: &[PathBuf],
 ) -> Result<(), Failure> {
     join(doors)?;
     // After joining: the root of the new namespace is the group that this process is in.
     unshare(CloneFlags::CLONE_NEWCGROUP)
         .map_err(|error| ("make the cgroup namespace", error.into()))?;
-    own_session(stdio)?;
+    own_session(streams)?;
     rootfs::enter(spec, around)?;
     privileges::drop_to(
         &spec.user,
         spec.capabilities,
         spec.allow_privilege_escalation,
-    )
+    )?;
+    own_terminal(streams)
 }
 
 /// Starts a program inside a running container; its parent is the shim, whose child it must be to be reaped.
@@ -93,9 +110,9 @@ pub(crate) fn exec(
     spec: &ContainerSpec,
     argv: &[String],
     cgroup: &Cgroup,
-    stdio: [BorrowedFd<'_>; 3],
+    streams: Streams<'_>,
 ) -> Result<Pid, String> {
-    let image = prepare_exec(argv, &spec.env)?;
+    let image = prepare_exec(argv, &spec.env, streams.is_terminal())?;
     let doors = cgroup.doors();
     let namespaces = open_namespaces(container)
         .map_err(|error| format!("open the container's namespaces: {error}"))?;
@@ -111,12 +128,13 @@ pub(crate) fn exec(
                 let _ = File::from(to).write_all(&child.as_raw().to_ne_bytes());
                 syscall::exit_now(0);
             }
-            own_session(stdio)?;
+            own_session(streams)?;
             privileges::drop_to(
                 &spec.user,
                 spec.capabilities,
                 spec.allow_privilege_escalation,
             )?;
+            own_terminal(streams)?;
             last_steps(&spec.working_dir, shim)?;
             image.exec()
         }),
@@ -163,16 +181,38 @@ fn join(doors: &[PathBuf]) -> Result<(), Failure> {
         .map_err(|error| ("join the cgroup", error))
 }
 
-fn own_session(stdio: [BorrowedFd<'_>; 3]) -> Result<(), Failure> {
-    let [input, output, errors] = stdio;
+fn own_session(streams: Streams<'_>) -> Result<(), Failure> {
     let place = || {
         setsid()?;
-        dup2_stdin(input)?;
-        dup2_stdout(output)?;
-        dup2_stderr(errors)
+        match streams {
+            Streams::Three(stdio) => place_stdio(stdio),
+            // Made when the container's own files and user are there.
+            Streams::Terminal(_) => Ok(()),
+        }
     };
     place().map_err(|error| ("set up standard input and output", error.into()))?;
     syscall::own_session_keyring().map_err(|error| ("make a session keyring", error))
+}
+
+fn place_stdio([input, output, errors]: [BorrowedFd<'_>; 3]) -> nix::Result<()> {
+    dup2_stdin(input)?;
+    dup2_stdout(output)?;
+    dup2_stderr(errors)
+}
+
+/// The terminal is the container's, in its own devpts, and belongs to its user: so it is made last.
+fn own_terminal(streams: Streams<'_>) -> Result<(), Failure> {
+    let Streams::Terminal(socket) = streams else {
+        return Ok(());
+    };
+    let make = || {
+        let (master, terminal) = terminal::open()?;
+        terminal::control(&terminal)?;
+        terminal::send(socket, &master)?;
+        let terminal = terminal.as_fd();
+        Ok(place_stdio([terminal; 3])?)
+    };
+    make().map_err(|error| ("make the terminal", error))
 }
 
 fn last_steps(working_dir: &str, shim: BorrowedFd<'_>) -> Result<(), Failure> {
@@ -212,7 +252,11 @@ struct Exec {
     env: Vec<CString>,
 }
 
-fn prepare_exec(argv: &[String], env: &[(String, String)]) -> Result<Exec, String> {
+fn prepare_exec(
+    argv: &[String],
+    env: &[(String, String)],
+    in_terminal: bool,
+) -> Result<Exec, String> {
     let program = argv.first().ok_or("no command given")?;
     let c_string = |text: String| {
         CString::new(text).map_err(|error| format!("{:?} holds a zero byte", error.into_vec()))
@@ -240,9 +284,16 @@ fn prepare_exec(argv: &[String], env: &[(String, String)]) -> Result<Exec, Strin
             .collect::<Result<_, _>>()?,
         env: env
             .iter()
-            .map(|(name, value)| c_string(format!("{name}={value}")))
+            .map(|(name, value)| format!("{name}={value}"))
+            .chain((in_terminal && env.iter().all(|(name, _)| name != "TERM")).then(usual_terminal))
+            .map(c_string)
             .collect::<Result<_, _>>()?,
     })
+}
+
+/// What programs take a terminal for unless they are told otherwise; other runtimes say the same.
+fn usual_terminal() -> String {
+    "TERM=xterm".to_owned()
 }
 
 impl Exec {

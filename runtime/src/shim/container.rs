@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     path::Path,
 };
 
@@ -19,8 +19,8 @@ use super::log::{Log, Stream};
 use crate::{
     pod::Setup,
     protocol::{ContainerState, ContainerStatus},
-    sandbox::{self, Surroundings, cgroup::Cgroup},
-    spec::ContainerSpec,
+    sandbox::{self, Streams, Surroundings, cgroup::Cgroup, terminal},
+    spec::{ContainerSpec, Stdio},
 };
 
 /// How much of a container's output is read at once.
@@ -28,8 +28,10 @@ const READ_BYTES: usize = 32 << 10;
 
 pub(super) struct Container {
     pub(super) status: ContainerStatus,
-    /// Standard output and error while they are open.
+    /// Standard output and error while they are open; the master of the terminal is the first, if there is one.
     pub(super) streams: [Option<(File, Stream)>; 2],
+    /// Where its standard input is written, if anybody ever may; the master, once more, if there is a terminal.
+    input: Option<OwnedFd>,
     log: Log,
     cgroup: Cgroup,
     oom_kills_before: u64,
@@ -61,21 +63,25 @@ impl Container {
             cgroup: &cgroup,
         };
         let oom_kills_before = cgroup.oom_kills();
-        let (input, pipes) = stdio().map_err(|error| format!("make standard streams: {error}"))?;
-        let [(output, output_end), (errors, errors_end)] = pipes;
-        let ends = [input.as_fd(), output_end.as_fd(), errors_end.as_fd()];
-        let pid = sandbox::start(&spec, &around, ends)?;
+        let (pid, made) = if spec.stdio.tty {
+            start_in_terminal(&spec, &around)?
+        } else {
+            start_with_pipes(&spec, &around)?
+        };
         let status = ContainerStatus {
             attempt: spec.attempt,
             started_at_ms: Timestamp::now().as_millisecond(),
             state: ContainerState::Running { pid: pid.as_raw() },
             spec,
         };
+        let Made { outputs, input } = made;
+        let [output, errors] = outputs;
         let streams = [(output, "stdout"), (errors, "stderr")]
-            .map(|(fd, name)| Some((File::from(fd), Stream::named(name))));
+            .map(|(file, name)| Some((file?, Stream::named(name))));
         Ok(Self {
             status,
             streams,
+            input,
             log,
             cgroup,
             oom_kills_before,
@@ -106,16 +112,36 @@ impl Container {
     ///
     /// # Errors
     /// The step that failed, in words.
-    pub(super) fn exec(&self, argv: &[String], stdio: [BorrowedFd<'_>; 3]) -> Result<Pid, String> {
+    pub(super) fn exec(&self, argv: &[String], streams: Streams<'_>) -> Result<Pid, String> {
         let pid = self.pid().ok_or("it is not running")?;
-        sandbox::exec(pid, &self.status.spec, argv, &self.cgroup, stdio)
+        sandbox::exec(pid, &self.status.spec, argv, &self.cgroup, streams)
+    }
+
+    /// What somebody who attaches may write to, and whether that reaches the container. Input that is to end with the first who
+    /// attaches is handed over.
+    pub(super) fn input(&mut self, wanted: bool) -> io::Result<(Option<OwnedFd>, bool)> {
+        let Stdio {
+            stdin_once, tty, ..
+        } = self.status.spec.stdio;
+        let reaches = wanted && self.status.spec.stdio.stdin && self.input.is_some();
+        if reaches && stdin_once && !tty {
+            return Ok((self.input.take(), true));
+        }
+        let input = self.input.as_ref().filter(|_| reaches || tty);
+        Ok((input.map(OwnedFd::try_clone).transpose()?, reaches))
     }
 
     /// Its first process has ended. All it wrote is in the log before anybody learns of it.
-    pub(super) fn end(&mut self, code: i32, signal: Option<i32>) {
+    pub(super) fn end(
+        &mut self,
+        code: i32,
+        signal: Option<i32>,
+        tee: &mut dyn FnMut(usize, &[u8]),
+    ) {
         for index in 0..self.streams.len() {
-            while self.copy_output(index) {}
+            while self.copy_output(index, tee) {}
         }
+        self.input = None;
         self.status.state = ContainerState::Exited {
             code,
             signal,
@@ -124,8 +150,8 @@ impl Container {
         };
     }
 
-    /// Copies what can be read of one stream to the log; `false` when nothing could.
-    pub(super) fn copy_output(&mut self, index: usize) -> bool {
+    /// Copies what can be read of one stream to the log and to `tee`; `false` when nothing could.
+    pub(super) fn copy_output(&mut self, index: usize, tee: &mut dyn FnMut(usize, &[u8])) -> bool {
         let Some((file, stream)) = &mut self.streams[index] else {
             return false;
         };
@@ -134,6 +160,7 @@ impl Container {
         // A full disk must not stop the container: its output is lost then, and nothing else.
         match file.read(&mut bytes) {
             Ok(length) if length > 0 => {
+                tee(index, &bytes[..length]);
                 let _ = stream.push(&bytes[..length], &mut self.log, now);
                 true
             }
@@ -147,14 +174,50 @@ impl Container {
     }
 }
 
-type Pipe = (OwnedFd, OwnedFd);
+/// The shim's ends of a container's standard streams. They never wait.
+struct Made {
+    outputs: [Option<File>; 2],
+    input: Option<OwnedFd>,
+}
 
-/// Nothing to read, and a pipe for each output. The container's ends wait as any program expects; the shim's never do.
-fn stdio() -> io::Result<(File, [Pipe; 2])> {
-    let pipe = || {
-        let (from, to) = pipe2(OFlag::O_CLOEXEC)?;
-        fcntl(&from, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        io::Result::Ok((from, to))
+/// The container's ends of the pipes wait as any program expects.
+fn start_with_pipes(
+    spec: &ContainerSpec,
+    around: &Surroundings<'_>,
+) -> Result<(Pid, Made), String> {
+    let pipes = || {
+        let (output, output_end) = pipe2(OFlag::O_CLOEXEC)?;
+        let (errors, errors_end) = pipe2(OFlag::O_CLOEXEC)?;
+        for end in [&output, &errors] {
+            fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        }
+        let (from, input) = if spec.stdio.stdin {
+            let (from, input) = pipe2(OFlag::O_CLOEXEC)?;
+            fcntl(&input, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            (from, Some(input))
+        } else {
+            (File::open("/dev/null")?.into(), None)
+        };
+        let outputs = [output, errors].map(|fd| Some(File::from(fd)));
+        io::Result::Ok((Made { outputs, input }, [from, output_end, errors_end]))
     };
-    Ok((File::open("/dev/null")?, [pipe()?, pipe()?]))
+    let (made, [input, output, errors]) =
+        pipes().map_err(|error| format!("make standard streams: {error}"))?;
+    let ends = Streams::Three([input.as_fd(), output.as_fd(), errors.as_fd()]);
+    Ok((sandbox::start(spec, around, ends)?, made))
+}
+
+fn start_in_terminal(
+    spec: &ContainerSpec,
+    around: &Surroundings<'_>,
+) -> Result<(Pid, Made), String> {
+    let failed = |error| format!("make the terminal: {error}");
+    let (ours, theirs) = terminal::sockets().map_err(failed)?;
+    let pid = sandbox::start(spec, around, Streams::Terminal(theirs.as_fd()))?;
+    drop(theirs);
+    let master = terminal::receive(&ours).map_err(failed)?;
+    let master = master.ok_or("make the terminal: none came")?;
+    let input = Some(master.try_clone().map_err(failed)?.into());
+    let outputs = [Some(master), None];
+    Ok((pid, Made { outputs, input }))
 }

@@ -14,7 +14,7 @@ const MAX_LINE_BYTES: usize = 16 << 10;
 
 /// A log that would grow beyond this is put aside; as many parts are kept. The kubelet's defaults are 10 Mi and 5 files.
 const MAX_LOG_BYTES: usize = 10 << 20;
-const OLD_PARTS: u32 = 4;
+pub(crate) const OLD_PARTS: u32 = 4;
 
 /// One of a container's two output streams on its way to the log.
 #[derive(Debug)]

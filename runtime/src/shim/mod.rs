@@ -3,15 +3,16 @@
 //! It holds the Pod's namespaces, is the parent of every process of the Pod, copies their output to the logs and remembers
 //! their exit codes, whether an agent is there or not.
 
+mod attach;
 mod container;
-mod log;
+pub(crate) mod log;
 mod setup;
 
 use std::{
     collections::BTreeMap,
     ffi::OsString,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::PathBuf,
     process::ExitCode,
 };
@@ -28,11 +29,11 @@ use nix::{
     unistd::Pid,
 };
 
-use self::container::Container;
+use self::{attach::Attachments, container::Container};
 use crate::{
     pod::Setup,
     protocol::{ContainerStatus, PodState, Reply, Request, VERSION},
-    sandbox::cgroup::Cgroup,
+    sandbox::{Streams, cgroup::Cgroup},
     socket::{Packets, Received, accept_from},
     spec::{ContainerSpec, ExecSpec},
 };
@@ -72,6 +73,8 @@ enum Source {
     /// A subscriber that had not read enough, and now has.
     Behind(usize),
     Output(String, usize),
+    /// Somebody attached who can take more, or is gone.
+    Attached(usize),
 }
 
 struct Client {
@@ -91,6 +94,7 @@ struct Shim {
     listener: OwnedFd,
     containers: BTreeMap<String, Container>,
     clients: Vec<Option<Client>>,
+    attached: Attachments,
     changed: bool,
     ending: bool,
     /// Whether a connection could not be accepted just now: the next try comes a little later.
@@ -113,6 +117,7 @@ impl Shim {
             listener,
             containers: BTreeMap::new(),
             clients: Vec::new(),
+            attached: Attachments::default(),
             changed: false,
             ending: false,
             deaf: false,
@@ -128,8 +133,10 @@ impl Shim {
                     Source::Client(index) => self.on_client(index),
                     Source::Behind(index) => self.tell_subscriber(index),
                     Source::Output(name, stream) => self.on_output(&name, stream),
+                    Source::Attached(index) => self.attached.on_ready(index),
                 }
             }
+            self.attached.forget_ended();
             if std::mem::take(&mut self.changed) {
                 self.tell_subscribers();
             }
@@ -160,11 +167,16 @@ impl Shim {
         }
         for (name, container) in &self.containers {
             for (index, stream) in container.streams.iter().enumerate() {
-                if let Some((file, _)) = stream {
+                if let Some((file, _)) = stream
+                    && !self.attached.is_full(name, index)
+                {
                     let source = Source::Output(name.clone(), index);
                     sources.push((source, file.as_fd(), PollFlags::POLLIN));
                 }
             }
+        }
+        for (index, (fd, events)) in self.attached.wanted().enumerate() {
+            sources.push((Source::Attached(index), fd, events));
         }
         let mut polled: Vec<PollFd<'_>> = sources
             .iter()
@@ -210,7 +222,12 @@ impl Shim {
     fn on_end(&mut self, pid: Pid, code: i32, signal: Option<i32>) {
         let its = |container: &&mut Container| container.pid() == Some(pid);
         if let Some(container) = self.containers.values_mut().find(its) {
-            container.end(code, signal);
+            let name = container.status.spec.name.clone();
+            let attached = &mut self.attached;
+            container.end(code, signal, &mut |stream, bytes| {
+                attached.tee(&name, stream, bytes)
+            });
+            attached.end(&name);
             self.changed = true;
         }
         for client in self
@@ -294,6 +311,13 @@ impl Shim {
                 }
                 Err(reason) => Reply::Error { reason },
             },
+            Request::Attach { container, stdin } => match self.attach(&container, stdin, fds) {
+                Ok((reply, input)) => {
+                    let fds: Vec<_> = input.iter().map(AsRawFd::as_raw_fd).collect();
+                    return client.packets.send(&reply, &fds).ok().map(|()| client);
+                }
+                Err(reason) => Reply::Error { reason },
+            },
             Request::Shutdown => {
                 self.shut_down();
                 Reply::Done
@@ -333,20 +357,57 @@ impl Shim {
     }
 
     fn exec(&self, spec: &ExecSpec, fds: &[OwnedFd]) -> Result<Pid, String> {
-        let [input, output, errors] = fds else {
-            return Err("three descriptors must come with an exec".to_owned());
+        let streams = match fds {
+            [socket] if spec.tty => Streams::Terminal(socket.as_fd()),
+            [input, output, errors] if !spec.tty => {
+                Streams::Three([input.as_fd(), output.as_fd(), errors.as_fd()])
+            }
+            _ => {
+                let wanted = "with an exec come three descriptors, or one for a terminal";
+                return Err(wanted.to_owned());
+            }
         };
-        let stdio = [input.as_fd(), output.as_fd(), errors.as_fd()];
         self.container(&spec.container)?
-            .exec(&spec.argv, stdio)
+            .exec(&spec.argv, streams)
             .map_err(|reason| format!("container {}: {reason}", spec.container))
+    }
+
+    /// From now on the container's output goes to these descriptors too.
+    fn attach(
+        &mut self,
+        name: &str,
+        stdin: bool,
+        outputs: Vec<OwnedFd>,
+    ) -> Result<(Reply, Option<OwnedFd>), String> {
+        let container = self
+            .containers
+            .get_mut(name)
+            .filter(|container| container.is_running())
+            .ok_or_else(|| format!("container {name} is not running"))?;
+        let explain = |error: io::Error| format!("attach to container {name}: {error}");
+        let (input, stdin) = container.input(stdin).map_err(explain)?;
+        let tty = container.status.spec.stdio.tty;
+        for (stream, output) in outputs.into_iter().enumerate() {
+            let open = container.streams.get(stream).is_some_and(Option::is_some);
+            // One that has nothing to give is closed here, which says so.
+            if open {
+                self.attached.add(name, stream, output).map_err(explain)?;
+            }
+        }
+        Ok((Reply::Attached { tty, stdin }, input))
     }
 
     fn on_output(&mut self, name: &str, index: usize) {
         let Some(container) = self.containers.get_mut(name) else {
             return;
         };
-        container.copy_output(index);
+        let attached = &mut self.attached;
+        container.copy_output(index, &mut |stream, bytes| {
+            attached.tee(name, stream, bytes)
+        });
+        if container.streams[index].is_none() {
+            attached.end_stream(name, index);
+        }
     }
 
     fn shut_down(&mut self) {
