@@ -13,7 +13,7 @@
 //!
 //! Reading order: [`client`], [`join`], `reflector` (pure: `step`), `view`, `translate` (pure: Kubernetes words in, network and
 //! DNS words out), `reconcile` (the loop), [`network`], `pods`, `node`, `neighbours`, `health` (what load
-//! balancers ask), `run` (the order in which everything starts).
+//! balancers ask), `tunnel` (what the server asks), `run` (the order in which everything starts).
 
 mod addresses;
 mod backoff;
@@ -32,6 +32,7 @@ mod reconcile;
 mod reflector;
 mod run;
 mod translate;
+mod tunnel;
 mod view;
 
 pub use addresses::Addresses;

@@ -41,6 +41,7 @@ use crate::{
     reconcile::{Reconciler, Rules, SharedView, Sources},
     reflector::{self, Delta},
     translate::Here,
+    tunnel,
     view::Position,
 };
 
@@ -217,9 +218,16 @@ async fn agent(config: Config) -> Result<(), AgentError> {
         (health, announcements.clone()),
     )
     .map_err(AgentError::Thread)?;
+    let runtime = open_runtime(&config)?;
+    let tunnel = tunnel::Node {
+        name: config.node_name.clone(),
+        ips: node_ips,
+        runtime: runtime.clone(),
+        pods: local_pods.subscribe(),
+    };
     let context = Arc::new(pods::Context::new(pods::Setup {
         client: client.clone(),
-        runtime: open_runtime(&config)?,
+        runtime,
         network,
         node_ips,
         view,
@@ -230,6 +238,7 @@ async fn agent(config: Config) -> Result<(), AgentError> {
     }));
     // Running Pods keep their addresses: they are known before the first rule is written or the first new Pod starts.
     let running = Pods::adopt(Arc::clone(&context)).await?;
+    tasks.spawn(tunnel::run(client.clone(), tunnel));
     tasks.spawn(reconciler.run(sources));
     tasks.spawn(neighbours.keep_routes(context, nodes));
     tasks.spawn(report_applied(

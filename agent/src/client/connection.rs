@@ -1,18 +1,26 @@
 //! The one connection that every request and watch shares, made again when it breaks.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
 use http_body_util::Full;
-use hyper::client::conn::http2::{self, SendRequest};
+use hyper::{
+    client::conn::{
+        http1,
+        http2::{self, SendRequest},
+    },
+    upgrade::Upgraded,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{ClientConfig, pki_types::ServerName};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::TcpStream,
     sync::Mutex,
     time::{Instant, sleep_until, timeout},
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{ClientError, Server};
 use crate::backoff::Backoff;
@@ -101,21 +109,7 @@ impl Connection {
     }
 
     async fn connect(&self) -> Result<Sender, ClientError> {
-        let refused = |source| ClientError::Connect {
-            server: self.server.to_string(),
-            source,
-        };
-        let tcp = TcpStream::connect((self.server.host.as_str(), self.server.port))
-            .await
-            .map_err(refused)?;
-        tcp.set_nodelay(true).map_err(refused)?;
-        let tls = TlsConnector::from(Arc::clone(&self.tls))
-            .connect(self.name.clone(), tcp)
-            .await
-            .map_err(|source| ClientError::Tls {
-                server: self.server.to_string(),
-                source,
-            })?;
+        let tls = self.dial(Arc::clone(&self.tls)).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_EVERY)
@@ -127,7 +121,7 @@ impl Connection {
             .handshake(TokioIo::new(tls))
             .await
             .map_err(|source| ClientError::Broken {
-                method: http::Method::CONNECT,
+                method: Method::CONNECT,
                 path: self.server.to_string(),
                 source,
             })?;
@@ -139,4 +133,93 @@ impl Connection {
         });
         Ok(sender)
     }
+
+    async fn dial(&self, tls: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, ClientError> {
+        let refused = |source| ClientError::Connect {
+            server: self.server.to_string(),
+            source,
+        };
+        let tcp = TcpStream::connect((self.server.host.as_str(), self.server.port))
+            .await
+            .map_err(refused)?;
+        tcp.set_nodelay(true).map_err(refused)?;
+        let connecting = TlsConnector::from(tls).connect(self.name.clone(), tcp);
+        connecting.await.map_err(|source| ClientError::Tls {
+            server: self.server.to_string(),
+            source,
+        })
+    }
+
+    /// A connection of its own that becomes `protocol` by the request to this path.
+    pub(super) async fn upgrade(
+        &self,
+        path: &str,
+        protocol: &'static str,
+    ) -> Result<Upgraded, ClientError> {
+        let upgrading = async {
+            // HTTP/2 has no upgrades: this one asks for nothing by ALPN, and so gets HTTP/1.1.
+            let mut tls = (*self.tls).clone();
+            tls.alpn_protocols.clear();
+            let stream = self.dial(Arc::new(tls)).await?;
+            keep_alive(stream.get_ref().0).map_err(|source| ClientError::Connect {
+                server: self.server.to_string(),
+                source,
+            })?;
+            self.switch(stream, path, protocol).await
+        };
+        let upgrading = timeout(CONNECT_LIMIT, upgrading).await;
+        upgrading.unwrap_or_else(|_| {
+            Err(ClientError::Timeout {
+                server: self.server.to_string(),
+                what: path.to_owned(),
+                limit: CONNECT_LIMIT,
+            })
+        })
+    }
+
+    async fn switch(
+        &self,
+        stream: TlsStream<TcpStream>,
+        path: &str,
+        protocol: &'static str,
+    ) -> Result<Upgraded, ClientError> {
+        let broken = |source| ClientError::Broken {
+            method: Method::GET,
+            path: path.to_owned(),
+            source,
+        };
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(broken)?;
+        tokio::spawn(connection.with_upgrades());
+        let request = Request::get(path)
+            .header(
+                header::HOST,
+                self.server.to_string().replace("https://", ""),
+            )
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, protocol)
+            .body(Full::<Bytes>::default())
+            .map_err(|source| ClientError::BadRequest {
+                path: path.to_owned(),
+                source,
+            })?;
+        let answer = sender.send_request(request).await.map_err(broken)?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let code = answer.status();
+            let body = super::collect(&Method::GET, path, answer.into_body()).await?;
+            return Err(ClientError::from_answer(Method::GET, path, code, &body));
+        }
+        hyper::upgrade::on(answer).await.map_err(broken)
+    }
+}
+
+/// The kernel notices that the server is gone, also while there is nothing to say (tcp(7)): nothing wakes for it here.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    let probes = TcpKeepalive::new()
+        .with_time(PING_EVERY)
+        .with_interval(Duration::from_secs(5))
+        .with_retries(2);
+    socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_user_timeout(Some(PING_EVERY + PING_LIMIT))
 }

@@ -15,7 +15,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::Upgraded};
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
@@ -258,6 +258,18 @@ impl Client {
             return Err(self.refusal(Method::GET, path, answer).await);
         }
         Ok(WatchLines::new(path, answer.into_body()))
+    }
+
+    /// Opens a connection of its own to this path, which speaks `protocol` from then on.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn upgrade(
+        &self,
+        path: &str,
+        protocol: &'static str,
+    ) -> Result<Upgraded, ClientError> {
+        self.connection.upgrade(path, protocol).await
     }
 
     async fn send_json<T: DeserializeOwned>(
