@@ -1,7 +1,7 @@
 //! The Kubernetes-compatible API server with its store and controllers.
 //!
 //! Reading order: `store` (revisions, transactions, watch), `registry` (rules per kind), `http` (REST), `controller`
-//! (loops that write objects), `pki` and `auth` (who may do what), `server` (wires them together).
+//! (loops that write objects), `tunnels` (how nodes are asked), `pki` and `auth` (who may do what), `server` (wires them together).
 
 pub mod announcers;
 pub mod applied;
@@ -12,4 +12,6 @@ pub mod metrics;
 pub mod pki;
 pub mod registry;
 pub mod server;
+pub mod spdy;
 pub mod store;
+pub mod tunnels;

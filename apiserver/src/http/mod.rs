@@ -1,7 +1,7 @@
 //! The REST API: paths and verbs, media types, discovery, streams.
 //!
 //! Reading order: [`route`] (what a path means), [`accept`] (what the client wants to read), [`body`] (what it sent),
-//! `resource` (one function per verb), `render` and `stream` (how objects leave), `discovery` and `openapi` (what
+//! `resource` (one function per verb), `connect` (what leads to a node), `render` and `stream` (how objects leave), `discovery` and `openapi` (what
 //! clients ask first), `health`, `limits` (how much is worked on at once).
 //!
 //! Connections, TLS and authentication are not here: the caller puts an [`auth::User`](crate::auth::User) into the
@@ -20,18 +20,20 @@ use axum::{
     response::Response,
 };
 use http::{HeaderMap, Method, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
 use serde_json::{Value, json};
 
 use crate::{
     auth::{Attributes, Authorizer, Decision, User, service_account::Tokens},
     metrics::{Metrics, RequestKind},
     registry::{ApiError, Registry},
+    tunnels::Tunnels,
 };
 
 pub mod accept;
 pub mod body;
+mod connect;
 mod discovery;
-
 mod finish;
 mod guard;
 mod health;
@@ -69,6 +71,8 @@ pub struct State {
     pub checks: Arc<Vec<Check>>,
     /// What `/metrics` says.
     pub metrics: Metrics,
+    /// How nodes are asked.
+    pub tunnels: Tunnels,
 }
 
 /// The whole REST API as a router; other routes may be merged in front of it.
@@ -94,6 +98,8 @@ pub(crate) struct Call {
     headers: HeaderMap,
     /// Behind a mutex only because a body is not `Sync`, and the call is borrowed across awaits.
     body: Mutex<Body>,
+    /// The connection itself, for requests that may turn it into something else.
+    upgrade: Mutex<Option<OnUpgrade>>,
 }
 
 impl Call {
@@ -106,7 +112,8 @@ impl Call {
 }
 
 async fn handle(Shared((state, lanes)): Shared<(State, Lanes)>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
     let user = parts.extensions.get::<User>().cloned();
     let mut path = parts.uri.path().to_owned();
     let mut query = Query::parse(parts.uri.query().unwrap_or_default());
@@ -123,6 +130,7 @@ async fn handle(Shared((state, lanes)): Shared<(State, Lanes)>, request: Request
         method: parts.method,
         headers: parts.headers,
         body: Mutex::new(body),
+        upgrade: Mutex::new(upgrade),
     };
     let form = finish::Form::of(&call);
     let response = dispatch(call).await;
@@ -202,6 +210,9 @@ async fn serve_resource(
 ) -> Result<Response, ApiError> {
     permit(call, target, verb).await?;
     guard::check_service_status(call, target, verb).await?;
+    if connect::is_connection(target) {
+        return connect::serve(call, target).await;
+    }
     let _place = call.lanes.enter(&call.user, verb)?;
     let limit = call.lanes.answer_within(verb);
     let serving = resource::serve(call, target, verb);

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{
     Call,
     body::{self, Document},
+    connect,
     guard::Guard,
     json_value, options,
     patch::{self, Patch},
@@ -26,6 +27,9 @@ use crate::{
 
 /// The verb of a request (U7), if the target serves it.
 pub(super) fn verb(call: &Call, target: &Target) -> Result<&'static str, ApiError> {
+    if let Some(verb) = connect::verb(call, target) {
+        return verb;
+    }
     let one = target.name.is_some();
     let watching = call.query.flag("watch") && target.subresource.is_none();
     let verb = match call.method {

@@ -96,9 +96,34 @@ impl Probe {
     }
 }
 
+/// Cuts a path below `/proxy` of a Pod, Service or node in two: the object's path with `/proxy`, and what is to be passed on,
+/// which is empty or begins with a slash.
+#[must_use]
+pub fn proxied(path: &str) -> Option<(&str, &str)> {
+    let parts: Vec<&str> = path.splitn(9, '/').collect();
+    let of_object = match parts.as_slice() {
+        [
+            "",
+            "api",
+            "v1",
+            "namespaces",
+            _,
+            "pods" | "services",
+            _,
+            "proxy",
+            ..,
+        ] => 8,
+        ["", "api", "v1", "nodes", _, "proxy", ..] => 6,
+        _ => return None,
+    };
+    let words = parts[..of_object].iter().map(|part| part.len());
+    Some(path.split_at(words.sum::<usize>() + of_object - 1))
+}
+
 /// Reads a path. `None` is a plain 404.
 #[must_use]
 pub fn parse(served: &Catalog, path: &str) -> Option<Route> {
+    let path = proxied(path).map_or(path, |(object, _)| object);
     let path = path.strip_prefix('/')?;
     let path = path.strip_suffix('/').unwrap_or(path);
     let parts: Vec<String> = path.split('/').map(|part| decode(part, false)).collect();
@@ -296,6 +321,31 @@ mod tests {
             ("/api/v1/namespaces/watch/pods", None),
         ] {
             assert_eq!(watched(path).as_deref(), wanted, "{path}");
+        }
+    }
+
+    #[test]
+    fn s11_what_is_passed_on_begins_behind_proxy() {
+        let cases = [
+            ("/api/v1/namespaces/a/pods/b:80/proxy", Some("")),
+            ("/api/v1/namespaces/a/pods/b:80/proxy/", Some("/")),
+            (
+                "/api/v1/namespaces/a/services/https:b:x/proxy/c//d%2F/",
+                Some("/c//d%2F/"),
+            ),
+            ("/api/v1/nodes/n/proxy/healthz", Some("/healthz")),
+            ("/api/v1/nodes/n/proxy/a/b/c/d/e/f", Some("/a/b/c/d/e/f")),
+            ("/api/v1/namespaces/proxy/pods/proxy", None),
+            ("/api/v1/namespaces/a/pods/b/log", None),
+        ];
+        for (path, wanted) in cases {
+            let got = proxied(path);
+            assert_eq!(got.map(|(_, tail)| tail), wanted, "{path}");
+            if let Some((object, tail)) = got {
+                assert_eq!(format!("{object}{tail}"), path);
+                let (_, _, _, sub) = resource(path).expect(path);
+                assert_eq!(sub, "proxy", "{path}");
+            }
         }
     }
 

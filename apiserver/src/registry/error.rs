@@ -21,7 +21,7 @@ pub enum ApiError {
     #[error("the server could not find the requested resource")]
     UnknownPath,
     /// Something of an object that this server does not do.
-    #[error("this version of minik does not serve {}/{subresource}{}", kind.resource(), instead(subresource))]
+    #[error("this version of minik does not serve {}/{subresource}", kind.resource())]
     UnservedSubresource {
         /// The object's kind.
         kind: &'static Kind,
@@ -177,6 +177,23 @@ pub enum ApiError {
         /// Its name.
         name: String,
     },
+    /// A node cannot be asked for what only it can give.
+    #[error("node \"{node}\" cannot be reached: {reason}")]
+    NodeUnreachable {
+        /// Its name.
+        node: String,
+        /// Why.
+        reason: String,
+    },
+    /// Nobody answers where a request was to be passed on to.
+    #[error("{0}")]
+    BadGateway(String),
+    /// Nobody is there to pass a request on to.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Something went wrong on a node.
+    #[error("Internal error occurred: {0}")]
+    Internal(String),
     /// The disk is nearly full. Not an internal error: whoever reads this can do something about it.
     #[error("{0}")]
     NoSpace(std::sync::Arc<StoreError>),
@@ -213,16 +230,6 @@ impl From<StoreError> for ApiError {
             StoreError::NoSpace { .. } => Self::NoSpace(std::sync::Arc::new(error)),
             other => Self::Store(std::sync::Arc::new(other)),
         }
-    }
-}
-
-/// Where else to find what a subresource would give.
-fn instead(subresource: &str) -> &'static str {
-    match subresource {
-        "log" => {
-            ": a container's log is a file on its node, below the agent's --log-dir (/var/log/pods)"
-        }
-        _ => "",
     }
 }
 
@@ -312,9 +319,12 @@ impl ApiError {
                 StoreError::Unavailable(_) => (503, "ServiceUnavailable"),
                 _ => (500, "InternalError"),
             },
-            Self::Exhausted(_) | Self::Undecodable { .. } | Self::SeveralBudgets => {
-                (500, "InternalError")
-            }
+            Self::Exhausted(_)
+            | Self::Internal(_)
+            | Self::Undecodable { .. }
+            | Self::SeveralBudgets => (500, "InternalError"),
+            Self::BadGateway(_) => (502, "InternalError"),
+            Self::NodeUnreachable { .. } | Self::Unavailable(_) => (503, "ServiceUnavailable"),
             Self::Overloaded | Self::BudgetSpent { .. } => (429, "TooManyRequests"),
             Self::FutureRevision { .. } | Self::TimedOut { .. } => (504, "Timeout"),
         }
@@ -324,6 +334,10 @@ impl ApiError {
     #[must_use]
     pub fn retry_after_secs(&self) -> Option<u32> {
         let (code, _) = self.code_and_reason();
+        // A node's tunnel was waited for already, and a backend may come back at any time or never: clients decide.
+        if matches!(self, Self::NodeUnreachable { .. } | Self::Unavailable(_)) {
+            return None;
+        }
         let passing = matches!(self, Self::Contention { .. }) || matches!(code, 429 | 503 | 504);
         passing.then_some(1)
     }

@@ -60,6 +60,38 @@ pub const SCALE: Subresource = Subresource {
     verbs: &["get", "patch", "update"],
 };
 
+/// What a client connects to; the body kind is that of its options. Asked by GET or POST, and a creation to RBAC.
+const fn connection(name: &'static str, options: &'static str) -> Subresource {
+    Subresource {
+        name,
+        body: Some(("", "v1", options)),
+        verbs: &["create", "get"],
+    }
+}
+
+/// The streams of a container's own process.
+pub const ATTACH: Subresource = connection("attach", "PodAttachOptions");
+/// A program in a container.
+pub const EXEC: Subresource = connection("exec", "PodExecOptions");
+/// Connections to a Pod's ports.
+pub const PORT_FORWARD: Subresource = connection("portforward", "PodPortForwardOptions");
+/// A container's log.
+pub const LOG: Subresource = Subresource {
+    name: "log",
+    body: None,
+    verbs: &["get"],
+};
+
+/// The `proxy` subresource: requests that are passed on.
+#[must_use]
+pub const fn proxy(options: &'static str) -> Subresource {
+    Subresource {
+        name: "proxy",
+        body: Some(("", "v1", options)),
+        verbs: &["create", "delete", "get", "patch", "update"],
+    }
+}
+
 /// The verbs of an ordinary resource.
 pub const ALL_VERBS: &[&str] = &[
     "create",

@@ -47,6 +47,7 @@ use crate::{
     pki::{Pki, PkiError},
     registry::{ApiError, Registry},
     store::{EmbeddedStore, StoreError},
+    tunnels::Tunnels,
 };
 
 /// How long requests in flight may take to finish when the server stops.
@@ -271,18 +272,21 @@ impl Server {
             tokens: Arc::new(self.tokens()),
             authorizer,
         };
+        let tunnels = Tunnels::default();
         let state = http::State {
             registry: self.registry.clone(),
             authorizer: authenticator.authorizer.clone(),
             tokens: authenticator.tokens.clone(),
             checks: Arc::new(vec![store_check(&self.store), readiness(stop.clone())]),
             metrics,
+            tunnels: tunnels.clone(),
         };
         let nodes = node::State::new(
             self.registry.clone(),
             self.pki.clone(),
             self.config.clone(),
             reports,
+            tunnels,
         );
         let router = node::router(nodes).merge(http::router(state));
         Ok(Gate::new(tls(&self.pki)?, router, authenticator, stop))

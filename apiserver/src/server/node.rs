@@ -7,6 +7,7 @@
 //! | `GET config` | nodes, administrators | the cluster's configuration |
 //! | `PUT nodes/NAME/applied` | that node | the revision up to which it has applied all changes |
 //! | `PUT nodes/NAME/announcing` | that node | it is alive and announces what it should; repeated several times a second meanwhile |
+//! | `GET nodes/NAME/tunnel` | that node | upgraded to [`api::tunnel::PROTOCOL`]: from then on the server asks and the node answers |
 //! | `GET applied` | administrators, nodes | the newest revision, and each node's; with `?atLeast=R` not before every connected node has applied `R`, or `timeoutSeconds` (2) are over |
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
 
 use api::{
     core::{Node, Secret},
-    names,
+    names, tunnel,
 };
 use axum::{
     Extension, Json, Router,
@@ -51,6 +52,7 @@ use crate::{
         kinds::{NODES, SECRETS},
     },
     store::Revision,
+    tunnels::Tunnels,
 };
 
 /// More than any body here needs: a signing request is about 1 KiB.
@@ -73,6 +75,7 @@ pub(super) struct State {
     config: Arc<Config>,
     applied: Applied,
     announcers: Announcers,
+    tunnels: Tunnels,
 }
 
 impl State {
@@ -81,9 +84,11 @@ impl State {
         pki: Arc<Pki>,
         config: Arc<Config>,
         (applied, announcers): (Applied, Announcers),
+        tunnels: Tunnels,
     ) -> Self {
         Self {
             announcers,
+            tunnels,
             registry,
             pki,
             config,
@@ -111,6 +116,7 @@ pub(super) fn router(state: State) -> Router {
         .route("/minik/v1/config", get(config))
         .route("/minik/v1/nodes/{name}/applied", put(set_applied))
         .route("/minik/v1/nodes/{name}/announcing", put(set_announcing))
+        .route("/minik/v1/nodes/{name}/tunnel", get(open_tunnel))
         .route("/minik/v1/applied", get(get_applied))
         .with_state(state)
 }
@@ -267,6 +273,35 @@ async fn set_announcing(
     }
     state.announcers.heard(&node, Instant::now());
     StatusCode::NO_CONTENT.into_response()
+}
+
+async fn open_tunnel(
+    Shared(state): Shared<State>,
+    Extension(user): Extension<User>,
+    Path(node): Path<String>,
+    mut request: axum::extract::Request,
+) -> Response {
+    // Not even an administrator: what goes through it is believed to come from the node.
+    if user.node() != Some(&node) {
+        return forbidden(&user, &format!("answer for node {node}"));
+    }
+    let asked = request.headers().get(header::UPGRADE);
+    if asked.is_none_or(|protocol| protocol != tunnel::PROTOCOL) {
+        let wanted = format!("wanted is HTTP/1.1 with \"Upgrade: {}\"", tunnel::PROTOCOL);
+        return status_of(&ApiError::BadRequest(wanted));
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(io) => state.tunnels.serve(&node, io).await,
+            Err(error) => tracing::warn!(node, %error, "the node's tunnel did not open"),
+        }
+    });
+    let headers = [
+        (header::CONNECTION, "Upgrade"),
+        (header::UPGRADE, tunnel::PROTOCOL),
+    ];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
 #[derive(Deserialize)]

@@ -18,6 +18,7 @@ use apiserver::{
     metrics::Metrics,
     registry::{Context, Registry, WriteOptions, kinds},
     store::{EmbeddedStore, engine::MemoryEngine},
+    tunnels::Tunnels,
 };
 use async_trait::async_trait;
 use axum::{Router, body::Body};
@@ -78,6 +79,7 @@ impl Api {
             tokens: tokens(),
             checks: Arc::new(Vec::new()),
             metrics: Metrics::default(),
+            tunnels: Tunnels::default(),
         });
         let api = Self {
             registry,
@@ -102,6 +104,7 @@ impl Api {
             tokens: tokens(),
             checks: Arc::new(checks),
             metrics: Metrics::default(),
+            tunnels: Tunnels::default(),
         };
         api.router = limited_router(state, limits);
         api

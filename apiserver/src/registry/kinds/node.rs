@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{items, text_at};
 use crate::registry::{
     causes::Causes,
-    kind::{ALL_VERBS, Kind, Rules, STATUS},
+    kind::{ALL_VERBS, Kind, Rules, STATUS, proxy},
     table::{AGE, Column, NAME, Table},
 };
 
@@ -20,7 +20,7 @@ pub static NODES: Kind = Kind {
     categories: &[],
     namespaced: false,
     verbs: ALL_VERBS,
-    subresources: &[STATUS],
+    subresources: &[proxy("NodeProxyOptions"), STATUS],
     rules: Rules {
         has_status: true,
         fields: &[("spec.unschedulable", |node| {

@@ -7,7 +7,7 @@ use super::{items, pod_cells, text_at};
 use crate::registry::{
     Context, DefaultTolerations,
     causes::Causes,
-    kind::{ALL_VERBS, Kind, Rules, STATUS, Subresource},
+    kind::{ALL_VERBS, ATTACH, EXEC, Kind, LOG, PORT_FORWARD, Rules, STATUS, Subresource, proxy},
     meta,
     table::{AGE, Column, NAME, Table},
 };
@@ -24,6 +24,7 @@ pub static PODS: Kind = Kind {
     namespaced: true,
     verbs: ALL_VERBS,
     subresources: &[
+        ATTACH,
         Subresource {
             name: "binding",
             body: Some(("", "v1", "Binding")),
@@ -34,6 +35,10 @@ pub static PODS: Kind = Kind {
             body: Some(("policy", "v1", "Eviction")),
             verbs: &["create"],
         },
+        EXEC,
+        LOG,
+        PORT_FORWARD,
+        proxy("PodProxyOptions"),
         STATUS,
     ],
     rules: Rules {

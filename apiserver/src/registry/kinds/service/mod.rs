@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::super::{
-    kind::{ALL_VERBS, Kind, NameRule, Rules, STATUS},
+    kind::{ALL_VERBS, Kind, NameRule, Rules, STATUS, proxy},
     table::{AGE, Column, NAME, Table},
 };
 
@@ -24,7 +24,7 @@ pub static SERVICES: Kind = Kind {
     categories: &["all"],
     namespaced: true,
     verbs: ALL_VERBS,
-    subresources: &[STATUS],
+    subresources: &[proxy("ServiceProxyOptions"), STATUS],
     rules: Rules {
         name: NameRule::Label,
         has_status: true,
