@@ -203,13 +203,13 @@ impl Lab {
     #[must_use]
     pub fn kubectl_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
-        command
-            .args(args)
-            .env("KUBECONFIG", self.dir().join("kubeconfig"));
         // A cache of its own: discovery of another test's server must not be taken for this one's.
         command
             .arg("--cache-dir")
             .arg(self.dir().join("kubectl-cache"));
+        command
+            .args(args)
+            .env("KUBECONFIG", self.dir().join("kubeconfig"));
         command
     }
 

@@ -242,7 +242,7 @@ fn a_pod_that_cannot_run_says_why_where_describe_shows_it() {
             .ok_or(described)
     });
     let logs = lab.kubectl(&["logs", "wrong"]).refused();
-    assert!(logs.contains("does not serve pods/log"), "{logs}");
+    assert!(logs.contains("is waiting to start"), "{logs}");
     let fields = lab.kubectl(&["explain", "pod", "--recursive"]).ok();
     assert!(fields.contains("terminationGracePeriodSeconds"), "{fields}");
 }

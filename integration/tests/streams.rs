@@ -1,0 +1,252 @@
+//! What leads through a node's tunnel: logs, commands in containers, forwarded ports, proxied requests.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::{Command, Stdio},
+};
+
+use integration::{DEADLINE, Lab, echo_pod, eventually, run, server::Kill};
+
+/// A Pod whose container says one line on each start and ends with this code.
+fn failing_pod(name: &str, policy: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: fails}}}}\nspec:\n  nodeName: node1\n  \
+         restartPolicy: {policy}\n  containers:\n  - {{name: app, image: minik.dev/echo, command: [/minik, nonsense-{name}]}}\n"
+    )
+}
+
+/// Lines of a command that runs on, as they come.
+struct Lines {
+    _process: Kill,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Lines {
+    fn of(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("start");
+        let lines = BufReader::new(child.stdout.take().expect("piped"));
+        Self {
+            _process: Kill(child),
+            lines,
+        }
+    }
+
+    /// The next line; empty at the end.
+    fn next(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).expect("read a line");
+        line
+    }
+}
+
+#[test]
+fn s9_logs_are_read_followed_and_kept_of_the_attempt_before() {
+    let lab = Lab::up(1, &[]);
+    lab.echo_pods(&[("a", "a", "node1"), ("b", "a", "node1")]);
+    let log = lab.kubectl(&["logs", "a"]).ok();
+    assert!(log.contains("listening"), "{log}");
+    let timed = lab.kubectl(&["logs", "a", "--timestamps", "--tail=1"]).ok();
+    assert!(
+        timed.starts_with("20") && timed.lines().count() == 1,
+        "{timed}"
+    );
+    assert_eq!(lab.kubectl(&["logs", "a", "--tail=0"]).ok(), "");
+    assert_eq!(lab.kubectl(&["logs", "a", "--limit-bytes=5"]).ok().len(), 5);
+    let both = lab
+        .kubectl(&["logs", "-l", "app=a", "--prefix", "--all-containers"])
+        .ok();
+    assert!(
+        both.contains("pod/a/app") && both.contains("pod/b/app"),
+        "{both}"
+    );
+
+    let wrong = lab.kubectl(&["logs", "a", "-c", "x"]).refused();
+    assert!(
+        wrong.contains("container x is not valid for pod a"),
+        "{wrong}"
+    );
+    let none = lab.kubectl(&["logs", "a", "--previous"]).refused();
+    assert!(
+        none.contains("previous terminated container \"app\" in pod \"a\" not found"),
+        "{none}"
+    );
+
+    // Following ends when the container does, with all it said.
+    let mut follow = Lines::of(&mut lab.kubectl_command(&["logs", "-f", "a"]));
+    assert!(follow.next().contains("listening"));
+    let _ = lab.kubectl(&["delete", "pod", "a", "--wait=false"]).ok();
+    while !follow.next().is_empty() {}
+
+    let _ = lab.apply(&failing_pod("fails", "Always")).ok();
+    let said = |args: &[&str]| {
+        let args = [&["logs", "fails"], args].concat();
+        eventually("the log is there", DEADLINE, || {
+            let said = lab.kubectl(&args).result()?;
+            said.contains("nonsense-fails").then_some(()).ok_or(said)
+        });
+    };
+    said(&[]);
+    said(&["--previous"]);
+    let _ = lab.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: absent}\nspec:\n  nodeName: node1\n  containers:\n  - {name: app, image: nowhere}\n").ok();
+    eventually("it waits for its image", DEADLINE, || {
+        let why = lab.kubectl(&["logs", "absent"]).refused();
+        let wanted = "container \"app\" in pod \"absent\" is waiting to start";
+        why.contains(wanted).then_some(()).ok_or(why)
+    });
+}
+
+/// The ways a kubectl of today and one of long ago speak.
+const WAYS: [(&str, &str); 2] = [("WebSocket", "true"), ("SPDY", "false")];
+
+#[test]
+fn s1_s5_commands_run_in_containers_with_their_streams_and_exit_codes() {
+    let lab = Lab::up(1, &[]);
+    lab.echo_pods(&[("a", "a", "node1")]);
+    for (way, websockets) in WAYS {
+        let kubectl = |args: &[&str]| {
+            let mut command = lab.kubectl_command(args);
+            command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websockets);
+            command
+        };
+        run_commands(way, kubectl);
+    }
+}
+
+fn run_commands(way: &str, kubectl: impl Fn(&[&str]) -> Command) {
+    let answer = |args: &[&str]| run(&mut kubectl(args));
+    let fetch = [
+        "exec",
+        "a",
+        "--",
+        "/minik",
+        "fetch",
+        "http://localhost:9376/",
+    ];
+    assert!(answer(&fetch).ok().contains("\"a\""), "{way}");
+    let failed = answer(&["exec", "a", "--", "/minik", "nonsense"]);
+    assert_eq!(failed.code, Some(2), "{way}: {failed:?}");
+    assert!(
+        failed.err.contains("unrecognized subcommand"),
+        "{way}: {failed:?}"
+    );
+    let missing = answer(&["exec", "a", "--", "/nothing"]).refused();
+    assert!(missing.contains("start the program"), "{way}: {missing}");
+    let wrong = answer(&["exec", "a", "-c", "x", "--", "/minik"]).refused();
+    assert!(wrong.contains("container x"), "{way}: {wrong}");
+
+    // What goes in by standard input comes out again, and its end ends the program.
+    let lines: String = (0..20_000)
+        .map(|number| format!("line {number}\n"))
+        .collect();
+    let target = "tcp://localhost:9377";
+    let echo = [
+        "exec", "-i", "a", "--", "/minik", "fetch", "--lines", target,
+    ];
+    let mut command = kubectl(&echo);
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("start");
+    let mut input = child.stdin.take().expect("piped");
+    let sent = lines.clone();
+    let sending = std::thread::spawn(move || input.write_all(sent.as_bytes()));
+    let mut out = String::new();
+    let mut output = child.stdout.take().expect("piped");
+    output.read_to_string(&mut out).expect("read");
+    sending.join().expect("no panic").expect("all is taken");
+    assert!(child.wait().expect("wait").success(), "{way}");
+    assert_eq!(out.lines().count(), 20_000, "{way}");
+    let last = out.lines().last().unwrap_or_default();
+    assert!(last.contains("line 19999"), "{way}: {last}");
+}
+
+/// A port of this machine that leads into a Pod, and who holds it.
+fn forwarded(lab: &Lab, websockets: &str, target: &str, ports: &str) -> (Lines, Vec<SocketAddr>) {
+    let args = ["port-forward", "--address=127.0.0.1", target, ports];
+    let mut command = lab.kubectl_command(&args);
+    command.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websockets);
+    let mut lines = Lines::of(&mut command);
+    let line = lines.next();
+    let address = line
+        .strip_prefix("Forwarding from ")
+        .and_then(|rest| rest.split(' ').next());
+    let address = address.and_then(|address| address.parse().ok());
+    (lines, vec![address.unwrap_or_else(|| panic!("{line}"))])
+}
+
+fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn s7_ports_are_forwarded_to_pods_and_what_leads_to_them() {
+    let lab = Lab::up(1, &[]);
+    let manifest = echo_pod("a", "a", "node1")
+        + "---\napiVersion: v1\nkind: Service\nmetadata: {name: s}\n\
+           spec: {selector: {app: a}, ports: [{port: 80, targetPort: 9376}]}\n";
+    let _ = lab.apply(&manifest).ok();
+    let ready = ["wait", "--for=condition=Ready", "--timeout=60s", "pod/a"];
+    let _ = lab.kubectl(&ready).ok();
+    for (way, websockets) in WAYS {
+        let (mut held, addresses) = forwarded(&lab, websockets, "pod/a", ":9377");
+        // Several connections at once, and one after the other.
+        let mut streams: Vec<TcpStream> = (0..5)
+            .map(|_| TcpStream::connect(addresses[0]).expect("connect"))
+            .collect();
+        for (number, stream) in streams.iter_mut().enumerate() {
+            writeln!(stream, "line {number}").expect("write");
+        }
+        for (number, stream) in streams.iter_mut().enumerate().rev() {
+            let mut line = String::new();
+            BufReader::new(&*stream).read_line(&mut line).expect("read");
+            assert!(line.contains(&format!("line {number}")), "{way}: {line}");
+            // The client's half first, and then the Pod's.
+            stream
+                .shutdown(std::net::Shutdown::Write)
+                .expect("half-close");
+            let mut rest = String::new();
+            stream
+                .read_to_string(&mut rest)
+                .expect("the other half ends too");
+            assert_eq!(rest, "", "{way}");
+        }
+        drop(streams);
+        assert!(held.next().contains("Handling connection"), "{way}");
+        drop(held);
+
+        let (_held, addresses) = forwarded(&lab, websockets, "service/s", ":80");
+        let answer = get(addresses[0], "/").expect("an answer");
+        assert!(answer.contains("\"a\""), "{way}: {answer}");
+
+        // Nobody listens there: the client learns it in words, on standard error.
+        let args = ["port-forward", "--address=127.0.0.1", "pod/a", ":9"];
+        let mut command = lab.kubectl_command(&args);
+        command
+            .env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websockets)
+            .stderr(Stdio::piped());
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("start");
+        let mut line = String::new();
+        let mut output = BufReader::new(child.stdout.take().expect("piped"));
+        output.read_line(&mut line).expect("read");
+        let address = line
+            .split(' ')
+            .nth(2)
+            .and_then(|address| address.parse().ok())
+            .expect("an address");
+        let mut errors = BufReader::new(child.stderr.take().expect("piped"));
+        let _process = Kill(child);
+        let _ = get(address, "/");
+        let mut error = String::new();
+        errors.read_line(&mut error).expect("read");
+        assert!(
+            error.contains("port 9 inside pod default/a: Connection refused"),
+            "{way}: {error}"
+        );
+    }
+}
