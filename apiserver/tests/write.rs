@@ -528,9 +528,11 @@ async fn e5_wrong_verbs_are_405_with_allow() {
         (code.as_u16(), &status["reason"]),
         (405, &json!("MethodNotAllowed"))
     );
-    let cidrs = "/apis/networking.k8s.io/v1/servicecidrs";
+    let addresses = "/apis/networking.k8s.io/v1/ipaddresses";
     assert_eq!(
-        api.post(cidrs, json!({"metadata": {"name": "x"}})).await.0,
+        api.post(addresses, json!({"metadata": {"name": "x"}}))
+            .await
+            .0,
         405
     );
 }

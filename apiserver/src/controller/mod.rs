@@ -28,6 +28,7 @@ pub mod rbac;
 mod run;
 mod scheduler;
 mod service_account;
+mod service_cidr;
 mod slices;
 mod subsets;
 #[cfg(test)]
@@ -102,11 +103,13 @@ pub fn start(
     let programmed = programmed::run(registry.clone(), applied, metrics);
     let garbage = garbage::run(registry.clone());
     let disruption = disruption::run(registry.clone());
+    let service_cidr = service_cidr::run(registry.clone());
     let main = run::run(registry, cluster, announcers);
-    let loops: [BoxFuture<'static, ()>; 4] = [
+    let loops: [BoxFuture<'static, ()>; 5] = [
         programmed.boxed(),
         garbage.boxed(),
         disruption.boxed(),
+        service_cidr.boxed(),
         main.boxed(),
     ];
     for each in loops {

@@ -7,7 +7,10 @@
 //! Bands as upstream (services.md 1.6): the first part of each range is for those who ask for a number; the others
 //! get one of the rest, and of the first part only when the rest is used up.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use bytes::Bytes;
 use ipnet::IpNet;
@@ -20,18 +23,22 @@ use super::{
     meta,
     object::canonical,
 };
-use crate::store::{Expect, Operation, Write};
+use crate::store::{Expect, Operation, Revision, Write};
 
 mod families;
 mod range;
+mod ranges;
 
-use range::{is_usable, scan, static_band};
+use range::{scan, static_band};
+pub(crate) use ranges::ServiceRange;
 
 /// What a Service write takes and gives back.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     taken: Vec<(String, Bytes)>,
     released: Vec<String>,
+    /// The ServiceCIDRs that addresses were taken from, which must not have begun to go meanwhile.
+    relied_on: BTreeMap<Bytes, Revision>,
 }
 
 impl Held {
@@ -45,7 +52,13 @@ impl Held {
                 ttl: None,
             },
         });
+        let check = self.relied_on.iter().map(|(key, modified)| Write {
+            key: key.clone(),
+            expect: Expect::Modified(*modified),
+            operation: Operation::Check,
+        });
         take.chain(self.released.iter().map(|key| release(key)))
+            .chain(check)
             .collect()
     }
 }
@@ -76,8 +89,10 @@ pub(super) async fn plan(
     families::fill(&registry.context.service_cidrs, old, new)?;
     let before = old.map(Holdings::of).unwrap_or_default();
     let asked = Holdings::of(new);
+    let ranges = registry.service_ranges().await?;
     let allocator = Allocator {
         registry,
+        ranges: &ranges,
         before: &before,
     };
     allocator.check_asked(new, &asked).await?;
@@ -88,6 +103,9 @@ pub(super) async fn plan(
     let mut held = Held::default();
     for ip in after.ips.difference(&before.ips) {
         held.taken.push((ip_key(*ip), ip_object(*ip, owner)));
+        let range = ranges.iter().find(|range| range.has(*ip));
+        held.relied_on
+            .extend(range.and_then(|range| range.object.clone()));
     }
     for port in after.ports.difference(&before.ports) {
         let value = json!({"namespace": owner.0, "name": owner.1});
@@ -173,6 +191,7 @@ impl Holdings {
 
 struct Allocator<'a> {
     registry: &'a Registry,
+    ranges: &'a [ServiceRange],
     before: &'a Holdings,
 }
 
@@ -190,8 +209,7 @@ impl Allocator<'_> {
     async fn check_asked(&self, new: &Value, asked: &Holdings) -> Result<(), ApiError> {
         let mut causes = Causes::default();
         for ip in asked.ips.difference(&self.before.ips) {
-            let cidrs = &self.registry.context.service_cidrs;
-            let problem = if !cidrs.iter().any(|cidr| is_usable(cidr, *ip)) {
+            let problem = if !self.ranges.iter().any(|range| range.has(*ip)) {
                 "the provided network does not match the current range"
             } else if self.is_taken(&ip_key(*ip)).await? {
                 "provided IP is already allocated"
@@ -260,18 +278,17 @@ impl Allocator<'_> {
             .cloned()
             .unwrap_or_default();
         for family in families.iter().skip(ips.len()) {
-            let cidrs = &self.registry.context.service_cidrs;
-            let cidr = cidrs
-                .iter()
-                .find(|cidr| families::name(cidr) == family.as_str().unwrap_or_default())
-                .ok_or_else(|| {
-                    ApiError::Exhausted(format!("no service CIDR of family {family}"))
-                })?;
+            let family = family.as_str().unwrap_or_default();
+            let ranges = self.ranges.iter().map(|range| &range.net);
+            let ranges: Vec<&IpNet> = ranges.filter(|net| families::name(net) == family).collect();
+            let first = ranges.first().ok_or_else(|| {
+                ApiError::Exhausted(format!("no service CIDR of family {family}"))
+            })?;
             // A dry run consumes nothing and shows the network address, as upstream does.
             let ip = if dry_run {
-                cidr.network()
+                first.network()
             } else {
-                self.free_ip(cidr).await?
+                self.free_ip(&ranges).await?
             };
             ips.push(ip.to_string().into());
         }
@@ -282,12 +299,15 @@ impl Allocator<'_> {
         Ok(())
     }
 
-    async fn free_ip(&self, cidr: &IpNet) -> Result<IpAddr, ApiError> {
-        let band = static_band(range::size(cidr), 16, 256);
-        for offset in scan(range::host_count(cidr), band) {
-            let ip = range::nth(cidr, offset);
-            if !self.is_taken(&ip_key(ip)).await? {
-                return Ok(ip);
+    /// A free address: of the first range, then of the next when that is full.
+    async fn free_ip(&self, ranges: &[&IpNet]) -> Result<IpAddr, ApiError> {
+        for cidr in ranges {
+            let band = static_band(range::size(cidr), 16, 256);
+            for offset in scan(range::host_count(cidr), band) {
+                let ip = range::nth(cidr, offset);
+                if !self.is_taken(&ip_key(ip)).await? {
+                    return Ok(ip);
+                }
             }
         }
         Err(ApiError::Exhausted(

@@ -35,7 +35,7 @@ pub async fn start(api: &Api, node_grace: Duration, applied: Applied) -> Control
         advertise: "192.0.2.7:6443".parse().unwrap(),
         api_service_ip: "10.96.0.1".parse().unwrap(),
         cluster_dns: "10.96.0.10".parse().unwrap(),
-        service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+        service_cidrs: api.registry.context().service_cidrs.clone(),
         pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
         node_grace,
         load_balancer_pool: controller::Pool::default(),

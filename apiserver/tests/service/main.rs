@@ -11,6 +11,7 @@ mod dual_stack;
 mod fields;
 mod output;
 mod rest;
+mod service_cidrs;
 mod updates;
 
 use apiserver::{

@@ -65,6 +65,7 @@ pub use runtime_class::RUNTIME_CLASSES;
 pub use secret::SECRETS;
 pub use service::SERVICES;
 pub use service_account::SERVICE_ACCOUNTS;
+pub(crate) use service_cidr::FINALIZER as SERVICE_CIDR_FINALIZER;
 pub use service_cidr::SERVICE_CIDRS;
 pub use stateful_set::STATEFUL_SETS;
 pub(crate) use template::fill as fill_template;
