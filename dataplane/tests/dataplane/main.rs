@@ -1,5 +1,5 @@
 //! Tests of the whole crate through its public face: [`laws`] on the kernel in memory, [`kernel`], [`packets`], [`policies`],
-//! [`flows`], [`invalid`], [`sctp`] and [`differential`] on the real one, in private network namespaces.
+//! [`flows`], [`invalid`], [`robust`], [`sctp`] and [`differential`] on the real one, in private network namespaces.
 
 mod common;
 mod differential;
@@ -10,4 +10,5 @@ mod laws;
 mod net;
 mod packets;
 mod policies;
+mod robust;
 mod sctp;
