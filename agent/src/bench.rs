@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     health::Health,
+    localhost::LocalhostNodePorts,
     network::Announcements,
     objects::{EndpointSlice, Object, Revision, Service},
     reconcile::{Reconciler, SharedView, Sources},
@@ -90,7 +91,11 @@ impl Pipeline {
             Zone::new(dns::zone::Config::default()).expect("the default domain"),
             local_pods_reader,
             rules,
-            (Health::new([]), Announcements::default()),
+            (
+                Health::new([]),
+                Announcements::default(),
+                LocalhostNodePorts::default(),
+            ),
         )
         .expect("a thread");
         tokio::spawn(reconciler.run(Sources {

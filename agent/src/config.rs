@@ -41,6 +41,8 @@ pub struct Options {
     pub dns_upstreams: Vec<IpAddr>,
     /// `--nodeport-address CIDR|primary`: which of the node's addresses answer on NodePorts; none means all but loopback.
     pub node_port_addresses: Vec<String>,
+    /// `--localhost-nodeports`: the agent serves TCP NodePorts on loopback.
+    pub localhost_node_ports: bool,
     /// `--detect-local-mode`: what tells Pods' connections from others; empty means ClusterCIDR.
     pub detect_local_mode: String,
     /// `--pod-bridge-interface`, for mode BridgeInterface.
@@ -107,6 +109,7 @@ pub struct Config {
     pub(crate) cgroup_parent: String,
     pub(crate) dns_upstreams: Vec<SocketAddr>,
     pub(crate) node_port_addresses: Vec<NodePortAddress>,
+    pub(crate) localhost_node_ports: bool,
     pub(crate) detect_local: DetectLocal,
     pub(crate) masquerade_all: bool,
     pub(crate) conntrack: Conntrack,
@@ -234,6 +237,7 @@ impl Options {
             node_port_addresses: node_port_addresses
                 .map(|value| NodePortAddress::parse(value))
                 .collect::<Result<_, _>>()?,
+            localhost_node_ports: self.localhost_node_ports,
             detect_local: detect_local::mode(
                 &self.detect_local_mode,
                 self.pod_bridge_interface,

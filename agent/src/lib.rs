@@ -13,7 +13,8 @@
 //!
 //! Reading order: [`client`], [`join`], `reflector` (pure: `step`), `view`, `translate` (pure: Kubernetes words in, network and
 //! DNS words out), `reconcile` (the loop), [`network`], `pods`, `node`, `neighbours`, `health` (what load
-//! balancers ask), `tunnel` (what the server asks), `run` (the order in which everything starts).
+//! balancers ask), `tunnel` (what the server asks), `localhost` (NodePorts on
+//! loopback), `run` (the order in which everything starts).
 
 mod addresses;
 mod backoff;
@@ -23,6 +24,7 @@ pub mod client;
 mod config;
 mod health;
 pub mod join;
+mod localhost;
 mod neighbours;
 pub mod network;
 mod node;

@@ -33,6 +33,7 @@ use crate::{
     config::NodeIps,
     health::Health,
     join::{self, ClusterConfig, JoinError},
+    localhost::LocalhostNodePorts,
     neighbours::Neighbours,
     network::{self, Announcements, Conntrack, Network, NetworkConfig, NetworkError},
     node::{Readiness, Registration},
@@ -207,6 +208,7 @@ async fn agent(config: Config) -> Result<(), AgentError> {
         addresses: Some(node_ips),
     };
     let announcements = Announcements::default();
+    let localhost = LocalhostNodePorts::default();
     let rules = Dataplane::open(Netlink::open(Ownership::WhenPossible)?)?;
     let (reconciler, applied) = Reconciler::new(
         here,
@@ -215,7 +217,7 @@ async fn agent(config: Config) -> Result<(), AgentError> {
         zone,
         local_pods_reader,
         rules,
-        (health, announcements.clone()),
+        (health, announcements.clone(), localhost.clone()),
     )
     .map_err(AgentError::Thread)?;
     let runtime = open_runtime(&config)?;
@@ -246,6 +248,9 @@ async fn agent(config: Config) -> Result<(), AgentError> {
         config.node_name.clone(),
         applied.clone(),
     ));
+    if config.localhost_node_ports {
+        tasks.spawn(localhost.serve());
+    }
     tasks.spawn(announcements.run(client.clone(), config.node_name.clone(), node_ips));
     tasks.spawn(ready_when_applied(applied, readiness, config.conntrack));
     let own_pods = format!("spec.nodeName={}", config.node_name);

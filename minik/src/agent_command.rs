@@ -37,6 +37,9 @@ pub(crate) struct LocalArgs {
     /// Network whose addresses of this node answer on NodePorts, or `primary`; can be repeated [default: all].
     #[arg(long, value_name = "CIDR|primary")]
     nodeport_address: Vec<String>,
+    /// Serve TCP NodePorts on 127.0.0.1 and ::1, too: the agent carries their bytes.
+    #[arg(long)]
+    localhost_nodeports: bool,
     /// What tells Pods' connections, which keep their source, from others: ClusterCIDR, NodeCIDR, BridgeInterface or
     /// InterfaceNamePrefix.
     #[arg(long, value_name = "MODE", default_value = "ClusterCIDR")]
@@ -166,6 +169,7 @@ pub(crate) fn local_config(
         cgroup_parent: args.cgroup_parent.clone(),
         dns_upstreams: args.dns_upstream.clone(),
         node_port_addresses: args.nodeport_address.clone(),
+        localhost_node_ports: args.localhost_nodeports,
         detect_local_mode: args.detect_local_mode.clone(),
         pod_bridge_interface: args.pod_bridge_interface.clone(),
         pod_interface_name_prefix: args.pod_interface_name_prefix.clone(),

@@ -29,6 +29,7 @@ use tokio::{
 use crate::{
     backoff::Backoff,
     health::{Health, HealthCheck},
+    localhost::LocalhostNodePorts,
     network::Announcements,
     objects::{EndpointSlice, Key, Service},
     reflector::Delta,
@@ -71,6 +72,7 @@ pub(crate) struct Reconciler {
     rules: Programmer,
     health: Health,
     announcements: Announcements,
+    localhost: LocalhostNodePorts,
     claims: Claims,
     /// The addresses of the Pods on this node, and those the rules have.
     local_pods: watch::Receiver<BTreeSet<IpAddr>>,
@@ -95,7 +97,7 @@ impl Reconciler {
         zone: Zone,
         local_pods: watch::Receiver<BTreeSet<IpAddr>>,
         rules: R,
-        (health, announcements): (Health, Announcements),
+        (health, announcements, localhost): (Health, Announcements, LocalhostNodePorts),
     ) -> std::io::Result<(Self, watch::Receiver<Option<Position>>)> {
         let (applied, reader) = watch::channel(None);
         let reconciler = Self {
@@ -106,6 +108,7 @@ impl Reconciler {
             rules: Programmer::start(rules)?,
             health,
             announcements,
+            localhost,
             claims: Claims::default(),
             local_pods,
             applied_pods: BTreeSet::new(),
@@ -243,6 +246,8 @@ impl Reconciler {
         };
         // From here until the end the rules are neither the old nor the new ones.
         self.known = false;
+        let frontends = put.frontends.iter().chain(&remove.frontends);
+        let on_localhost = LocalhostNodePorts::changes(frontends);
         if put != Change::default() {
             self.rules.run(Step::Update(put)).await?;
         }
@@ -252,6 +257,7 @@ impl Reconciler {
         }
         self.forget_flows(serving).await;
         self.health.apply(checks);
+        self.localhost.apply(on_localhost);
         self.announcements.apply(announced);
         self.settle();
         Ok(())
@@ -275,11 +281,13 @@ impl Reconciler {
             (desired, names, checks, announced, serving)
         };
         let pods = desired.local_pods.clone();
+        let on_localhost = LocalhostNodePorts::of(&desired.frontends);
         self.rules.run(Step::Replace(desired)).await?;
         self.zone.apply(names);
         self.zone.set_synced(true);
         self.forget_flows(serving).await;
         self.health.replace(checks);
+        self.localhost.replace(on_localhost);
         self.announcements.replace(announced);
         self.applied_pods = pods;
         self.settle();

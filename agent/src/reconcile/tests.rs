@@ -93,7 +93,11 @@ fn bench() -> Bench {
         zone,
         local_pods,
         rules.clone(),
-        (Health::new([]), Announcements::default()),
+        (
+            Health::new([]),
+            Announcements::default(),
+            LocalhostNodePorts::default(),
+        ),
     )
     .expect("thread");
     Bench {
