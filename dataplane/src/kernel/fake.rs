@@ -1,7 +1,7 @@
 //! A kernel in memory, as strict about order and references as the real one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
 };
 
@@ -12,6 +12,17 @@ use crate::{
     ruleset::{Chain, Data, Key, Name, Ruleset, Set, Statement, Table, Verdict},
     wire::Chunk,
 };
+
+/// What a kernel may do besides its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A transaction is applied, and the answers are lost (ENOBUFS).
+    AnswersLost,
+    /// Somebody else commits first (ERESTART).
+    Overtaken,
+    /// The ruleset moves under every attempt to read it (EINTR).
+    Unsteady,
+}
 
 /// nf_tables of a network namespace that does not exist. Its fields are open for tests to spoil.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +35,8 @@ pub struct Fake {
     pub dynamic: BTreeMap<(Family, String), Chunk>,
     /// How many commits will fail from now on, each having applied nothing.
     pub failures: u32,
+    /// What goes wrong from now on, one for each call that it can happen to.
+    pub faults: VecDeque<Fault>,
     /// Transactions committed so far.
     pub commits: Vec<Vec<Operation>>,
 }
@@ -43,6 +56,9 @@ impl Kernel for Fake {
     }
 
     fn read(&mut self) -> Result<Snapshot, KernelError> {
+        if self.meets(&[Fault::Unsteady]).is_some() {
+            return Err(KernelError::Unsteady);
+        }
         let holders = self.holders()?;
         Ok(Snapshot {
             generation: self.generation,
@@ -64,6 +80,10 @@ impl Kernel for Fake {
         operations: &[Operation],
         generation: Option<u32>,
     ) -> Result<(), KernelError> {
+        let fault = self.meets(&[Fault::AnswersLost, Fault::Overtaken]);
+        if fault == Some(Fault::Overtaken) {
+            self.generation += 1;
+        }
         if generation.is_some_and(|expected| expected != self.generation) {
             return Err(KernelError::Stale);
         }
@@ -82,11 +102,24 @@ impl Kernel for Fake {
         (self.ruleset, self.dynamic) = (ruleset, dynamic);
         self.generation += 1;
         self.commits.push(operations.to_vec());
-        Ok(())
+        match fault {
+            Some(Fault::AnswersLost) => Err(KernelError::AnswersLost),
+            _ => Ok(()),
+        }
     }
 
     fn is_exclusive(&self) -> bool {
         false
+    }
+}
+
+impl Fake {
+    /// The next fault, if it is one of these.
+    fn meets(&mut self, possible: &[Fault]) -> Option<Fault> {
+        self.faults
+            .front()
+            .is_some_and(|next| possible.contains(next))
+            .then(|| self.faults.pop_front())?
     }
 }
 

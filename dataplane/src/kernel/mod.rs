@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, io};
 
 pub use self::{
     conntrack::Serving,
-    fake::Fake,
+    fake::{Fake, Fault},
     netlink::{Netlink, Ownership},
     sys::release_free_memory,
 };
