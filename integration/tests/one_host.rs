@@ -6,7 +6,7 @@ use integration::{Answer, DEADLINE, Flow, Lab, echo_pod, eventually, minik};
 use serde_json::Value;
 
 const SERVICE: &str = "---\napiVersion: v1\nkind: Service\nmetadata: {name: my-service}\n\
-    spec: {selector: {app: a}, ports: [{name: http, port: 80, targetPort: 9376}, {name: lines, port: 81, targetPort: 9377}]}\n";
+    spec: {type: NodePort, selector: {app: a}, ports: [{name: http, port: 80, targetPort: 9376, nodePort: 30080}, {name: lines, port: 81, targetPort: 9377}]}\n";
 
 /// The lab's client host, which is no node of the lab's own cluster.
 struct OneHost(Lab);
@@ -25,6 +25,8 @@ impl OneHost {
             "198.18.0.100:6443",
             "--node-name",
             "solo",
+            "--localhost-nodeports",
+            "--detect-local-mode=BridgeInterface",
             "--data-dir",
             &path("server"),
             "--agent-data-dir",
@@ -90,6 +92,12 @@ fn a_cluster_on_one_host_runs_pods_and_services_and_survives_kill_9() {
             .result()
     };
     host.eventually("the Service answers by name", by_name);
+    let on_loopback = || {
+        host.0
+            .minik_on("client", &["fetch", "http://127.0.0.1:30080/"])
+            .result()
+    };
+    host.eventually("the NodePort answers on loopback", on_loopback);
     let mut flow = Flow::open(&host.0, "client", Some("a1"), "my-service:81");
     flow.say("before");
     let before = host.pod();
@@ -101,6 +109,7 @@ fn a_cluster_on_one_host_runs_pods_and_services_and_survives_kill_9() {
         host.kubectl(&["get", "service", "my-service"]).result()
     });
     host.eventually("the Service answers by name again", by_name);
+    host.eventually("the NodePort answers on loopback again", on_loopback);
     host.eventually("the node is ready again", || {
         host.kubectl(&["wait", "--for=condition=Ready", "node/solo", "--timeout=5s"])
             .result()
