@@ -42,9 +42,9 @@ pub fn size_bytes(value: &Value) -> usize {
     }
 }
 
-/// Where the reader is: a chain on the stack, so that no path is built until one is needed.
-#[derive(Clone, Copy)]
-pub(crate) enum Path<'a> {
+/// Where in a document something stands: a chain on the stack, so that no path is built until one is needed.
+#[derive(Clone, Copy, Debug)]
+pub enum Path<'a> {
     /// The document.
     Root,
     /// A field of a map.

@@ -17,6 +17,7 @@ fn server(stored: Value) -> Server {
         kind: "Deployment",
         plural: "deployments",
         namespaced: true,
+        custom: None,
     }];
     let document = schema::openapi_v3("apps", "v1", &kinds);
     let version = json!({"groupVersion": "apps/v1", "version": "v1"});

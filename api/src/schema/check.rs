@@ -85,10 +85,10 @@ impl Type {
     pub fn default(&self, value: &mut Value) {
         let Value::Object(object) = value else { return };
         for field in &self.fields {
-            match (object.get_mut(field.name), &field.default) {
+            match (object.get_mut(&*field.name), &field.default) {
                 (Some(value), _) => default_value(&field.shape, value),
                 (None, Some(default)) => {
-                    object.insert(field.name.to_owned(), default.clone());
+                    object.insert(field.name.clone().into_owned(), default.clone());
                 }
                 (None, None) => {}
             }
@@ -98,7 +98,7 @@ impl Type {
 
 fn prune_value(shape: &Shape, value: &mut Value, path: Path<'_>, unknown: &mut Vec<UnknownField>) {
     match (shape, value) {
-        (Shape::Message(_), Value::Object(object)) => {
+        (Shape::Message(_) | Shape::Object(_), Value::Object(object)) => {
             if let Some(of) = shape.message() {
                 of.prune_object(object, path, unknown);
             }
@@ -127,7 +127,7 @@ fn prune_item(shape: &Shape, value: &mut Value, path: Path<'_>, unknown: &mut Ve
 fn check_value(shape: &Shape, value: &Value, path: Path<'_>) -> Result<(), TypeError> {
     match (shape, value) {
         (_, Value::Null) => Ok(()),
-        (Shape::Message(_), value) => shape
+        (Shape::Message(_) | Shape::Object(_), value) => shape
             .message()
             .map_or(Ok(()), |of| of.check_at(value, path)),
         (Shape::List(items), Value::Array(list)) => {

@@ -90,7 +90,7 @@ mod tests {
             .iter()
             .flat_map(|of| of.fields.iter().map(move |field| (of, field)));
         let silent = |(of, field): &(&crate::schema::Type, &crate::schema::Field)| {
-            texts.of(of.name).field(field.name).is_none()
+            texts.of(of.name).field(&field.name).is_none()
         };
         let (silent, told): (Vec<_>, Vec<_>) = fields.partition(silent);
         assert!(

@@ -12,7 +12,8 @@ mod protobuf;
 mod strategic;
 mod table;
 
-use std::sync::LazyLock;
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
 
 pub use check::{TypeError, UnknownField};
 pub use openapi::{ServedKind, openapi_v2, openapi_v3};
@@ -24,7 +25,7 @@ use table::Table;
 static TABLE: LazyLock<Table> = LazyLock::new(|| table::read(include_str!("table.txt")));
 
 /// An object type: a kind, or a part of one.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Type {
     /// The last three segments of its name in the OpenAPI documents: `core.v1.ServiceSpec`.
     pub name: &'static str,
@@ -34,15 +35,17 @@ pub struct Type {
     pub atomic: bool,
     /// Its fields, sorted by name.
     pub fields: Vec<Field>,
+    /// What fields of other names hold; `None` where there are none. Only types that are not of the table have any.
+    pub rest: Option<Shape>,
     /// Positions in `fields`, sorted by tag.
     by_tag: Vec<usize>,
 }
 
 /// A field of a [`Type`].
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Field {
     /// The name in JSON.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// What it holds.
     pub shape: Shape,
     /// Its tag in protobuf.
@@ -88,6 +91,8 @@ pub enum Shape {
     Scalar(Scalar),
     /// An object; [`Shape::message`] finds its type.
     Message(TypeId),
+    /// An object whose type is not of the table; [`Shape::message`] finds it too.
+    Object(Arc<Type>),
     /// A list of items of one shape.
     List(Box<Shape>),
     /// A map from strings to values of one shape.
@@ -139,7 +144,7 @@ pub enum ListType {
     /// As a set of scalars.
     Set,
     /// As a map whose items are told apart by these fields.
-    Map(Vec<&'static str>),
+    Map(Vec<Cow<'static, str>>),
 }
 
 /// How a strategic merge patch merges a field.
@@ -191,10 +196,23 @@ pub fn types() -> &'static [Type] {
 }
 
 impl Type {
+    /// A type that is not of the table: with these fields, and `rest` in all others.
+    pub fn new(mut fields: Vec<Field>, rest: Option<Shape>) -> Self {
+        fields.sort_by(|a, b| a.name.cmp(&b.name));
+        Self {
+            name: "",
+            kinds: Vec::new(),
+            atomic: false,
+            fields,
+            rest,
+            by_tag: Vec::new(),
+        }
+    }
+
     /// The field of this JSON name.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields
-            .binary_search_by_key(&name, |field| field.name)
+            .binary_search_by_key(&name, |field| &*field.name)
             .ok()
             .map(|at| &self.fields[at])
     }
@@ -216,11 +234,35 @@ impl Type {
     }
 }
 
+impl Field {
+    /// A field of a type that is not of the table.
+    pub fn new(name: impl Into<Cow<'static, str>>, shape: Shape) -> Self {
+        Self {
+            name: name.into(),
+            shape,
+            tag: Tag::None,
+            required: false,
+            zero: Zero::Absent,
+            default: None,
+            list_type: ListType::Atomic,
+            merge: Merge::default(),
+            atomic: false,
+        }
+    }
+}
+
 impl Shape {
+    /// An object of a type of the table, by its short name.
+    pub fn named(name: &str) -> Option<Self> {
+        let found = TABLE.types.binary_search_by_key(&name, |one| one.name);
+        found.ok().map(|at| Self::Message(TypeId(at)))
+    }
+
     /// The type of an object.
-    pub fn message(&self) -> Option<&'static Type> {
+    pub fn message(&self) -> Option<&Type> {
         match self {
             Shape::Message(id) => Some(&TABLE.types[id.0]),
+            Shape::Object(of) => Some(of),
             Shape::Scalar(_) | Shape::List(_) | Shape::Map(_) => None,
         }
     }

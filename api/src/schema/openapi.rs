@@ -3,10 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::descriptions::{ByType, Descriptions};
-use super::{Field, ListType, Scalar, Shape, Strategy, Type, lookup};
+use super::{Field, ListType, Scalar, Shape, Strategy, Type, lookup, type_named};
 
 /// A kind a document describes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ServedKind<'a> {
     /// The kind, such as `Service`.
     pub kind: &'a str,
@@ -14,9 +14,11 @@ pub struct ServedKind<'a> {
     pub plural: &'a str,
     /// Whether its objects live in namespaces.
     pub namespaced: bool,
+    /// The name and the schema of a kind that the table does not know, in the version of the document.
+    pub custom: Option<(String, Value)>,
 }
 
-/// The media types of patches. The strategic one may be listed only because the schemas carry every merge key: kubectl would
+/// The media types of patches; kinds that the table does not know have no strategic one. That may be listed only because the schemas carry every merge key: kubectl would
 /// otherwise send whole lists and the server would never remove an item.
 const PATCHES: [&str; 4] = [
     "application/apply-patch+yaml",
@@ -89,10 +91,16 @@ impl<'a> Document<'a> {
             format!("/apis/{group}/{version}")
         };
         for served in kinds {
-            let Some(of) = lookup(group, version, served.kind) else {
-                continue;
-            };
-            self.add_schema(of);
+            match (&served.custom, lookup(group, version, served.kind)) {
+                (Some((name, schema)), _) => {
+                    self.schemas.insert(name.clone(), schema.clone());
+                    if let Some(metadata) = type_named("meta.v1.ObjectMeta") {
+                        self.add_schema(metadata);
+                    }
+                }
+                (None, Some(of)) => self.add_schema(of),
+                (None, None) => continue,
+            }
             let namespace = if served.namespaced {
                 "/namespaces/{namespace}"
             } else {
@@ -100,7 +108,9 @@ impl<'a> Document<'a> {
             };
             let gvk = json!({"group": group, "version": version, "kind": served.kind});
             let path = format!("{root}{namespace}/{}/{{name}}", served.plural);
-            self.paths.insert(path, self.version.patch_operation(gvk));
+            let strategic = served.custom.is_none();
+            self.paths
+                .insert(path, self.version.patch_operation(gvk, strategic));
         }
         for kind in ["DeleteOptions", "Status"] {
             if let Some(of) = lookup(group, version, kind) {
@@ -133,16 +143,16 @@ impl<'a> Document<'a> {
         if !of.fields.is_empty() {
             let property = |field: &Field| {
                 let mut property = self.version.property(field);
-                if let Some(text) = texts.field(field.name) {
+                if let Some(text) = texts.field(&field.name) {
                     property.insert("description".into(), text.into());
                 }
-                (field.name.to_owned(), Value::Object(property))
+                (field.name.clone().into_owned(), Value::Object(property))
             };
             let properties: Map<_, _> = of.fields.iter().map(property).collect();
             schema.insert("properties".into(), properties.into());
         }
         let required = of.fields.iter().filter(|field| field.required);
-        let required: Vec<_> = required.map(|field| field.name).collect();
+        let required: Vec<_> = required.map(|field| &*field.name).collect();
         if !required.is_empty() {
             schema.insert("required".into(), required.into());
         }
@@ -160,7 +170,7 @@ impl<'a> Document<'a> {
     }
 }
 
-fn innermost(shape: &Shape) -> Option<&'static Type> {
+fn innermost(shape: &Shape) -> Option<&Type> {
     match shape {
         Shape::List(inner) | Shape::Map(inner) => innermost(inner),
         shape => shape.message(),
@@ -178,7 +188,12 @@ fn full_name(name: &str) -> String {
 }
 
 impl Version {
-    fn patch_operation(self, gvk: Value) -> Value {
+    fn patch_operation(self, gvk: Value, strategic: bool) -> Value {
+        let patches = if strategic {
+            &PATCHES[..]
+        } else {
+            &PATCHES[..3]
+        };
         let names = ["dryRun", "fieldManager", "fieldValidation"];
         let mut operation = json!({
             "responses": {"200": {"description": "OK"}},
@@ -188,13 +203,13 @@ impl Version {
         match self {
             Self::V2 => {
                 let query = |name| json!({"name": name, "in": "query", "type": "string", "uniqueItems": true});
-                operation["consumes"] = json!(PATCHES);
+                operation["consumes"] = json!(patches);
                 operation["parameters"] = names.into_iter().map(query).collect();
             }
             Self::V3 => {
                 let query =
                     |name| json!({"name": name, "in": "query", "schema": {"type": "string"}});
-                let content = PATCHES.iter().map(|media| ((*media).to_owned(), json!({})));
+                let content = patches.iter().map(|media| ((*media).to_owned(), json!({})));
                 let content: Map<String, Value> = content.collect();
                 operation["parameters"] = names.into_iter().map(query).collect();
                 operation["requestBody"] = json!({"content": content});
@@ -207,7 +222,7 @@ impl Version {
         let shape = self.shape(&field.shape);
         let mut property = match (&field.shape, shape) {
             // A reference beside other keywords would hide them in version 3.
-            (Shape::Message(_), shape) if self == Self::V3 => {
+            (Shape::Message(_) | Shape::Object(_), shape) if self == Self::V3 => {
                 Map::from_iter([("allOf".to_owned(), json!([shape]))])
             }
             (_, Value::Object(map)) => map,
@@ -222,7 +237,7 @@ impl Version {
             ListType::Set => drop(set("x-kubernetes-list-type", "set".into())),
             ListType::Map(keys) => {
                 set("x-kubernetes-list-type", "map".into());
-                set("x-kubernetes-list-map-keys", keys.clone().into());
+                set("x-kubernetes-list-map-keys", json!(keys));
             }
         }
         if field.atomic {
@@ -248,7 +263,7 @@ impl Version {
     fn shape(self, shape: &Shape) -> Value {
         match shape {
             Shape::Scalar(scalar) => self.scalar(*scalar),
-            Shape::Message(_) => {
+            Shape::Message(_) | Shape::Object(_) => {
                 let name = shape
                     .message()
                     .map_or_else(String::new, |of| full_name(of.name));
@@ -303,21 +318,25 @@ mod tests {
                 kind: "Service",
                 plural: "services",
                 namespaced: true,
+                custom: None,
             },
             ServedKind {
                 kind: "Pod",
                 plural: "pods",
                 namespaced: true,
+                custom: None,
             },
             ServedKind {
                 kind: "Node",
                 plural: "nodes",
                 namespaced: false,
+                custom: None,
             },
             ServedKind {
                 kind: "Unheard",
                 plural: "unheards",
                 namespaced: false,
+                custom: None,
             },
         ];
         let document = openapi_v3("", "v1", &kinds);
@@ -344,6 +363,7 @@ mod tests {
             kind: "Deployment",
             plural: "deployments",
             namespaced: true,
+            custom: None,
         }];
         let document = openapi_v3("apps", "v1", &kinds);
         let schemas = &document["components"]["schemas"];
@@ -368,6 +388,7 @@ mod tests {
             kind: "Pod",
             plural: "pods",
             namespaced: true,
+            custom: None,
         }];
         let document = openapi_v3("", "v1", &kinds);
         let containers = &document["components"]["schemas"]["io.k8s.api.core.v1.PodSpec"]["properties"]

@@ -3,6 +3,8 @@
 //! The wire: proto2; Go writes every field that is no pointer, so most zeros mean "not set"; unknown tags are skipped, since
 //! clients may be newer. Source: `k8s.io/apimachinery/pkg/runtime/serializer/protobuf`, generated.proto of each group.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Number, Value};
@@ -143,30 +145,34 @@ impl Type {
 
 /// Adds one occurrence of a field to the object.
 fn set(object: &mut Map<String, Value>, field: &Field, wire: Wire<'_>, depth: usize) -> Result<()> {
+    // Fields that have tags are of the table.
+    let Cow::Borrowed(name) = field.name else {
+        return Ok(());
+    };
     match &field.shape {
         Shape::List(items) => {
             let list = object
-                .entry(field.name)
+                .entry(name)
                 .or_insert_with(|| Value::Array(Vec::new()));
             if let Value::Array(list) = list {
-                push(list, field.name, items, wire, depth)?;
+                push(list, name, items, wire, depth)?;
             }
         }
         Shape::Map(values) => {
-            let (key, value) = decode_entry(field.name, values, wire.bytes(field.name)?, depth)?;
+            let (key, value) = decode_entry(name, values, wire.bytes(name)?, depth)?;
             let map = object
-                .entry(field.name)
+                .entry(name)
                 .or_insert_with(|| Value::Object(Map::new()));
             if let Value::Object(map) = map {
                 map.insert(key, value);
             }
         }
-        shape @ (Shape::Scalar(_) | Shape::Message(_)) => {
-            let value = decode_value(field.name, shape, wire, depth)?;
+        shape @ (Shape::Scalar(_) | Shape::Message(_) | Shape::Object(_)) => {
+            let value = decode_value(name, shape, wire, depth)?;
             let shown = |value: &Value| shows_zero(field) || !is_zero(value);
             match value.filter(shown) {
-                Some(value) => object.insert(field.name.to_owned(), value),
-                None => object.shift_remove(field.name),
+                Some(value) => object.insert(name.to_owned(), value),
+                None => object.shift_remove(name),
             };
         }
     }
@@ -242,7 +248,7 @@ fn decode_entry(
 /// What an item or a map's value is when protobuf leaves it out.
 pub(super) fn zero(shape: &Shape) -> Value {
     match shape {
-        Shape::Message(_) | Shape::Map(_) => Value::Object(Map::new()),
+        Shape::Message(_) | Shape::Object(_) | Shape::Map(_) => Value::Object(Map::new()),
         Shape::List(_) => Value::Array(Vec::new()),
         Shape::Scalar(Scalar::String | Scalar::Bytes) => Value::String(String::new()),
         Shape::Scalar(Scalar::Int32 | Scalar::Int64 | Scalar::Double | Scalar::IntOrString) => {
@@ -263,7 +269,7 @@ fn decode_value(
 ) -> Result<Option<Value>> {
     match shape {
         Shape::Scalar(scalar) => decode_scalar(name, *scalar, wire, depth),
-        Shape::Message(_) => {
+        Shape::Message(_) | Shape::Object(_) => {
             let message = shape
                 .message()
                 .map(|of| of.decode(wire.bytes(name)?, depth + 1))

@@ -75,7 +75,9 @@ enum Node<'a> {
 impl<'a> Node<'a> {
     fn of(shape: &'a Shape) -> Self {
         match shape {
-            Shape::Message(_) => shape.message().map_or(Node::Opaque, Node::Message),
+            Shape::Message(_) | Shape::Object(_) => {
+                shape.message().map_or(Node::Opaque, Node::Message)
+            }
             Shape::Map(values) => Node::Map(values),
             Shape::List(_) | Shape::Scalar(_) => Node::Opaque,
         }

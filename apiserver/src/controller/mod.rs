@@ -10,6 +10,7 @@
 //! [`node_graph`] are apart: the authorizers need them before the first request.
 
 mod bootstrap;
+pub mod definitions;
 mod disruption;
 mod endpoint_slice;
 mod endpoints;
@@ -104,12 +105,14 @@ pub fn start(
     let garbage = garbage::run(registry.clone());
     let disruption = disruption::run(registry.clone());
     let service_cidr = service_cidr::run(registry.clone());
+    let definitions = definitions::run(registry.clone());
     let main = run::run(registry, cluster, announcers);
-    let loops: [BoxFuture<'static, ()>; 5] = [
+    let loops: [BoxFuture<'static, ()>; 6] = [
         programmed.boxed(),
         garbage.boxed(),
         disruption.boxed(),
         service_cidr.boxed(),
+        definitions.boxed(),
         main.boxed(),
     ];
     for each in loops {

@@ -192,7 +192,7 @@ async fn dispatch(mut call: Call) -> Result<Response, ApiError> {
         Route::OpenIdConfiguration => Ok(openid::configuration(&call)),
         Route::OpenIdKeys => Ok(openid::keys(&call)),
         Route::OpenApiV2 => Ok(openapi::v2(&call)),
-        Route::OpenApiV3 => Ok(openapi::v3_root()),
+        Route::OpenApiV3 => Ok(openapi::v3_root(&call)),
         Route::OpenApiV3Document { group, version } => {
             Ok(openapi::v3_document(&call, &group, &version))
         }

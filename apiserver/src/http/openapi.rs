@@ -10,10 +10,10 @@ use api::schema::{self, ServedKind};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{StatusCode, header};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::{Call, json_bytes, json_value, respond};
-use crate::registry::{Catalog, kinds};
+use crate::registry::{Catalog, custom::OpenApi, kinds};
 
 /// What kubectl keeps the built-in documents on disk under, by path: `api/v1`, `apis/<group>/<version>`.
 static HASHES: LazyLock<BTreeMap<String, u64>> = LazyLock::new(|| {
@@ -37,18 +37,28 @@ fn path(group: &str, version: &str) -> String {
 }
 
 fn document(kinds: &Catalog, group: &str, version: &str) -> Bytes {
-    schema::openapi_v3(group, version, &served(kinds, group, version))
+    let served = served(kinds, group, version, OpenApi::v3);
+    schema::openapi_v3(group, version, &served)
         .to_string()
         .into()
 }
 
-fn served(kinds: &Catalog, group: &str, version: &str) -> Vec<ServedKind<'static>> {
+fn served(
+    kinds: &Catalog,
+    group: &str,
+    version: &str,
+    schema: fn(&OpenApi) -> Value,
+) -> Vec<ServedKind<'static>> {
     let of_version = kinds.of_version(group, version);
     of_version
         .map(|kind| ServedKind {
             kind: kind.kind,
             plural: kind.plural,
             namespaced: kind.namespaced,
+            custom: kind.custom().map(|custom| {
+                let openapi = custom.openapi();
+                (openapi.name().to_owned(), schema(openapi))
+            }),
         })
         .collect()
 }
@@ -66,14 +76,23 @@ pub(super) fn v2(call: &Call) -> Response {
     versions.dedup();
     let versions: Vec<_> = versions
         .into_iter()
-        .map(|(group, version)| (group, version, served(&kinds, group, version)))
+        .map(|(group, version)| (group, version, served(&kinds, group, version, OpenApi::v2)))
         .collect();
     json_value(StatusCode::OK, &schema::openapi_v2(&versions))
 }
 
 /// `/openapi/v3`: where the documents are.
-pub(super) fn v3_root() -> Response {
-    let paths: Map<_, _> = HASHES
+pub(super) fn v3_root(call: &Call) -> Response {
+    let mut hashes = HASHES.clone();
+    for kind in call.state.registry.kinds().all() {
+        if let Some(custom) = kind.custom() {
+            let hash = hashes.entry(path(kind.group, kind.version)).or_default();
+            let mut hasher = DefaultHasher::new();
+            (*hash, custom.openapi().hash()).hash(&mut hasher);
+            *hash = hasher.finish();
+        }
+    }
+    let paths: Map<_, _> = hashes
         .iter()
         .map(|(path, hash)| {
             let url = format!("/openapi/v3/{path}?hash={hash:016X}");

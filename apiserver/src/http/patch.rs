@@ -8,6 +8,9 @@ use crate::registry::{ApiError, Kind};
 
 /// The media types of patches.
 pub(super) const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
+/// The same for custom resources: there is nothing that could say how to merge their lists.
+const ACCEPTED_CUSTOM: &str =
+    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
 /// The one that is a configuration to apply, not a change.
 pub(super) const APPLY: &str = "application/apply-patch+yaml";
 /// More operations than this are refused, as upstream.
@@ -15,6 +18,15 @@ const MAX_OPERATIONS: usize = 10_000;
 
 /// Copies may add up to this many bytes, as upstream: each may double what is there.
 const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
+
+/// The media types of patches that a kind takes.
+pub(super) fn accepted(kind: &Kind) -> &'static str {
+    if kind.is_custom() {
+        ACCEPTED_CUSTOM
+    } else {
+        ACCEPTED
+    }
+}
 
 /// A patch, parsed.
 pub(super) enum Patch {
@@ -25,11 +37,15 @@ pub(super) enum Patch {
 
 impl Patch {
     /// Reads the body as its media type says.
-    pub(super) async fn read(call: &mut Call) -> Result<(Self, Vec<String>), ApiError> {
+    pub(super) async fn read(
+        call: &mut Call,
+        kind: &Kind,
+    ) -> Result<(Self, Vec<String>), ApiError> {
         let media_type = body::media_type(call);
-        let known = ACCEPTED.split(", ").any(|accepted| accepted == media_type);
+        let accepted = accepted(kind);
+        let known = accepted.split(", ").any(|accepted| accepted == media_type);
         if !known {
-            return Err(ApiError::UnsupportedMediaType { accepted: ACCEPTED });
+            return Err(ApiError::UnsupportedMediaType { accepted });
         }
         if call.query.flag("force") && call.query.get("force").is_some() {
             return Err(ApiError::Unprocessable(

@@ -94,8 +94,8 @@ impl View {
         let body = match self.shape {
             Shape::Object | Shape::Content => {
                 let head = format!(
-                    r#"{{"kind":"{}List","apiVersion":"{}","metadata":{meta},"items":["#,
-                    kind.kind,
+                    r#"{{"kind":"{}","apiVersion":"{}","metadata":{meta},"items":["#,
+                    kind.list_kind(),
                     kind.api_version()
                 );
                 if self.shape == Shape::Content {
@@ -123,7 +123,7 @@ impl View {
     fn row(self, object: &Object, version: &str) -> Value {
         let value = object.value();
         let mut row = Row::new(Timestamp::now());
-        (object.kind().table.cells)(&value, &mut row);
+        object.kind().fill(&value, &mut row);
         let mut json = json!({"cells": row.cells});
         if !row.conditions.is_empty() {
             json["conditions"] = row.conditions.into();
@@ -172,11 +172,7 @@ fn joined(head: String, objects: &[Object], write: impl Fn(&Object, &mut Vec<u8>
 
 fn table(kind: &Kind, version: &str, meta: &Value, columns: bool, rows: Vec<Value>) -> String {
     let columns: Vec<Value> = if columns {
-        kind.table
-            .columns
-            .iter()
-            .map(|column| column.to_json())
-            .collect()
+        kind.column_definitions()
     } else {
         Vec::new()
     };

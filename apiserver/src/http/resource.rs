@@ -278,6 +278,9 @@ async fn guard_update(call: &Call, target: &Target, new: &mut Value) -> Result<(
 
 /// Adds what the kind has to say of an object that was stored.
 fn warn(target: &Target, object: &Object, mut warnings: schema::Warnings) -> schema::Warnings {
+    if let Some(custom) = target.kind.custom() {
+        warnings.extend(custom.deprecation().map(str::to_owned));
+    }
     if let Some(of_kind) = target.kind.rules.warnings
         && target.part() == Part::Main
     {
@@ -293,7 +296,7 @@ async fn patch(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
     let view = View::of(call)?;
     let mut write = options::write(call)?;
     let validation = options::field_validation(&call.query)?;
-    let (patch, duplicates) = Patch::read(call).await?;
+    let (patch, duplicates) = Patch::read(call, target.kind).await?;
     write.sees_managed_fields = patch.names("managedFields");
     let kind = target.kind;
     let guard = Guard::of_change(call, target, &Value::Null).await?;

@@ -51,7 +51,7 @@ pub(super) async fn patch(call: &mut Call, target: &Target) -> Result<Response, 
     let view = View::of(call)?;
     let write = options::write(call)?;
     let validation = options::field_validation(&call.query)?;
-    let (patch, duplicates) = Patch::read(call).await?;
+    let (patch, duplicates) = Patch::read(call, &SCALES).await?;
     let mut warnings = Vec::new();
     let registry = &call.state.registry;
     let changed = registry.modify_scale(

@@ -91,6 +91,9 @@ pub(super) fn check_options(
 }
 
 fn prune(kind: &Kind, value: &mut Value) -> Vec<String> {
+    if kind.is_custom() {
+        return prune_custom(kind, value);
+    }
     let Some(of) = of(kind) else {
         return Vec::new();
     };
@@ -100,13 +103,42 @@ fn prune(kind: &Kind, value: &mut Value) -> Vec<String> {
         .collect()
 }
 
+/// The definition's schema says what is known, the table what metadata hold. Types are looked at by validation.
+fn prune_custom(kind: &Kind, value: &mut Value) -> Vec<String> {
+    let known = schema::type_named("meta.v1.ObjectMeta");
+    let metadata = value.get_mut("metadata");
+    let mut unknown: Vec<String> = match (known, metadata) {
+        (Some(of), Some(metadata)) => {
+            let unknown = of.prune(metadata).into_iter();
+            unknown
+                .map(|field| format!("metadata.{}", field.path))
+                .collect()
+        }
+        _ => Vec::new(),
+    };
+    if let Some(custom) = kind.custom() {
+        unknown.extend(custom.prune(value));
+    }
+    unknown
+}
+
 fn check(kind: &Kind, value: &Value) -> Result<(), String> {
+    if kind.is_custom() {
+        let known = schema::type_named("meta.v1.ObjectMeta");
+        let metadata = value.get("metadata").filter(|metadata| !metadata.is_null());
+        return match (known, metadata) {
+            (Some(of), Some(metadata)) => of
+                .check(metadata)
+                .map_err(|error| format!("metadata.{error}")),
+            _ => Ok(()),
+        };
+    }
     of(kind).map_or(Ok(()), |of| {
         of.check(value).map_err(|error| error.to_string())
     })
 }
 
-/// The table knows every kind served.
+/// The table knows every built-in kind.
 fn of(kind: &Kind) -> Option<&'static Type> {
     schema::lookup(kind.group, kind.version, kind.kind)
 }
@@ -150,7 +182,7 @@ pub(super) fn strategic_merge(
     patch: &Value,
 ) -> Result<(), ApiError> {
     let of = of(kind).ok_or(ApiError::UnsupportedMediaType {
-        accepted: super::patch::ACCEPTED,
+        accepted: super::patch::accepted(kind),
     })?;
     of.strategic_merge(target, patch)
         .map_err(|error| ApiError::BadRequest(error.to_string()))

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     ApiError, Kind, Object, Part, Registry, WriteOptions, managed, meta,
-    object::{drop_nulls, managed_of},
+    object::managed_of,
     write::{ATTEMPTS, New, Tried, Update, contention, parse},
 };
 use crate::store::Record;
@@ -56,7 +56,7 @@ impl Registry {
         let version = version.as_ref().and_then(Value::as_str).unwrap_or_default();
         let applying = Applying {
             registry: self,
-            of,
+            of: &of,
             kind,
             namespace,
             name,
@@ -98,7 +98,7 @@ impl Registry {
 /// One apply under way.
 struct Applying<'a> {
     registry: &'a Registry,
-    of: &'static Type,
+    of: &'a Type,
     kind: &'static Kind,
     namespace: Option<&'a str>,
     name: &'a str,
@@ -122,10 +122,10 @@ impl Applying<'_> {
         }
         let now = Timestamp::now();
         let (mut value, managers) = self.merge(&json!({}), Managers::default(), now)?;
-        drop_nulls(&mut value);
+        kind.drop_nulls(&mut value);
         (self.check)(None, &value)?;
         let prefix = meta::prepare_create(kind, self.namespace, &mut value, now)?;
-        (kind.rules.default)(&mut value);
+        kind.set_defaults(&mut value);
         let new = New {
             kind,
             namespace: self.namespace,
@@ -139,11 +139,11 @@ impl Applying<'_> {
     /// Into the object in a record; `None` when somebody else wrote first.
     async fn update(&self, record: &Arc<Record>) -> Result<Option<Object>, ApiError> {
         let Self { kind, name, .. } = *self;
-        let old = parse(record);
+        let old = parse(kind, record);
         let stored = managed_of(&record.value);
         let before = Managers::read(stored.unwrap_or("[]")).unwrap_or_default();
         let (mut new, after) = self.merge(&old, before.clone(), Timestamp::now())?;
-        drop_nulls(&mut new);
+        kind.drop_nulls(&mut new);
         meta::match_path(kind, self.namespace, Some(name), &mut new)?;
         self.registry
             .prepare_update(kind, name, self.apply.part, &old, &mut new)?;

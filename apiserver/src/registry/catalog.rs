@@ -1,7 +1,8 @@
 //! Which kinds are served now: those built in, and those that CustomResourceDefinitions make.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
+use serde_json::Value;
 use tokio::sync::watch;
 
 use super::{Kind, Registry, kinds};
@@ -9,7 +10,7 @@ use super::{Kind, Registry, kinds};
 /// The kinds served at one time. Another one takes its place when a CustomResourceDefinition comes, changes or goes.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    /// Every served version of every custom kind, sorted by group, then by resource, the preferred version first.
+    /// Every served version of every custom kind, sorted by group, the preferred version first.
     custom: Vec<&'static Kind>,
 }
 
@@ -21,11 +22,9 @@ impl Catalog {
 
     /// Every kind once: the objects of all of them are all objects there are.
     pub fn resources(&self) -> impl Iterator<Item = &'static Kind> {
-        let mut last = None;
-        self.all().filter(move |kind| {
-            let resource = (kind.group, kind.plural);
-            last.replace(resource) != Some(resource)
-        })
+        let mut seen = HashSet::new();
+        self.all()
+            .filter(move |kind| seen.insert((kind.group, kind.plural)))
     }
 
     /// The kind served at this group, version and plural name.
@@ -77,6 +76,13 @@ impl Registry {
     #[must_use]
     pub fn kinds(&self) -> Arc<Catalog> {
         self.catalog.borrow().clone()
+    }
+
+    /// Serves the kinds of these CustomResourceDefinitions, all there are, and of no others. Those that are not established
+    /// are not served.
+    pub fn serve_definitions(&self, definitions: &[Value]) {
+        let custom = self.custom.update(definitions);
+        self.catalog.send_replace(Arc::new(Catalog { custom }));
     }
 
     /// The kinds served from now on: a loop over all objects begins with what is there, and waits for what comes.

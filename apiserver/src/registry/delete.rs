@@ -35,7 +35,7 @@ impl Registry {
         }
         for _ in 0..ATTEMPTS {
             let record = self.record(kind, namespace, name).await?;
-            let old = parse(&record);
+            let old = parse(kind, &record);
             let version = record.modified.0.to_string();
             options.check(kind, name, &old, &version)?;
             let new = match next_state(kind, &old, options, Timestamp::now()) {
@@ -115,7 +115,7 @@ impl Registry {
             operation: Operation::Delete,
         }];
         // What the stored version holds, whatever the last writer made of it: that may even name what others hold.
-        writes.extend(allocate::release_all(kind, &parse(record)));
+        writes.extend(allocate::release_all(kind, &parse(kind, record)));
         Ok(
             match self.backend.commit(writes, kind.rules.durability).await? {
                 Outcome::Committed { revision, .. } => Some(Object::new(kind, json, revision)),

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde_json::Value;
 
-use super::{Context, causes::Causes, table::Table};
+use super::{Context, causes::Causes, custom::Slot, table::Table};
 use crate::store::Durability;
 
 /// A kind of object the API serves. Every kind is one `static` in [`super::kinds`].
@@ -120,6 +120,8 @@ pub type SelectableField = (&'static str, fn(&Value) -> String);
 
 /// Where a kind differs from the generic way.
 pub struct Rules {
+    /// What its CustomResourceDefinition says; none for built-in kinds.
+    pub custom: Option<&'static Slot>,
     /// How names are checked.
     pub name: NameRule,
     /// Whether `metadata.generation` is kept (M9).
@@ -166,6 +168,7 @@ pub struct Rules {
 impl Rules {
     /// The generic way.
     pub const GENERIC: Self = Self {
+        custom: None,
         name: NameRule::Subdomain,
         generation: false,
         has_status: false,
@@ -244,9 +247,9 @@ impl fmt::Debug for Kind {
 }
 
 impl PartialEq for Kind {
-    /// Kinds are statics: the same group and kind is the same value.
+    /// Kinds are statics: the same group, version and kind is the same value.
     fn eq(&self, other: &Self) -> bool {
-        self.group == other.group && self.kind == other.kind
+        self.group == other.group && self.kind == other.kind && self.version == other.version
     }
 }
 

@@ -3,15 +3,18 @@
 //! They are kept as text beside the object and read only as far as a write needs them: a status that the same writer wrote
 //! before costs a look at its own entry.
 
-use std::sync::LazyLock;
+use std::{
+    ops::Deref,
+    sync::{Arc, LazyLock},
+};
 
 use api::schema::{
     self, Type,
-    apply::{Author, FieldSet, Managers, Operation},
+    apply::{Author, Element, FieldSet, Managers, Operation},
 };
 use serde_json::{Value, json};
 
-use super::{Kind, Part, WriteOptions};
+use super::{Kind, Part, WriteOptions, custom::Custom};
 
 /// The managers of an object before a write.
 #[derive(Debug)]
@@ -104,9 +107,32 @@ pub(super) fn of_new(
     (!managers.is_empty()).then(|| managers.to_json())
 }
 
-/// What the schema says of a kind. The table knows every kind served.
-pub(super) fn type_of(kind: &Kind) -> Option<&'static Type> {
-    schema::lookup(kind.group, kind.version, kind.kind)
+/// What the schema says of a kind.
+pub(super) enum TypeOf {
+    /// It is built in.
+    Known(&'static Type),
+    /// A CustomResourceDefinition says it.
+    Custom(Arc<Custom>),
+}
+
+impl Deref for TypeOf {
+    type Target = Type;
+
+    fn deref(&self) -> &Type {
+        match self {
+            Self::Known(of) => of,
+            Self::Custom(custom) => &custom.of,
+        }
+    }
+}
+
+/// What the schema says of a kind. The table knows every built-in kind.
+pub(super) fn type_of(kind: &Kind) -> Option<TypeOf> {
+    if kind.is_custom() {
+        return kind.custom().map(TypeOf::Custom);
+    }
+    let known = schema::lookup(kind.group, kind.version, kind.kind);
+    known.map(TypeOf::Known)
 }
 
 /// Who writes to a part of an object.
@@ -157,11 +183,11 @@ pub(super) fn ignored(kind: &Kind, part: Part) -> FieldSet {
     };
     for field in of.fields.iter().filter(|field| field.name != "status") {
         match field.shape.message().filter(|_| field.name == "metadata") {
-            None => ignored.insert(&[field.name.into()]),
+            None => ignored.insert(&[Element::Field(field.name.clone())]),
             Some(metadata) => {
                 let kept = ["labels", "annotations", "finalizers"];
-                for field in metadata.fields.iter().filter(|f| !kept.contains(&f.name)) {
-                    ignored.insert(&["metadata".into(), field.name.into()]);
+                for field in metadata.fields.iter().filter(|f| !kept.contains(&&*f.name)) {
+                    ignored.insert(&["metadata".into(), Element::Field(field.name.clone())]);
                 }
             }
         }

@@ -220,8 +220,11 @@ pub fn bump_generation(kind: &Kind, old: &Value, new: &mut Value) {
     if !kind.rules.generation {
         return;
     }
+    // Without a status of its own a definition's objects have nothing but content besides the metadata.
+    let whole = kind.is_custom() && !kind.rules.has_status;
     let changed = content(old).count() != content(new).count()
-        || content(new).any(|(name, field)| old.get(name) != Some(field));
+        || content(new).any(|(name, field)| old.get(name) != Some(field))
+        || (whole && old.get("status") != new.get("status"));
     // Once, also where the kind's own rules have raised it for labels.
     if changed && old["metadata"]["generation"] == new["metadata"]["generation"] {
         raise_generation(new);

@@ -1,6 +1,6 @@
 //! The rules of every kind, over the store: names and defaults, validation, allocation, deletion, lists and watches.
 //!
-//! Reading order: [`kind`] (what a kind is), [`kinds`] (all that are built in), [`catalog`] (what is served now), [`object`] (one version of one object),
+//! Reading order: [`kind`] (what a kind is), [`kinds`] (all that are built in), [`catalog`] (what is served now), [`custom`] (what CustomResourceDefinitions make), [`object`] (one version of one object),
 //! [`options`] (how a caller wants things), then the verbs: `read`, `write`, `apply`, `delete`, `watch`. [`error`] says what
 //! can go wrong, [`meta`] holds the rules every kind shares, `managed` who owns which fields, [`allocate`] addresses and ports, [`table`] what
 //! `kubectl get` prints.
@@ -16,6 +16,7 @@ mod apply;
 pub mod binding;
 pub mod catalog;
 pub mod causes;
+pub mod custom;
 mod delete;
 pub mod error;
 pub(crate) mod eviction;
@@ -106,6 +107,8 @@ pub struct Registry {
     context: Arc<Context>,
     memos: Arc<watch::Memos>,
     catalog: Arc<tokio::sync::watch::Sender<Arc<Catalog>>>,
+    /// The kinds that definitions made.
+    custom: Arc<custom::Served>,
     /// The newest revision that somebody waits for nodes to have applied.
     awaited: tokio::sync::watch::Sender<Revision>,
 }
@@ -119,6 +122,7 @@ impl Registry {
             context: Arc::new(context),
             memos: Arc::default(),
             catalog: Arc::default(),
+            custom: Arc::default(),
             awaited: tokio::sync::watch::Sender::default(),
         }
     }

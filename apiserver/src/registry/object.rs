@@ -81,6 +81,7 @@ impl Object {
     }
 
     pub(super) fn new(kind: &'static Kind, stored: Bytes, revision: Revision) -> Self {
+        let stored = as_served(kind, stored);
         Self {
             kind,
             layout: Layout::of(&stored),
@@ -161,6 +162,25 @@ impl Object {
     }
 }
 
+/// Stored bytes as a kind's version has them: custom resources may have been written in another one, or before a default was
+/// declared.
+fn as_served(kind: &'static Kind, stored: Bytes) -> Bytes {
+    let Some(custom) = kind.custom() else {
+        return stored;
+    };
+    let json = json_of(&stored);
+    if !custom.converts(kind, &json) {
+        return stored;
+    }
+    let before: Value = serde_json::from_slice(&json).unwrap_or_default();
+    let mut value = before.clone();
+    custom.convert(kind, &mut value);
+    if value == before {
+        return stored;
+    }
+    written(kind, &kind.api_version(), &value, managed_of(&stored))
+}
+
 /// Just behind `"metadata":{`, when the metadata is not empty.
 fn splice_point(json: &[u8]) -> Option<usize> {
     const METADATA: &[u8] = b"\"metadata\":{";
@@ -172,11 +192,21 @@ fn splice_point(json: &[u8]) -> Option<usize> {
     (json.get(at).is_some_and(|byte| *byte != b'}')).then_some(at)
 }
 
-/// The stored form of an object: kind, apiVersion and metadata first, no nulls, and then who owns its fields.
+/// The stored form of an object: kind, apiVersion and metadata first, no nulls but those a custom resource may have, and then
+/// who owns its fields.
 pub(super) fn canonical(kind: &Kind, value: &Value, managed: Option<&str>) -> Bytes {
+    let custom = kind.custom();
+    let api_version = custom.map_or_else(
+        || kind.api_version(),
+        |custom| custom.stored_api_version.clone(),
+    );
+    written(kind, &api_version, value, managed)
+}
+
+fn written(kind: &Kind, api_version: &str, value: &Value, managed: Option<&str>) -> Bytes {
     let mut out = Vec::with_capacity(1024 + managed.map_or(0, str::len));
     write_field(&mut out, b'{', "kind", &kind.kind);
-    write_field(&mut out, b',', "apiVersion", &kind.api_version());
+    write_field(&mut out, b',', "apiVersion", api_version);
     out.extend_from_slice(b",\"metadata\":");
     let mut separator = b'{';
     for (name, field) in value["metadata"].as_object().into_iter().flatten() {
@@ -222,6 +252,27 @@ pub fn drop_nulls(value: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(drop_nulls),
         _ => {}
+    }
+}
+
+impl Kind {
+    /// Drops the nulls of an object, but those that a definition's schema allows.
+    pub(super) fn drop_nulls(&self, value: &mut Value) {
+        let Some(custom) = self.custom() else {
+            return drop_nulls(value);
+        };
+        if let Some(metadata) = value.get_mut("metadata") {
+            drop_nulls(metadata);
+        }
+        custom.schema.drop_nulls(value);
+    }
+
+    /// Sets defaults: those of a definition's schema, those that depend on other fields.
+    pub(super) fn set_defaults(&self, value: &mut Value) {
+        if let Some(custom) = self.custom() {
+            custom.schema.set_defaults(value);
+        }
+        (self.rules.default)(value);
     }
 }
 

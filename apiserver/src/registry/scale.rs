@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     ApiError, Causes, Kind, Object, Part, Registry, WriteOptions,
+    custom::ScalePaths,
     kind::{NameRule, Rules},
     kinds::template::{count, selector_text},
     meta,
@@ -44,8 +45,62 @@ pub static SCALES: Kind = Kind {
     },
 };
 
+/// Where a workload has what its Scale shows.
+struct Place(Option<ScalePaths>);
+
+impl Place {
+    fn of(kind: &Kind) -> Self {
+        Self(kind.custom().and_then(|custom| custom.scale.clone()))
+    }
+
+    fn wanted(&self, workload: &Value) -> i64 {
+        match &self.0 {
+            Some(paths) => at(workload, &paths.wanted).as_i64().unwrap_or(0),
+            None => count(workload, ["spec", "replicas"]),
+        }
+    }
+
+    fn current(&self, workload: &Value) -> i64 {
+        match &self.0 {
+            Some(paths) => at(workload, &paths.current).as_i64().unwrap_or(0),
+            None => count(workload, ["status", "replicas"]),
+        }
+    }
+
+    fn selector(&self, workload: &Value) -> String {
+        match &self.0 {
+            Some(paths) if paths.selector.is_empty() => String::new(),
+            Some(paths) => {
+                let text = at(workload, &paths.selector).as_str();
+                text.unwrap_or_default().to_owned()
+            }
+            None => selector_text(&workload["spec"]["selector"]),
+        }
+    }
+
+    /// Writes the number of Pods that are wanted; makes the objects on the way.
+    fn set_wanted(&self, workload: &mut Value, replicas: i64) {
+        let Some(paths) = &self.0 else {
+            workload["spec"]["replicas"] = json!(replicas);
+            return;
+        };
+        let place = paths.wanted.iter().fold(workload, |value, name| {
+            if !value.is_object() {
+                *value = json!({});
+            }
+            &mut value[name.as_str()]
+        });
+        *place = json!(replicas);
+    }
+}
+
+fn at<'v>(value: &'v Value, path: &[String]) -> &'v Value {
+    path.iter().fold(value, |value, name| &value[name.as_str()])
+}
+
 /// The Scale of a workload.
-fn scale_of(workload: &Value) -> Value {
+fn scale_of(kind: &Kind, workload: &Value) -> Value {
+    let place = Place::of(kind);
     let mut metadata = json!({});
     for field in [
         "name",
@@ -61,14 +116,14 @@ fn scale_of(workload: &Value) -> Value {
     let mut scale = json!({
         "metadata": metadata,
         "spec": {},
-        "status": {"replicas": count(workload, ["status", "replicas"])},
+        "status": {"replicas": place.current(workload)},
     });
     // As protobuf has it: none is absent.
-    let wanted = count(workload, ["spec", "replicas"]);
+    let wanted = place.wanted(workload);
     if wanted != 0 {
         scale["spec"]["replicas"] = json!(wanted);
     }
-    let selector = selector_text(&workload["spec"]["selector"]);
+    let selector = place.selector(workload);
     if !selector.is_empty() {
         scale["status"]["selector"] = json!(selector);
     }
@@ -79,7 +134,7 @@ impl Object {
     /// The Scale of this workload.
     #[must_use]
     pub fn scale(&self) -> Self {
-        let scale = canonical(&SCALES, &scale_of(&self.value()), None);
+        let scale = canonical(&SCALES, &scale_of(self.kind(), &self.value()), None);
         Self::new(&SCALES, scale, self.revision())
     }
 }
@@ -98,7 +153,7 @@ impl Registry {
         mut change: impl FnMut(&mut Value) -> Result<(), ApiError> + Send,
     ) -> Result<Object, ApiError> {
         let changed = self.modify(kind, namespace, name, Part::Scale, options, |workload| {
-            let mut scale = scale_of(workload);
+            let mut scale = scale_of(kind, workload);
             change(&mut scale)?;
             take(&mut scale, kind, namespace, name, workload)
         });
@@ -133,7 +188,7 @@ fn take(
             ),
         });
     }
-    workload["spec"]["replicas"] = json!(replicas);
+    Place::of(kind).set_wanted(workload, replicas);
     let version = meta::text(scale, "resourceVersion").to_owned();
     meta::metadata_mut(workload).insert("resourceVersion".into(), version.into());
     Ok(())

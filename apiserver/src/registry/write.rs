@@ -30,10 +30,10 @@ impl Registry {
         mut value: Value,
         options: &WriteOptions,
     ) -> Result<Object, ApiError> {
-        drop_nulls(&mut value);
+        kind.drop_nulls(&mut value);
         let now = Timestamp::now();
         let prefix = meta::prepare_create(kind, namespace, &mut value, now)?;
-        (kind.rules.default)(&mut value);
+        kind.set_defaults(&mut value);
         let managed = managed::of_new(kind, &value, options, &meta::timestamp(now));
         let new = New {
             kind,
@@ -52,6 +52,11 @@ impl Registry {
         options: &WriteOptions,
     ) -> Result<Object, ApiError> {
         let New { kind, prefix, .. } = &new;
+        if kind.custom().is_some_and(|custom| custom.terminating) {
+            return Err(ApiError::MethodNotAllowed {
+                allow: "GET, PUT, PATCH, DELETE".to_owned(),
+            });
+        }
         (kind.rules.prepare_create)(&mut value);
         (kind.rules.admit)(&self.context, None, &mut value);
         let mut names_left = NAME_ATTEMPTS;
@@ -135,7 +140,7 @@ impl Registry {
         // Only a terminating namespace has this field; looking for its text first spares parsing the others.
         let needle = b"\"deletionTimestamp\"";
         let suspicious = record.value.windows(needle.len()).any(|w| w == needle);
-        if suspicious && meta::is_terminating(&parse(&record)) {
+        if suspicious && meta::is_terminating(&parse(&super::kinds::NAMESPACES, &record)) {
             return Err(ApiError::NamespaceTerminating {
                 kind,
                 name: name.to_owned(),
@@ -220,7 +225,7 @@ impl Registry {
     ) -> Result<Object, ApiError> {
         for _ in 0..ATTEMPTS {
             let record = self.record(kind, namespace, name).await?;
-            let old = parse(&record);
+            let old = parse(kind, &record);
             let stored = managed_of(&record.value);
             let mut new = old.clone();
             let version = record.modified.0.to_string();
@@ -232,7 +237,7 @@ impl Registry {
             }
             change(&mut new)?;
             let managers = managed::Before::take(&mut new, stored, part);
-            drop_nulls(&mut new);
+            kind.drop_nulls(&mut new);
             meta::match_path(kind, namespace, Some(name), &mut new)?;
             let wanted = meta::text(&new, "resourceVersion");
             let pinned = !matches!(wanted, "" | "0");
@@ -271,7 +276,7 @@ impl Registry {
     ) -> Result<(), ApiError> {
         meta::prepare_update(kind, name, old, new)?;
         keep_other_parts(kind, part, old, new);
-        (kind.rules.default)(new);
+        kind.set_defaults(new);
         if part == Part::Main {
             (kind.rules.prepare_update)(&self.context, old, new);
             (kind.rules.admit)(&self.context, Some(old), new);
@@ -340,6 +345,9 @@ impl Registry {
     ) -> Result<(), ApiError> {
         let mut causes = Causes::default();
         meta::validate(kind, new, old, &mut causes);
+        if let Some(custom) = kind.custom() {
+            custom.validate(new, old, &mut causes);
+        }
         (kind.rules.validate)(&self.context, new, old, &mut causes);
         causes.into_result(kind, meta::text(new, "name"))
     }
@@ -443,8 +451,13 @@ fn may_create(kind: &Kind, part: Part, value: &Value) -> bool {
 }
 
 /// The stored object without its managedFields; what we wrote we can read.
-pub(super) fn parse(record: &Record) -> Value {
-    serde_json::from_slice(&json_of(&record.value)).unwrap_or(Value::Null)
+pub(super) fn parse(kind: &'static Kind, record: &Record) -> Value {
+    let json = json_of(&record.value);
+    let mut value = serde_json::from_slice(&json).unwrap_or(Value::Null);
+    if let Some(custom) = kind.custom().filter(|custom| custom.converts(kind, &json)) {
+        custom.convert(kind, &mut value);
+    }
+    value
 }
 
 pub(super) fn contention(kind: &'static Kind, name: &str) -> ApiError {

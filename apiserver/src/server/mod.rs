@@ -226,6 +226,7 @@ impl Server {
             load_balancer_pool: self.config.pool(),
         };
         controller::bootstrap(&self.registry, &cluster).await?;
+        controller::definitions::load(&self.registry).await?;
         let rbac = Arc::<Rbac>::default();
         let mut roles = controller::rbac::start(&self.registry, rbac.clone(), stop.clone()).await;
         let (graph, named) = watch::channel(Graph::default());

@@ -73,6 +73,7 @@ impl Api {
     pub async fn with_authorizer(context: Context, authorizer: impl Authorizer + 'static) -> Self {
         let store = EmbeddedStore::with_engine(MemoryEngine::default(), None).unwrap();
         let registry = Registry::new(Arc::new(store), context);
+        tokio::spawn(apiserver::controller::definitions::run(registry.clone()));
         let router = router(State {
             registry: registry.clone(),
             authorizer: Arc::new(authorizer),

@@ -32,7 +32,7 @@ static NULL: Value = Value::Null;
 
 impl Type {
     /// Compares two objects of this type. Equal objects cost one walk and nothing else.
-    pub fn compare(&'static self, old: &Value, new: &Value) -> Comparison {
+    pub fn compare(&self, old: &Value, new: &Value) -> Comparison {
         compare(Relation::Struct(self), Some(old), Some(new)).below
     }
 }
@@ -52,7 +52,7 @@ impl Comparison {
     }
 }
 
-fn compare(relation: Relation, old: Option<&Value>, new: Option<&Value>) -> Difference {
+fn compare(relation: Relation<'_>, old: Option<&Value>, new: Option<&Value>) -> Difference {
     let mut difference = Difference::default();
     let objects = (relation.object(old), relation.object(new));
     match objects {
@@ -135,7 +135,7 @@ impl Parts {
 }
 
 fn compare_objects(
-    relation: Relation,
+    relation: Relation<'_>,
     old: Option<&Map<String, Value>>,
     new: Option<&Map<String, Value>>,
 ) -> Comparison {
@@ -181,12 +181,12 @@ fn compare_objects(
     if let (Relation::Struct(of), true) = (relation, old.is_none() || new.is_none()) {
         let there = old.or(new);
         for field in of.fields.iter().filter(|field| always_there(field)) {
-            let said = there.is_some_and(|map| map.contains_key(field.name));
+            let said = there.is_some_and(|map| map.contains_key(&*field.name));
             if !said && matches!(field.shape, Shape::Message(_)) {
                 part(
-                    field.name,
-                    absent(field.name, old.is_some()),
-                    absent(field.name, new.is_some()),
+                    &field.name,
+                    absent(&field.name, old.is_some()),
+                    absent(&field.name, new.is_some()),
                 );
             }
         }
@@ -195,7 +195,7 @@ fn compare_objects(
 }
 
 /// Compares items by their keys or values. `None` when some item has none: such a list has no parts.
-fn compare_lists(relation: Relation, old: &[Value], new: &[Value]) -> Option<Comparison> {
+fn compare_lists(relation: Relation<'_>, old: &[Value], new: &[Value]) -> Option<Comparison> {
     if old == new {
         return Some(Comparison::default());
     }
@@ -215,7 +215,7 @@ fn compare_lists(relation: Relation, old: &[Value], new: &[Value]) -> Option<Com
 }
 
 /// Items that share a step, which only ordinary writes can leave behind, are taken as a whole.
-fn compare_items(relation: Relation, old: &[&Value], new: &[&Value]) -> Difference {
+fn compare_items(relation: Relation<'_>, old: &[&Value], new: &[&Value]) -> Difference {
     match (old, new) {
         ([_] | [], [_] | []) => {
             compare(relation.item(), old.first().copied(), new.first().copied())

@@ -46,7 +46,7 @@ impl Config<'_> {
     /// [`ApplyError`].
     pub fn apply<'m>(
         &self,
-        of: &'static Type,
+        of: &Type,
         live: &Value,
         mut managers: Managers<'m>,
     ) -> Result<(Value, Managers<'m>), ApplyError> {
@@ -86,7 +86,7 @@ impl Config<'_> {
 
     fn settle<'m>(
         &self,
-        of: &'static Type,
+        of: &Type,
         live: &Value,
         mut managers: Managers<'m>,
     ) -> Result<(Value, Managers<'m>), ApplyError> {
@@ -171,7 +171,7 @@ fn take_over(
 /// First everything it owned goes, which takes along what stands below; of that comes back what somebody owns; and what the
 /// manager itself never owned comes back too.
 fn prune(
-    of: &'static Type,
+    of: &Type,
     merged: &Value,
     last: &FieldSet,
     everyone: &FieldSet,

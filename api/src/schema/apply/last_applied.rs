@@ -14,7 +14,7 @@ const ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const ANNOTATIONS_LIMIT_BYTES: usize = 256 * 1024;
 
 /// The fields that client-side apply set and that are still as it set them.
-pub(super) fn fields(of: &'static Type, live: &Value, api_version: &str) -> Option<FieldSet> {
+pub(super) fn fields(of: &Type, live: &Value, api_version: &str) -> Option<FieldSet> {
     let text = live["metadata"]["annotations"][ANNOTATION].as_str()?;
     let applied: Value = serde_json::from_str(text).ok()?;
     if applied["apiVersion"] != api_version {

@@ -11,12 +11,12 @@ use crate::schema::Type;
 impl Type {
     /// The object with the configuration merged into it. Items of lists keep the order of the object, unless the
     /// configuration has them in another.
-    pub fn merge(&'static self, live: &Value, config: &Value) -> Value {
+    pub fn merge(&self, live: &Value, config: &Value) -> Value {
         merge(Relation::Struct(self), Some(live), config)
     }
 }
 
-fn merge(relation: Relation, live: Option<&Value>, config: &Value) -> Value {
+fn merge(relation: Relation<'_>, live: Option<&Value>, config: &Value) -> Value {
     let Some(live) = live else {
         return config.clone();
     };
@@ -44,7 +44,7 @@ fn merge(relation: Relation, live: Option<&Value>, config: &Value) -> Value {
 }
 
 fn merge_objects(
-    relation: Relation,
+    relation: Relation<'_>,
     live: &Map<String, Value>,
     config: &Map<String, Value>,
 ) -> Map<String, Value> {
@@ -61,7 +61,7 @@ fn merge_objects(
 ///
 /// The items of the configuration come in its order. Those it does not have keep their place before the next item that both
 /// have.
-fn merge_lists(relation: Relation, live: &[Value], config: &[Value]) -> Option<Vec<Value>> {
+fn merge_lists(relation: Relation<'_>, live: &[Value], config: &[Value]) -> Option<Vec<Value>> {
     let step = |item: &Value| relation.element(item).ok();
     let before: Vec<Element> = live.iter().map(step).collect::<Option<_>>()?;
     let wanted: Vec<Element> = config.iter().map(step).collect::<Option<_>>()?;

@@ -39,19 +39,19 @@ impl Type {
     ///
     /// # Errors
     /// A field the schema does not know, an item of a list without its keys, or two items with the same.
-    pub fn field_set(&'static self, value: &Value) -> Result<FieldSet, SchemaError> {
+    pub fn field_set(&self, value: &Value) -> Result<FieldSet, SchemaError> {
         fields(Relation::Struct(self), value, Reading::Config)
     }
 
     /// The same of an object as it is, which ordinary writes may have given what no configuration may have: items that the
     /// schema cannot tell apart are taken as one.
-    pub(super) fn present_fields(&'static self, value: &Value) -> FieldSet {
+    pub(super) fn present_fields(&self, value: &Value) -> FieldSet {
         fields(Relation::Struct(self), value, Reading::Object).unwrap_or_default()
     }
 
     /// The set, with every declared field in it that has a path of the set below. The keys of maps and the items of lists
     /// are left as they are: only they are removed with what is below them.
-    pub(super) fn with_named_fields(&'static self, set: &FieldSet) -> FieldSet {
+    pub(super) fn with_named_fields(&self, set: &FieldSet) -> FieldSet {
         named(Relation::Struct(self), set)
     }
 }
@@ -66,7 +66,11 @@ enum Reading {
 }
 
 /// The set below a value; a leaf is in its parent's.
-fn fields(relation: Relation, value: &Value, reading: Reading) -> Result<FieldSet, SchemaError> {
+fn fields(
+    relation: Relation<'_>,
+    value: &Value,
+    reading: Reading,
+) -> Result<FieldSet, SchemaError> {
     if let Some(object) = relation.object(Some(value)) {
         let mut nodes = Vec::with_capacity(object.len());
         for (name, value) in object {
@@ -95,7 +99,11 @@ fn fields(relation: Relation, value: &Value, reading: Reading) -> Result<FieldSe
     }
 }
 
-fn list(relation: Relation, items: &[Value], reading: Reading) -> Result<FieldSet, SchemaError> {
+fn list(
+    relation: Relation<'_>,
+    items: &[Value],
+    reading: Reading,
+) -> Result<FieldSet, SchemaError> {
     let mut nodes = BTreeMap::new();
     for (index, item) in items.iter().enumerate() {
         let element = match (relation.element(item), reading) {
@@ -127,7 +135,7 @@ fn list(relation: Relation, items: &[Value], reading: Reading) -> Result<FieldSe
 }
 
 /// Whether a value is owned as a whole, not by its parts.
-fn is_whole(relation: Relation, value: &Value) -> bool {
+fn is_whole(relation: Relation<'_>, value: &Value) -> bool {
     let parts = match value {
         Value::Object(_) => relation.object(Some(value)).is_some(),
         Value::Array(_) => relation.is_list(),
@@ -136,7 +144,7 @@ fn is_whole(relation: Relation, value: &Value) -> bool {
     !parts
 }
 
-fn named(relation: Relation, set: &FieldSet) -> FieldSet {
+fn named(relation: Relation<'_>, set: &FieldSet) -> FieldSet {
     let node = |node: &Node| {
         let (child, declared) = match &node.element {
             Element::Field(name) => (relation.child(name), relation.declares(name)),

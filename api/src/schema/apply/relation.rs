@@ -9,24 +9,24 @@ use crate::schema::{Field, ListType, Scalar, Shape, Type, Zero};
 
 /// How a value is owned and merged.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Relation {
+pub(super) enum Relation<'s> {
     /// As a whole: scalars, and what the schema calls atomic.
     Leaf,
     /// An object, field by field.
-    Struct(&'static Type),
+    Struct(&'s Type),
     /// A map, key by key; its values have this shape.
-    Map(&'static Shape),
+    Map(&'s Shape),
     /// A list of scalars, value by value.
     Set,
     /// A list of objects, told apart by these fields.
-    Keyed(&'static [&'static str], &'static Shape),
+    Keyed(&'s [Cow<'static, str>], &'s Shape),
     /// JSON of any shape: objects key by key, everything else as a whole.
     Free,
 }
 
-impl Relation {
+impl<'s> Relation<'s> {
     /// Of a field.
-    pub(super) fn of_field(field: &'static Field) -> Self {
+    pub(super) fn of_field(field: &'s Field) -> Self {
         match (&field.shape, &field.list_type) {
             _ if field.atomic => Self::Leaf,
             (Shape::List(_), ListType::Set) => Self::Set,
@@ -36,9 +36,11 @@ impl Relation {
     }
 
     /// Of an item of a list or a value of a map.
-    pub(super) fn of_shape(shape: &'static Shape) -> Self {
+    pub(super) fn of_shape(shape: &'s Shape) -> Self {
         match shape {
-            Shape::Message(_) => shape.message().map_or(Self::Leaf, Self::of_type),
+            Shape::Message(_) | Shape::Object(_) => {
+                shape.message().map_or(Self::Leaf, Self::of_type)
+            }
             Shape::Map(values) => Self::Map(values),
             Shape::Scalar(
                 Scalar::Json
@@ -51,7 +53,7 @@ impl Relation {
     }
 
     /// Of an object.
-    pub(super) fn of_type(of: &'static Type) -> Self {
+    pub(super) fn of_type(of: &'s Type) -> Self {
         if of.atomic {
             Self::Leaf
         } else {
@@ -62,7 +64,10 @@ impl Relation {
     /// Of what an object of this relation has under a name. Names the schema does not know have no owner.
     pub(super) fn child(self, name: &str) -> Option<Self> {
         match self {
-            Self::Struct(of) => of.field(name).map(Self::of_field),
+            Self::Struct(of) => match (of.field(name), &of.rest) {
+                (Some(field), _) => Some(Self::of_field(field)),
+                (None, rest) => rest.as_ref().map(Self::of_shape),
+            },
             Self::Map(values) => Some(Self::of_shape(values)),
             Self::Free => Some(Self::Free),
             Self::Leaf | Self::Set | Self::Keyed(..) => None,
@@ -75,10 +80,9 @@ impl Relation {
             Self::Struct(of) => of.field(name),
             _ => None,
         };
-        Element::Field(declared.map_or_else(
-            || Cow::Owned(name.to_owned()),
-            |field| Cow::Borrowed(field.name),
-        ))
+        Element::Field(
+            declared.map_or_else(|| Cow::Owned(name.to_owned()), |field| field.name.clone()),
+        )
     }
 
     /// Whether a name is a declared field, not a key of a map.
@@ -120,11 +124,7 @@ impl Relation {
 }
 
 /// The keys of an item; defaults stand in for those it leaves out.
-fn keyed(
-    keys: &'static [&'static str],
-    shape: &'static Shape,
-    item: &Value,
-) -> Result<Element, String> {
+fn keyed(keys: &[Cow<'static, str>], shape: &Shape, item: &Value) -> Result<Element, String> {
     let object = item
         .as_object()
         .ok_or("a list with keys holds objects only")?;
@@ -132,8 +132,8 @@ fn keyed(
     let mut fields = Vec::with_capacity(keys.len());
     for key in keys {
         let default = || of.and_then(|of| of.field(key)?.default.as_ref());
-        if let Some(value) = object.get(*key).or_else(default) {
-            fields.push((Cow::Borrowed(*key), value.clone()));
+        if let Some(value) = object.get(&**key).or_else(default) {
+            fields.push((key.clone(), value.clone()));
         }
     }
     if fields.is_empty() {
@@ -147,7 +147,7 @@ fn keyed(
 /// Whether Go's structs always have this field, set or not, so that its being there tells nothing of who set it.
 pub(super) fn always_there(field: &Field) -> bool {
     match field.shape {
-        Shape::Message(_) => field.zero == Zero::Shown,
+        Shape::Message(_) | Shape::Object(_) => field.zero == Zero::Shown,
         Shape::List(_) | Shape::Map(_) => field.required,
         Shape::Scalar(_) => false,
     }

@@ -8,7 +8,7 @@ use crate::schema::Type;
 
 impl Type {
     /// The object without the fields and items of the set. What has nothing left in it goes too.
-    pub fn remove(&'static self, value: &Value, set: &FieldSet) -> Value {
+    pub fn remove(&self, value: &Value, set: &FieldSet) -> Value {
         let mut value = value.clone();
         remove(Relation::Struct(self), &mut value, set);
         value
@@ -16,7 +16,7 @@ impl Type {
 }
 
 /// Takes the fields out; answers whether the value had parts and has none left.
-fn remove(relation: Relation, value: &mut Value, set: &FieldSet) -> bool {
+fn remove(relation: Relation<'_>, value: &mut Value, set: &FieldSet) -> bool {
     if set.is_empty() {
         return false;
     }

@@ -8,6 +8,7 @@ pub(super) mod address;
 mod certificate_signing_request;
 mod config_map;
 mod controller_revision;
+pub(crate) mod custom_resource_definition;
 mod daemon_set;
 mod deployment;
 mod endpoint_slice;
@@ -39,6 +40,7 @@ pub(crate) mod template;
 pub use certificate_signing_request::CERTIFICATE_SIGNING_REQUESTS;
 pub use config_map::CONFIG_MAPS;
 pub use controller_revision::CONTROLLER_REVISIONS;
+pub use custom_resource_definition::CUSTOM_RESOURCE_DEFINITIONS;
 pub use daemon_set::DAEMON_SETS;
 pub use deployment::DEPLOYMENTS;
 pub use endpoint_slice::ENDPOINT_SLICES;
@@ -90,6 +92,7 @@ pub static ALL: &[&Kind] = &[
     &STATEFUL_SETS,
     &JOBS,
     &CERTIFICATE_SIGNING_REQUESTS,
+    &CUSTOM_RESOURCE_DEFINITIONS,
     &LEASES,
     &ENDPOINT_SLICES,
     &INGRESS_CLASSES,

@@ -86,16 +86,19 @@ fn read(kind: &'static Kind, record: Option<&store::Record>) -> Selectable {
 #[derive(Debug, Default)]
 pub struct Memos(Mutex<Recent>);
 
+/// A change of an object, as it is seen in one version of its kind.
+type Seen = (store::Revision, Bytes, &'static str);
+
 #[derive(Debug, Default)]
 struct Recent {
-    by_change: HashMap<(store::Revision, Bytes), Arc<Shared>>,
-    order: VecDeque<(store::Revision, Bytes)>,
+    by_change: HashMap<Seen, Arc<Shared>>,
+    order: VecDeque<Seen>,
 }
 
 impl Memos {
     /// The shared form of an event.
     pub(super) fn shared(&self, kind: &'static Kind, event: Arc<store::Event>) -> Arc<Shared> {
-        let change = (event.revision, event.key.clone());
+        let change = (event.revision, event.key.clone(), kind.version);
         let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = recent.by_change.get(&change) {
             return known.clone();

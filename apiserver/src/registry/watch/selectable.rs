@@ -1,12 +1,16 @@
 //! What selectors look at.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::OnceLock};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::registry::{ApiError, Kind, Selection, kind::SelectableField};
+use crate::registry::{ApiError, Kind, Selection, custom::Custom, kind::SelectableField};
 
 /// The labels and selectable fields of one version of one object.
 #[derive(Debug, Default)]
@@ -15,6 +19,7 @@ pub(crate) struct Selectable {
     name: String,
     labels: BTreeMap<Box<str>, Box<str>>,
     own: &'static [SelectableField],
+    custom: Option<Arc<Custom>>,
     json: Bytes,
     /// The values of the kind's own fields, in the order of its table; read when a selector first asks for one.
     fields: OnceLock<Vec<String>>,
@@ -46,6 +51,7 @@ impl Selectable {
             name: metadata.name,
             labels: metadata.labels,
             own: kind.rules.fields,
+            custom: kind.custom(),
             json: json.clone(),
             fields: OnceLock::new(),
         }
@@ -54,7 +60,13 @@ impl Selectable {
     fn own_fields(&self) -> &[String] {
         self.fields.get_or_init(|| {
             let value: Value = serde_json::from_slice(&self.json).unwrap_or_default();
-            self.own.iter().map(|(_, read)| read(&value)).collect()
+            match &self.custom {
+                Some(custom) => {
+                    let labels = custom.field_labels();
+                    labels.map(|label| custom.field(&value, label)).collect()
+                }
+                None => self.own.iter().map(|(_, read)| read(&value)).collect(),
+            }
         })
     }
 
@@ -63,7 +75,10 @@ impl Selectable {
             "metadata.name" => Cow::Borrowed(&self.name),
             "metadata.namespace" => Cow::Borrowed(&self.namespace),
             label => {
-                let index = self.own.iter().position(|(name, _)| *name == label);
+                let index = match &self.custom {
+                    Some(custom) => custom.field_labels().position(|name| name == label),
+                    None => self.own.iter().position(|(name, _)| *name == label),
+                };
                 let value = index.and_then(|index| self.own_fields().get(index));
                 Cow::Borrowed(value.map_or("", String::as_str))
             }
@@ -98,18 +113,22 @@ impl Selection {
             .flat_map(|selector| &selector.requirements);
         for requirement in requirements {
             let label = &*requirement.field;
+            let custom = kind.custom();
             let known = matches!(label, "metadata.name" | "metadata.namespace")
-                || kind.rules.fields.iter().any(|(name, _)| *name == label);
+                || kind.rules.fields.iter().any(|(name, _)| *name == label)
+                || custom.is_some_and(|custom| custom.field_labels().any(|name| name == label));
             if known {
                 continue;
             }
-            return Err(ApiError::BadRequest(if kind.rules.fields.is_empty() {
-                format!(
-                    "\"{label}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
-                )
-            } else {
-                format!("field label not supported: {label}")
-            }));
+            return Err(ApiError::BadRequest(
+                if kind.rules.fields.is_empty() && !kind.is_custom() {
+                    format!(
+                        "\"{label}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                    )
+                } else {
+                    format!("field label not supported: {label}")
+                },
+            ));
         }
         Ok(())
     }
