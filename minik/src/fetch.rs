@@ -3,11 +3,15 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
+use agent::client::{Client, ClientConfig, Identity};
 use anyhow::{Context, Result, anyhow, bail};
+use bytes::Bytes;
 use clap::Args;
+use http::Method;
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy},
@@ -20,10 +24,14 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// The longest answer that is read.
 const LIMIT_BYTES: u64 = 1 << 20;
 
+/// Where a Pod finds what its ServiceAccount has.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
 /// What to ask.
 #[derive(Args, Debug)]
 pub(crate) struct FetchArgs {
-    /// `http://NAME[:PORT]/PATH`, `tcp://NAME:PORT` or `udp://NAME:PORT`.
+    /// `http://NAME[:PORT]/PATH`, `tcp://NAME:PORT`, `udp://NAME:PORT`, or with --service-account
+    /// `https://NAME[:PORT]/PATH`.
     #[arg(value_parser = parse_target)]
     target: Target,
     /// How many connections to make, one after the other.
@@ -41,11 +49,15 @@ pub(crate) struct FetchArgs {
     /// Keep one TCP connection open: send each line of standard input, print each line that comes back.
     #[arg(long, conflicts_with_all = ["count", "json", "retry"])]
     lines: bool,
+    /// Ask the API as the ServiceAccount of the Pod this runs in: trust `ca.crt` of this directory, and show its `token`.
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = SERVICE_ACCOUNT)]
+    service_account: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scheme {
     Http,
+    Https,
     Tcp,
     Udp,
 }
@@ -61,12 +73,13 @@ struct Target {
 fn parse_target(text: &str) -> Result<Target, String> {
     let wrong = |what: &str| {
         format!(
-            "{text:?}: {what}; wanted http://NAME[:PORT]/PATH, tcp://NAME:PORT or udp://NAME:PORT"
+            "{text:?}: {what}; wanted http://NAME[:PORT]/PATH, https://NAME[:PORT]/PATH, tcp://NAME:PORT or udp://NAME:PORT"
         )
     };
     let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("no scheme"))?;
     let scheme = match scheme {
         "http" => Scheme::Http,
+        "https" => Scheme::Https,
         "tcp" => Scheme::Tcp,
         "udp" => Scheme::Udp,
         _ => return Err(wrong("unknown scheme")),
@@ -86,6 +99,7 @@ fn parse_target(text: &str) -> Result<Target, String> {
         (Some(0), _) => return Err(wrong("the port is not a number from 1 to 65535")),
         (Some(port), _) => port,
         (None, Scheme::Http) => 80,
+        (None, Scheme::Https) => 443,
         (None, _) => return Err(wrong("no port")),
     };
     let host = host
@@ -171,6 +185,7 @@ async fn ask_once(args: &FetchArgs) -> Result<(SocketAddr, String)> {
     let asking = async {
         match target.scheme {
             Scheme::Http => ask_http(addr, target).await,
+            Scheme::Https => ask_https(addr, args).await,
             Scheme::Tcp => ask_tcp(addr).await,
             Scheme::Udp => ask_udp(addr).await,
         }
@@ -222,6 +237,24 @@ async fn ask_http(addr: SocketAddr, target: &Target) -> Result<String> {
         bail!("HTTP status {status}: {}", body.trim_end());
     }
     Ok(body.to_owned())
+}
+
+/// Asks the API. Its certificate is valid for its addresses, so the one that was found is as good as the name.
+async fn ask_https(addr: SocketAddr, args: &FetchArgs) -> Result<String> {
+    let dir = args.service_account.as_ref();
+    let dir = dir.context("https:// needs --service-account: whom to trust, and who asks")?;
+    let read = |name: &str| {
+        let path = dir.join(name);
+        let text = std::fs::read_to_string(&path);
+        text.with_context(|| format!("read {}", path.display()))
+    };
+    let client = Client::new(ClientConfig {
+        server: format!("https://{addr}"),
+        ca_pem: read("ca.crt")?,
+        identity: Identity::Bearer(read("token")?),
+    })?;
+    let answer = client.send(Method::GET, &args.target.path, None, Bytes::new());
+    Ok(String::from_utf8_lossy(&answer.await?).into_owned())
 }
 
 async fn ask_tcp(addr: SocketAddr) -> Result<String> {
@@ -296,6 +329,7 @@ fn describe(target: &Target) -> String {
     } = target;
     match scheme {
         Scheme::Http => format!("GET http://{host}:{port}{path}"),
+        Scheme::Https => format!("GET https://{host}:{port}{path}"),
         Scheme::Tcp => format!("tcp://{host}:{port}"),
         Scheme::Udp => format!("udp://{host}:{port}"),
     }

@@ -139,5 +139,6 @@ fn container(limits: &Limits) -> ContainerSpec {
         allow_privilege_escalation: true,
         read_only_root: false,
         stdio: runtime::Stdio::default(),
+        mounts: Vec::new(),
     }
 }

@@ -33,4 +33,6 @@ pub use error::RuntimeError;
 pub use pod::{Adopted, Attached, Exec, Pod, Runtime, Subscription};
 pub use protocol::{ContainerState, ContainerStatus, PodState};
 pub use sandbox::terminal::resize;
-pub use spec::{Config, ContainerSpec, ExecSpec, Image, Limits, Network, PodSpec, Stdio, User};
+pub use spec::{
+    Config, ContainerSpec, ExecSpec, Image, Limits, Mount, Network, PodSpec, Stdio, User,
+};

@@ -284,6 +284,12 @@ impl Runtime {
         self.config.run_dir.join("pods").join(uid)
     }
 
+    /// Where the files of a Pod's volume are kept; they go with the Pod.
+    #[must_use]
+    pub fn volume_dir(&self, uid: &str, volume: &str) -> PathBuf {
+        self.dir(uid).join("volumes").join(volume)
+    }
+
     fn log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
         self.config
             .log_dir

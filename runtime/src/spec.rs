@@ -109,6 +109,17 @@ pub struct Limits {
     pub pids: Option<u64>,
 }
 
+/// A directory of the node inside a container. Set-uid bits and device nodes in it do nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// The directory on the node.
+    pub source: PathBuf,
+    /// Where it appears; made when it does not exist.
+    pub target: String,
+    /// Whether nothing can be written through it.
+    pub read_only: bool,
+}
+
 /// One container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerSpec {
@@ -138,6 +149,9 @@ pub struct ContainerSpec {
     /// How its standard streams are made.
     #[serde(default)]
     pub stdio: Stdio,
+    /// What else is in it, in this order.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
 }
 
 /// How a container's standard streams are made. By default there is nothing to read, and a pipe for each output.

@@ -20,8 +20,8 @@ use nix::{
     },
 };
 use runtime::{
-    Capabilities, Config, ContainerSpec, ContainerState, ExecSpec, Image, Limits, Network, Pod,
-    PodSpec, PodState, Runtime, RuntimeError, User, shim,
+    Capabilities, Config, ContainerSpec, ContainerState, ExecSpec, Image, Limits, Mount, Network,
+    Pod, PodSpec, PodState, Runtime, RuntimeError, User, shim,
 };
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -38,12 +38,16 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    let tests: [(&str, Test); 20] = [
+    let tests: [(&str, Test); 21] = [
         (
             "output_and_exit_code_are_kept",
             output_and_exit_code_are_kept,
         ),
         ("a_container_sees_only_itself", a_container_sees_only_itself),
+        (
+            "volumes_are_read_where_they_are_wanted_and_lead_nowhere_else",
+            volumes_are_read_where_they_are_wanted_and_lead_nowhere_else,
+        ),
         ("limits_and_user_are_enforced", limits_and_user_are_enforced),
         (
             "capabilities_are_those_asked_for",
@@ -296,6 +300,7 @@ fn container(argv: &[&str]) -> ContainerSpec {
         allow_privilege_escalation: true,
         read_only_root: false,
         stdio: runtime::Stdio::default(),
+        mounts: Vec::new(),
     }
 }
 
@@ -402,6 +407,55 @@ fn a_container_sees_only_itself(fixture: &Fixture) {
             "{name} in {seen:?}"
         );
     }
+}
+
+fn volumes_are_read_where_they_are_wanted_and_lead_nowhere_else(fixture: &Fixture) {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (name, content) in [("outer", "o"), ("inner", "i")] {
+        fs::create_dir(dir.path().join(name)).expect("a volume");
+        fs::write(dir.path().join(name).join("file"), content).expect("a file");
+    }
+    fs::create_dir(dir.path().join("outer/inner")).expect("a place in a volume");
+    let mount = |name: &str, target: &str| Mount {
+        source: dir.path().join(name),
+        target: target.to_owned(),
+        read_only: true,
+    };
+    for (mounts, path, content) in [
+        (vec![mount("outer", "/data")], "/data/file", "o"),
+        (
+            vec![mount("outer", "/data"), mount("inner", "/data/inner")],
+            "/data/inner/file",
+            "i",
+        ),
+        // The root's parent is the root itself.
+        (vec![mount("outer", "/a/../../../../b")], "/b/file", "o"),
+    ] {
+        let spec = ContainerSpec {
+            mounts,
+            ..container(&["read", path])
+        };
+        let seen = look(fixture, &spec);
+        let wanted = [
+            ("content", content),
+            ("left", "false"),
+            ("writable", "false"),
+        ];
+        let wanted = wanted.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(seen, wanted.into(), "{path}");
+    }
+    assert_eq!(
+        fs::read_to_string(dir.path().join("outer/file")).expect("a file"),
+        "o"
+    );
+    let missing = ContainerSpec {
+        mounts: vec![mount("missing", "/data")],
+        ..container(&["look"])
+    };
+    let pod = fixture.pod();
+    let refused = pod.start_container(&missing).expect_err("no such volume");
+    assert!(refused.to_string().contains("bind a volume"), "{refused}");
+    pod.remove().expect("remove");
 }
 
 fn limits_and_user_are_enforced(fixture: &Fixture) {

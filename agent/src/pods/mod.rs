@@ -17,6 +17,7 @@ mod files;
 mod sandbox;
 mod spec;
 mod status;
+mod volumes;
 mod worker;
 
 use std::{

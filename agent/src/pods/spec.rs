@@ -1,9 +1,11 @@
 //! From a Pod object to what the runtime makes. Pure.
 
-use api::core::{Container, Pod};
-use runtime::{Capabilities, ContainerSpec, Image, Limits, Network, PodSpec, Stdio, User};
+use std::path::PathBuf;
 
-use super::{env, files};
+use api::core::{Container, Pod};
+use runtime::{Capabilities, ContainerSpec, Image, Limits, Mount, Network, PodSpec, Stdio, User};
+
+use super::{env, files, volumes};
 use crate::Addresses;
 
 /// The search path of a container whose image says nothing about it.
@@ -19,12 +21,8 @@ pub(super) fn unsupported(pod: &Pod) -> Option<&'static str> {
     if !spec.init_containers.is_empty() {
         return Some("init containers are not supported yet");
     }
-    if spec
-        .containers
-        .iter()
-        .any(|container| !container.volume_mounts.is_empty())
-    {
-        return Some("volume mounts are not supported yet");
+    if let Some(what) = unsupported_volumes(pod) {
+        return Some(what);
     }
     if spec.runtime_class_name.is_some() {
         return Some("runtimeClassName is not supported yet");
@@ -43,6 +41,40 @@ pub(super) fn unsupported(pod: &Pod) -> Option<&'static str> {
     spec.containers
         .iter()
         .find_map(|container| unsupported_security(pod, container))
+}
+
+/// What of its volumes it would not get.
+fn unsupported_volumes(pod: &Pod) -> Option<&'static str> {
+    let mounts = pod.spec.containers.iter();
+    for mount in mounts.flat_map(|container| &container.volume_mounts) {
+        if !mount.sub_path.is_empty() || !mount.sub_path_expr.is_empty() {
+            return Some("volume mounts with a subPath are not supported yet");
+        }
+        let propagation = mount.mount_propagation.as_deref();
+        if propagation.is_some_and(|propagation| propagation != "None") {
+            return Some("mountPropagation is not supported yet, but for None");
+        }
+        let mut volumes = pod.spec.volumes.iter();
+        let volume = volumes.find(|volume| volume.name == mount.name);
+        if !volume.is_some_and(volumes::is_supported) {
+            return Some(
+                "volumes other than configMap, secret, downwardAPI and projected are not supported yet",
+            );
+        }
+    }
+    None
+}
+
+/// What a container sees of its Pod's volumes, outer places first. Whatever it asks for, it cannot write to them.
+pub(super) fn mounts(container: &Container, dir: impl Fn(&str) -> PathBuf) -> Vec<Mount> {
+    let mounts = container.volume_mounts.iter().map(|mount| Mount {
+        source: dir(&mount.name),
+        target: mount.mount_path.to_string(),
+        read_only: true,
+    });
+    let mut mounts: Vec<Mount> = mounts.collect();
+    mounts.sort_by_key(|mount| mount.target.split('/').count());
+    mounts
 }
 
 /// What a container asks for about its rights that it would not get. Never less protection than was asked for.
@@ -178,6 +210,7 @@ pub(super) fn container_spec(
             stdin_once: container.stdin_once,
             tty: container.tty,
         },
+        mounts: Vec::new(),
         image,
     })
 }

@@ -28,6 +28,7 @@ pub mod object;
 pub mod options;
 mod read;
 mod scale;
+mod service_account_admission;
 pub mod table;
 pub mod watch;
 mod write;
@@ -63,6 +64,8 @@ pub struct Context {
     pub allowed_endpoint_ips: Vec<IpNet>,
     /// The users, besides administrators, that may say where a Service is reached. Flag `--load-balancer-controller`.
     pub load_balancer_controllers: Vec<String>,
+    /// Whether Pods get what their ServiceAccounts give. Not where nobody makes the accounts of namespaces.
+    pub service_accounts: bool,
 }
 
 /// For how many seconds Pods tolerate the NoExecute taints of a node that is not ready, or not reachable, unless they say so
@@ -96,6 +99,7 @@ impl Default for Context {
             allowed_external_ips: Vec::new(),
             allowed_endpoint_ips: Vec::new(),
             load_balancer_controllers: Vec::new(),
+            service_accounts: false,
         }
     }
 }

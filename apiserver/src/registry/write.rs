@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    ApiError, Causes, Kind, Object, Part, Registry, WriteOptions, allocate, managed, meta,
+    ApiError, Causes, Kind, Object, Part, Registry, WriteOptions, allocate,
+    kinds::PODS,
+    managed, meta,
     object::{canonical, drop_nulls, json_of, managed_of},
 };
 use crate::store::{Expect, Operation, Outcome, Record, Revision, Write};
@@ -59,6 +61,9 @@ impl Registry {
         }
         (kind.rules.prepare_create)(&mut value);
         (kind.rules.admit)(&self.context, None, &mut value);
+        if **kind == PODS && self.context.service_accounts {
+            self.admit_account(new.namespace, &mut value).await?;
+        }
         let mut names_left = NAME_ATTEMPTS;
         for _ in 0..ATTEMPTS {
             match self.try_create(&new, &value, options).await? {

@@ -260,6 +260,7 @@ impl Config {
             allowed_external_ips: self.allowed_external_ips.clone(),
             allowed_endpoint_ips: self.allowed_endpoint_ips.clone(),
             load_balancer_controllers: self.load_balancer_controllers.clone(),
+            service_accounts: true,
             ..Context::default()
         }
     }

@@ -1,9 +1,9 @@
 //! A container's file system, made inside its own mount namespace: nothing of it is ever visible outside.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, DirBuilder, OpenOptions},
     io,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink},
     path::Path,
 };
 
@@ -14,11 +14,13 @@ use nix::{
 };
 
 use super::{Failure, Surroundings};
-use crate::spec::{ContainerSpec, Image, Network, PodSpec};
+use crate::spec::{ContainerSpec, Image, Mount, Network, PodSpec};
 
 const NONE: Option<&str> = None;
 /// The writable layer lives in memory. Without a bound of their own, empty files would fill it.
 const ROOT_OPTIONS: &str = "mode=755,size=64m,nr_inodes=64k";
+/// Where volumes wait in the new root until there is no old one any more.
+const VOLUMES: &str = ".volumes";
 /// Device nodes that every program may expect: name, major, minor.
 const DEVICES: [(&str, u64, u64); 6] = [
     ("null", 1, 3),
@@ -86,11 +88,14 @@ pub(super) fn enter(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<(
     step("change to the root", chdir(root))?;
     kernel_file_systems(around.pod)?;
     devices()?;
+    hold(Path::new("."), &spec.mounts)?;
     // The new root over the old one, then the old one away: no directory for it is needed.
     step("change the root", pivot_root(".", "."))?;
     step("unmount the old root", umount2(".", MntFlags::MNT_DETACH))?;
     step("change to the new root", chdir("/"))?;
     protect()?;
+    // A path with `..` or a link in it leads to a place inside, now that there is no outside.
+    place(&spec.mounts)?;
     // Only now: a path with `..` in it must not lead out.
     fs::create_dir_all(&spec.working_dir).map_err(|error| ("make the working directory", error))?;
     if spec.read_only_root {
@@ -102,6 +107,53 @@ pub(super) fn enter(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<(
     }
     umask(Mode::from_bits_truncate(0o022));
     Ok(())
+}
+
+/// Binds the directories of the node that are to be in the container to places of ours: `.volumes/0` and so on.
+fn hold(root: &Path, mounts: &[Mount]) -> Result<(), Failure> {
+    for (number, wanted) in mounts.iter().enumerate() {
+        let place = root.join(VOLUMES).join(number.to_string());
+        fs::create_dir_all(&place).map_err(|error| ("make a place for a volume", error))?;
+        step(
+            "bind a volume",
+            mount(Some(&wanted.source), &place, NONE, MsFlags::MS_BIND, NONE),
+        )?;
+        // A bind mount takes its flags in a second step only.
+        let mut flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
+        flags |= MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        if wanted.read_only {
+            flags |= MsFlags::MS_RDONLY;
+        }
+        step("protect a volume", mount(NONE, &place, NONE, flags, NONE))?;
+    }
+    Ok(())
+}
+
+/// Moves them to the places they are wanted at.
+fn place(mounts: &[Mount]) -> Result<(), Failure> {
+    if mounts.is_empty() {
+        return Ok(());
+    }
+    let held = Path::new("/").join(VOLUMES);
+    for (number, wanted) in mounts.iter().enumerate() {
+        let mut target = DirBuilder::new();
+        target.recursive(true).mode(0o755);
+        target
+            .create(&wanted.target)
+            .map_err(|error| ("make the mountPath of a volume", error))?;
+        let from = held.join(number.to_string());
+        step(
+            "mount a volume",
+            mount(
+                Some(&from),
+                wanted.target.as_str(),
+                NONE,
+                MsFlags::MS_MOVE,
+                NONE,
+            ),
+        )?;
+    }
+    fs::remove_dir_all(held).map_err(|error| ("remove the places of volumes", error))
 }
 
 fn built_in(root: &Path, program: &Path) -> Result<(), Failure> {

@@ -18,6 +18,11 @@ fn main() {
             }
         }
         Some("look") => look(),
+        Some("read") => {
+            println!("content={}", fs::read_to_string(&args[1]).unwrap_or_else(|error| error.to_string()));
+            println!("writable={}", fs::write(&args[1], "x").is_ok());
+            println!("left={}", fs::metadata("/.volumes").is_ok());
+        }
         // Far more than any test allows; written, so that it is really taken.
         Some("eat") => {
             let eaten = vec![1_u8; 256 << 20];

@@ -212,7 +212,7 @@ fn key_value(
 }
 
 /// The downward API's fields.
-fn field_value(pod: &Pod, path: &str, places: Places) -> Option<String> {
+pub(super) fn field_value(pod: &Pod, path: &str, places: Places) -> Option<String> {
     let meta = &pod.metadata;
     let value = match path {
         "metadata.name" => meta.name.to_string(),

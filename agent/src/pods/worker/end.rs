@@ -137,6 +137,7 @@ impl Worker {
         let Some(sandbox) = self.sandbox.take() else {
             return;
         };
+        self.volumes.forget();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
         while let Err(error) = sandbox.remove().await {
             tracing::error!(pod = %self.name(), %error, "the Pod's sandbox cannot be removed; trying again");

@@ -2,6 +2,7 @@
 
 mod end;
 mod start;
+mod volumes;
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,6 +29,7 @@ use crate::{
     client::{PatchKind, Path},
 };
 pub(super) use end::end;
+use volumes::Volumes;
 
 /// An image that is not there: it does not appear by itself.
 const IMAGE_AGAIN: Duration = Duration::from_secs(300);
@@ -43,6 +45,7 @@ pub(super) struct Worker {
     /// The last patch, and the status it led to.
     reported: Option<(Value, PodStatus)>,
     report_backoff: Backoff,
+    volumes: Volumes,
 }
 
 /// What woke the worker.
@@ -90,6 +93,7 @@ impl Worker {
             lives,
             reported: None,
             report_backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
+            volumes: Volumes::default(),
         }
     }
 
@@ -122,7 +126,8 @@ impl Worker {
             }
             let again = self.advance().await;
             let retry = self.report().await;
-            let wake = [again, retry].into_iter().flatten().min();
+            let renewal = self.renew_volumes().await;
+            let wake = [again, retry, renewal].into_iter().flatten().min();
             match self.next_event(wake).await {
                 Event::State(state) => self.observe(&state),
                 Event::ShimGone => self.lost().await,

@@ -34,6 +34,8 @@ enum ConfigError {
 
 /// When to look again whether the Services are known, which takes moments.
 const SERVICES_AGAIN: Duration = Duration::from_millis(50);
+/// When to look again for what volumes are made of: in a new namespace it comes within moments.
+const VOLUMES_AGAIN: Duration = Duration::from_secs(1);
 /// When to try again to start what failed to start.
 const START_AGAIN: Duration = Duration::from_secs(10);
 
@@ -67,9 +69,15 @@ impl Worker {
             let again = Timestamp::now() + SERVICES_AGAIN;
             return self.lives[index].cannot_start("ContainerCreating", message, again);
         }
+        if let Err(error) = self.ensure_volumes().await {
+            let again = Timestamp::now() + VOLUMES_AGAIN;
+            return self.lives[index].cannot_start("ContainerCreating", error.to_string(), again);
+        }
         let spec = self.environment(&container).await.and_then(|environment| {
             let spec = spec::container_spec(&self.pod, &container, attempt, image, environment);
-            spec.map_err(ConfigError::from)
+            let mut spec = spec?;
+            spec.mounts = spec::mounts(&container, |volume| self.volume_dir(volume));
+            Ok(spec)
         });
         let spec = match spec {
             Ok(spec) => spec,

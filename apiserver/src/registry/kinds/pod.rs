@@ -147,6 +147,7 @@ fn fill(pod: &mut Value) {
         pod["spec"] = json!({});
     }
     let spec = &mut pod["spec"];
+    name_account(spec);
     for (field, value) in [
         ("serviceAccountName", json!("default")),
         ("enableServiceLinks", json!(true)),
@@ -187,6 +188,14 @@ fn fill_addresses(status: &mut Value) {
     }
 }
 
+/// `serviceAccount` is the older spelling of `serviceAccountName`.
+fn name_account(spec: &mut Value) {
+    let old = text_at(spec, &["serviceAccount"]).to_owned();
+    if !old.is_empty() {
+        set_if_absent(spec, "serviceAccountName", old.into());
+    }
+}
+
 /// What a template fills in as well: what admission adds to Pods only is not here.
 pub(super) fn fill_spec(spec: &mut Value) {
     for (field, value) in [
@@ -198,7 +207,7 @@ pub(super) fn fill_spec(spec: &mut Value) {
     ] {
         set_if_absent(spec, field, value);
     }
-    // The older spelling of the same field.
+    name_account(spec);
     if let Some(account) = spec.get("serviceAccountName").cloned() {
         set_if_absent(spec, "serviceAccount", account);
     }

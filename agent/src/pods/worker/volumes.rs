@@ -1,0 +1,250 @@
+//! The volumes of a Pod: read, written, and their tokens renewed when 80 % of their life is over.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    time::Duration,
+};
+
+use api::{
+    core::{ConfigMap, Secret},
+    meta::{StringMap, Time},
+};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    super::{
+        container::Life,
+        env::{self, Places},
+        volumes::{self, Data, Sources, TokenKey, VolumeError},
+    },
+    Worker,
+};
+use crate::{
+    backoff::Backoff,
+    client::{ClientError, Path},
+};
+
+/// Why volumes are not there (yet).
+#[derive(Debug, thiserror::Error)]
+pub(super) enum VolumesError {
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    #[error("reading {kind} {name:?} for a volume: {source}")]
+    Unreadable {
+        kind: &'static str,
+        name: String,
+        source: Box<ClientError>,
+    },
+    #[error("asking for a token of ServiceAccount {account:?}: {source}")]
+    Token {
+        account: String,
+        source: Box<ClientError>,
+    },
+    #[error("writing volume {volume:?}: {source}")]
+    Write { volume: String, source: io::Error },
+}
+
+/// A token, and when the next one is asked for.
+struct Held {
+    token: String,
+    renew_at: Instant,
+}
+
+/// What a worker knows of its Pod's volumes.
+pub(super) struct Volumes {
+    tokens: HashMap<TokenKey, Held>,
+    /// The Pod's labels and annotations when the files were last written; `None` while they are not.
+    written: Option<(StringMap, StringMap)>,
+    backoff: Backoff,
+}
+
+impl Default for Volumes {
+    fn default() -> Self {
+        Self {
+            tokens: HashMap::new(),
+            written: None,
+            backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+        }
+    }
+}
+
+impl Volumes {
+    /// The files went with the sandbox.
+    pub(super) fn forget(&mut self) {
+        self.written = None;
+    }
+
+    fn are_current(&self, labels: &StringMap, annotations: &StringMap) -> bool {
+        let now = Instant::now();
+        let written = self.written.as_ref();
+        written.is_some_and(|(a, b)| a == labels && b == annotations)
+            && self.tokens.values().all(|held| held.renew_at > now)
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenRequest {
+    status: TokenStatus,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TokenStatus {
+    token: String,
+    expiration_timestamp: Time,
+}
+
+impl Worker {
+    /// Sees to it that the files of running containers are current. Returns when to look again.
+    pub(super) async fn renew_volumes(&mut self) -> Option<Instant> {
+        let idle = !self.lives.iter().any(Life::is_running);
+        if idle || self.sandbox.is_none() || self.pod.spec.volumes.is_empty() {
+            return None;
+        }
+        match self.ensure_volumes().await {
+            Ok(()) => {
+                self.volumes.backoff.reset();
+                self.volumes.tokens.values().map(|held| held.renew_at).min()
+            }
+            Err(error) => {
+                tracing::warn!(pod = %self.name(), %error, "the Pod's volumes are not renewed; trying again");
+                Some(Instant::now() + self.volumes.backoff.fail())
+            }
+        }
+    }
+
+    /// Writes the files of all volumes, unless they are current.
+    pub(super) async fn ensure_volumes(&mut self) -> Result<(), VolumesError> {
+        let meta = &self.pod.metadata;
+        let (labels, annotations) = (meta.labels.clone(), meta.annotations.clone());
+        if self.pod.spec.volumes.is_empty() || self.volumes.are_current(&labels, &annotations) {
+            return Ok(());
+        }
+        self.renew_tokens().await?;
+        let sources = self.volume_sources().await?;
+        let node = self.context.node_ips;
+        let places = Places {
+            pod: self.addresses.unwrap_or(node),
+            host: node,
+        };
+        let security = self.pod.spec.security_context.as_ref();
+        let group = security.and_then(|security| security.fs_group);
+        let group = group.and_then(|group| u32::try_from(group).ok());
+        for volume in &self.pod.spec.volumes {
+            // Others are refused where they are mounted.
+            if !volumes::is_supported(volume) {
+                continue;
+            }
+            let payload = volumes::payload(&self.pod, volume, places, &sources)?;
+            let dir = self.volume_dir(&volume.name);
+            let write =
+                tokio::task::spawn_blocking(move || volumes::write::write(&dir, &payload, group));
+            let written = write.await.expect("writing does not panic");
+            written.map_err(|source| VolumesError::Write {
+                volume: volume.name.to_string(),
+                source,
+            })?;
+        }
+        self.volumes.written = Some((labels, annotations));
+        Ok(())
+    }
+
+    /// Where the agent keeps the files of a volume.
+    pub(super) fn volume_dir(&self, volume: &str) -> std::path::PathBuf {
+        let uid = &self.pod.metadata.uid;
+        self.context.runtime.volume_dir(uid, volume)
+    }
+
+    /// Reads what volumes name; what does not exist is left out.
+    async fn volume_sources(&self) -> Result<Sources, VolumesError> {
+        let mut sources = Sources::default();
+        for (kind, name) in volumes::wanted_objects(&self.pod) {
+            match self.volume_data(kind, &name).await {
+                Ok(data) => {
+                    sources.objects.insert((kind, name), data);
+                }
+                Err(error) if error.is_not_found() => {}
+                Err(source) => {
+                    let source = Box::new(source);
+                    return Err(VolumesError::Unreadable { kind, name, source });
+                }
+            }
+        }
+        let tokens = self.volumes.tokens.iter();
+        sources.tokens = tokens
+            .map(|(key, held)| (key.clone(), held.token.clone()))
+            .collect();
+        Ok(sources)
+    }
+
+    async fn volume_data(&self, kind: &str, name: &str) -> Result<Data, ClientError> {
+        let client = &self.context.client;
+        let namespace = &self.pod.metadata.namespace;
+        let path = |plural| {
+            Path::core(plural)
+                .namespace(namespace)
+                .name(name)
+                .to_string()
+        };
+        if kind == env::CONFIG_MAP {
+            let map: ConfigMap = client.get(&path("configmaps")).await?;
+            return Ok(volumes::config_map_data(map));
+        }
+        let secret: Secret = client.get(&path("secrets")).await?;
+        Ok(volumes::secret_data(secret))
+    }
+
+    /// Asks for the tokens that are missing, or have lived 80 % of their life.
+    async fn renew_tokens(&mut self) -> Result<(), VolumesError> {
+        let wanted = volumes::wanted_tokens(&self.pod);
+        let known: HashSet<_> = wanted.iter().cloned().collect();
+        self.volumes.tokens.retain(|key, _| known.contains(key));
+        for key in wanted {
+            let held = self.volumes.tokens.get(&key);
+            if held.is_some_and(|held| held.renew_at > Instant::now()) {
+                continue;
+            }
+            let held = self.new_token(&key).await?;
+            self.volumes.tokens.insert(key, held);
+        }
+        Ok(())
+    }
+
+    async fn new_token(&self, key: &TokenKey) -> Result<Held, VolumesError> {
+        let meta = &self.pod.metadata;
+        let account = &self.pod.spec.service_account_name;
+        let path = Path::core("serviceaccounts")
+            .namespace(&meta.namespace)
+            .name(account)
+            .subresource("token");
+        let audiences: Vec<&str> = Some(key.audience.as_str())
+            .filter(|audience| !audience.is_empty())
+            .into_iter()
+            .collect();
+        let body: Value = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {
+                "audiences": audiences, "expirationSeconds": key.life_secs,
+                "boundObjectRef": {
+                    "apiVersion": "v1", "kind": "Pod", "name": meta.name, "uid": meta.uid,
+                },
+            },
+        });
+        let begun = Instant::now();
+        let answer = self.context.client.create(&path.to_string(), &body).await;
+        let answer: TokenRequest = answer.map_err(|source| VolumesError::Token {
+            account: account.to_string(),
+            source: Box::new(source),
+        })?;
+        let ends = answer.status.expiration_timestamp.timestamp();
+        let life = Duration::try_from(ends - Timestamp::now()).unwrap_or_default();
+        Ok(Held {
+            token: answer.status.token,
+            renew_at: begun + life.mul_f64(0.8),
+        })
+    }
+}
