@@ -192,6 +192,7 @@ async fn c05_to_c08_reads(store: &dyn Backend) {
         at: Some(first.revision),
         from: Some(from.into()),
         limit: 2,
+        ..ListOptions::default()
     };
     let second = store.list(range("/g/"), options).await.expect("list");
     let keys: Vec<_> = first

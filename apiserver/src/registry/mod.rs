@@ -29,6 +29,7 @@ pub mod options;
 mod read;
 mod scale;
 mod service_account_admission;
+mod sketch;
 pub mod table;
 pub mod watch;
 mod write;

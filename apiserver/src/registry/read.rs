@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ApiError, Freshness, Kind, List, ListQuery, Object, Registry, Selection, object::json_of,
-    watch::selectable::Selectable,
+    sketch, watch::selectable::Selectable,
 };
 use crate::store::{ListOptions, Record, Revision, StoreError};
 
@@ -90,6 +90,7 @@ impl Registry {
             kind,
             query,
             prefix: &prefix,
+            required: query.selection.labels.as_ref().map_or(0, sketch::required),
             objects: Vec::new(),
         };
         let mut from = from;
@@ -99,6 +100,7 @@ impl Registry {
                 at,
                 from: from.clone(),
                 limit: collector.page_size(),
+                sketch: collector.required,
             };
             let page = self
                 .backend
@@ -156,6 +158,8 @@ struct Collector<'a> {
     kind: &'static Kind,
     query: &'a ListQuery,
     prefix: &'a str,
+    /// What the sketch of every selected object has.
+    required: u64,
     objects: Vec<Object>,
 }
 
@@ -178,7 +182,12 @@ impl Collector<'_> {
         let limit = self.query.limit;
         let everything = self.query.selection.is_everything();
         for (index, record) in records.iter().enumerate() {
-            if !everything && !self.query.selection.matches_bytes(self.kind, &record.value) {
+            if !everything
+                && !self
+                    .query
+                    .selection
+                    .selects(self.kind, record, self.required)
+            {
                 continue;
             }
             self.objects.push(Object::from_record(self.kind, record));
@@ -266,9 +275,15 @@ impl Selection {
         self.labels.is_none() && self.fields.is_none()
     }
 
-    /// Whether the object in these stored bytes is selected.
-    #[must_use]
-    pub fn matches_bytes(&self, kind: &'static Kind, stored: &Bytes) -> bool {
-        self.is_everything() || self.matches(&Selectable::read(kind, &json_of(stored)))
+    /// Whether the object of this record is selected. `required` is what its sketch must have for that.
+    fn selects(&self, kind: &'static Kind, record: &Record, required: u64) -> bool {
+        let mut read = None;
+        let sketch = record.sketch.get_or_init(|| {
+            let object = read.insert(Selectable::read(kind, &json_of(&record.value)));
+            sketch::of(object.labels())
+        });
+        sketch & required == required
+            && self
+                .matches(&read.unwrap_or_else(|| Selectable::read(kind, &json_of(&record.value))))
     }
 }

@@ -5,8 +5,10 @@
 
 pub mod embedded;
 pub mod engine;
+mod sketch;
 
 pub use embedded::EmbeddedStore;
+pub use sketch::Sketch;
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -30,6 +32,8 @@ pub struct Record {
     pub modified: Revision,
     /// 1 when created, one more with each write.
     pub version: u64,
+    /// What a reader noted about the value.
+    pub sketch: Sketch,
 }
 
 /// What must be true of a key for a write to happen.
@@ -110,6 +114,8 @@ pub struct ListOptions {
     pub from: Option<Bytes>,
     /// At most this many records; 0 is no limit.
     pub limit: usize,
+    /// Leave out records whose sketch is made and lacks one of these bits.
+    pub sketch: u64,
 }
 
 /// One page of a list.

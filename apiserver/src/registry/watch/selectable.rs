@@ -57,6 +57,10 @@ impl Selectable {
         }
     }
 
+    pub(crate) fn labels(&self) -> &BTreeMap<Box<str>, Box<str>> {
+        &self.labels
+    }
+
     fn own_fields(&self) -> &[String] {
         self.fields.get_or_init(|| {
             let value: Value = serde_json::from_slice(&self.json).unwrap_or_default();

@@ -22,7 +22,7 @@ use super::{
     state::State,
 };
 use crate::store::{
-    Durability, Event, Expect, Operation, Outcome, Record, Revision, StoreError, Write,
+    Durability, Event, Expect, Operation, Outcome, Record, Revision, Sketch, StoreError, Write,
     engine::{KvEngine, Op, panic_text},
 };
 
@@ -293,6 +293,7 @@ impl<E: KvEngine> Committer<E> {
                     created,
                     modified: revision,
                     version,
+                    sketch: Sketch::default(),
                 };
                 let expiry = ttl.map_or(0, |ttl| {
                     now_ms() + u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX / 2)

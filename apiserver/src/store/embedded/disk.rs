@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use super::space;
 use crate::store::{
-    Record, Revision, StoreError,
+    Record, Revision, Sketch, StoreError,
     engine::{KvEngine, MAX_VALUE_BYTES, Op},
 };
 
@@ -203,6 +203,7 @@ impl Head {
             created: self.created,
             modified: self.modified,
             version: self.version,
+            sketch: Sketch::default(),
         })
     }
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use smallvec::{SmallVec, smallvec};
 
 use crate::store::{Event, ListOptions, Page, Record, Revision, StoreError};
 
@@ -15,8 +16,8 @@ use crate::store::{Event, ListOptions, Page, Record, Revision, StoreError};
 const WATCH_BATCH: usize = 512;
 const WATCH_BATCH_BYTES: usize = 4 << 20;
 
-/// One key's versions, oldest first; `None` is a deletion.
-type Versions = Vec<(Revision, Option<Arc<Record>>)>;
+/// One key's versions, oldest first; `None` is a deletion. Nearly every key has one, which needs no allocation of its own.
+type Versions = SmallVec<[(Revision, Option<Arc<Record>>); 1]>;
 
 /// Keys with their versions, and the changes since the oldest revision that is kept.
 #[derive(Debug, Default)]
@@ -42,7 +43,7 @@ impl State {
     pub(super) fn restore(&mut self, record: Record) {
         self.keys.insert(
             record.key.clone(),
-            vec![(record.modified, Some(Arc::new(record)))],
+            smallvec![(record.modified, Some(Arc::new(record)))],
         );
     }
 
@@ -95,7 +96,9 @@ impl State {
         let living = self
             .keys
             .range(start..keys.end)
-            .filter_map(|(_, versions)| version_at(versions, revision));
+            .filter_map(|(_, versions)| version_at(versions, revision))
+            // Those that are only counted are not touched.
+            .filter(|record| options.sketch == 0 || record.sketch.may_have(options.sketch));
         for record in living {
             if options.limit == 0 || page.records.len() < options.limit {
                 page.records.push(Arc::clone(record));
@@ -203,6 +206,7 @@ impl State {
             .partition_point(|(revision, _)| *revision <= to)
             .saturating_sub(1);
         versions.drain(..newest_kept);
+        versions.shrink_to_fit();
         if let [(revision, None)] = versions[..]
             && revision <= to
         {
