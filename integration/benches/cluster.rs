@@ -2,6 +2,8 @@
 //!
 //! Prints a table, and each row again as a line of JSON. Run by `make bench`.
 
+mod measure;
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -12,6 +14,7 @@ use std::{
 };
 
 use integration::{DEADLINE, Lab, eventually, minik};
+use measure::{Report, cpu, rss_kb, stat};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, setns},
@@ -29,7 +32,7 @@ const FAILOVERS: usize = 3;
 const SERVICES: usize = 100;
 
 fn main() {
-    let mut report = Report::default();
+    let mut report = Report::of("cluster");
     let size = fs::metadata(minik()).expect("inspect the binary").len();
     report.row("binary", size as f64 / 1e6, "MB", "25");
 
@@ -305,36 +308,6 @@ fn pid_of(lab: &Lab, host: &str, unit: &str) -> u32 {
     .unwrap_or_else(|| panic!("no process of {unit} on {host}"))
 }
 
-fn cpu(pid: u32) -> Duration {
-    let fields = stat(pid);
-    // utime and stime, proc_pid_stat(5) fields 14 and 15, in ticks of 10 ms.
-    let ticks: u64 = fields[11..13]
-        .iter()
-        .map(|field| field.parse::<u64>().expect("ticks"))
-        .sum();
-    Duration::from_millis(ticks * 10)
-}
-
-/// The fields of proc_pid_stat(5) after the name, so that `[0]` is field 3.
-fn stat(pid: u32) -> Vec<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("read the process's times");
-    let after_name = stat.rsplit_once(')').expect("a name in parentheses").1;
-    after_name.split_whitespace().map(str::to_owned).collect()
-}
-
-fn rss_kb(pid: u32) -> u64 {
-    let status =
-        fs::read_to_string(format!("/proc/{pid}/status")).expect("read the process's status");
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .expect("VmRSS");
-    line.split_whitespace()
-        .nth(1)
-        .and_then(|number| number.parse().ok())
-        .expect("kilobytes")
-}
-
 /// `kubectl proxy`: plain HTTP on loopback, so that no TLS client is needed here.
 struct Proxy {
     child: Child,
@@ -399,28 +372,5 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-#[derive(Default)]
-struct Report(Vec<Value>);
-
-impl Report {
-    fn row(&mut self, what: &str, value: f64, unit: &str, goal: &str) {
-        println!(
-            "{what:<36} {value:>10.3} {unit:<12} {}",
-            if goal.is_empty() {
-                String::new()
-            } else {
-                format!("goal {goal}")
-            }
-        );
-        self.0.push(
-            json!({ "bench": "cluster", "what": what, "value": value, "unit": unit, "goal": goal }),
-        );
-    }
-
-    fn print(&self) {
-        self.0.iter().for_each(|row| println!("{row}"));
     }
 }
