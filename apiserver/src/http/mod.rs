@@ -35,6 +35,7 @@ pub mod body;
 mod connect;
 mod discovery;
 mod finish;
+pub mod fuzz;
 mod guard;
 mod health;
 mod limits;

@@ -53,8 +53,13 @@ impl Patch {
             ));
         }
         let bytes = body::read(call).await?;
-        let document = body::json(&bytes)?;
-        let patch = match media_type.as_str() {
+        Self::parse(&media_type, &bytes)
+    }
+
+    /// Reads the bytes of a patch of a known media type; the second part names keys that came twice.
+    pub(super) fn parse(media_type: &str, bytes: &[u8]) -> Result<(Self, Vec<String>), ApiError> {
+        let document = body::json(bytes)?;
+        let patch = match media_type {
             "application/json-patch+json" => Self::Json(operations(document.value)?),
             _ if !document.value.is_object() => {
                 return Err(ApiError::BadRequest(
