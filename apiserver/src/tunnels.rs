@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,14 +17,19 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, BodyStream, Limited};
 use hyper::{
     body::Incoming,
     client::conn::http2::{self, SendRequest},
     rt::{Read, Write},
 };
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    io::{AsyncRead, DuplexStream},
+    sync::watch,
+    time::timeout,
+};
+use tokio_util::io::{ReaderStream, StreamReader};
 
 use crate::registry::ApiError;
 
@@ -38,10 +44,16 @@ const PING_LIMIT: Duration = Duration::from_secs(10);
 const AWAIT_TUNNEL: Duration = Duration::from_secs(3);
 /// How long a node may take until it knows whether it can do what is asked; a connection attempt takes 10 s at most.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// What a connection's writer may be ahead of the node.
+const PIPE_BYTES: usize = 64 << 10;
 /// The longest reason a node gives for a refusal.
 const REASON_BYTES: usize = 16 << 10;
 
 type Sender = SendRequest<Body>;
+type Reader = Box<dyn AsyncRead + Send + Unpin>;
+
+/// A connection that a node has made.
+pub type Dialled = tokio::io::Join<Reader, DuplexStream>;
 
 /// Every node that is connected.
 #[derive(Clone, Debug)]
@@ -129,6 +141,26 @@ impl Tunnels {
                 Err(unreachable(node, &reason))
             }
         }
+    }
+
+    /// A connection to an address of the node or of a Pod on it, made by the node.
+    ///
+    /// # Errors
+    /// [`ApiError::BadGateway`] when nobody answers there; as [`Self::ask`].
+    pub async fn dial(&self, node: &str, address: SocketAddr) -> Result<Dialled, ApiError> {
+        let destination = tunnel::Request::Dial(tunnel::Destination::Address {
+            ip: address.ip(),
+            port: address.port(),
+        });
+        let (writer, written) = tokio::io::duplex(PIPE_BYTES);
+        let input = Body::from_stream(ReaderStream::new(written));
+        let output = self.ask(node, &destination, input).await?;
+        let output = BodyStream::new(output).filter_map(|frame| async {
+            let frame = frame.map(|frame| frame.into_data().ok());
+            frame.map_err(std::io::Error::other).transpose()
+        });
+        let reader: Reader = Box::new(StreamReader::new(Box::pin(output)));
+        Ok(tokio::io::join(reader, writer))
     }
 
     /// The node's connection. One that was lost a moment ago is waited for.

@@ -96,6 +96,10 @@ pub(crate) struct Call {
     method: Method,
     path: String,
     query: Query,
+    /// The query as it came, for what is passed on.
+    raw_query: String,
+    /// The host that the client asked.
+    host: String,
     headers: HeaderMap,
     /// Behind a mutex only because a body is not `Sync`, and the call is borrowed across awaits.
     body: Mutex<Body>,
@@ -122,7 +126,12 @@ async fn handle(Shared((state, lanes)): Shared<(State, Lanes)>, request: Request
         path = watched;
         query.set("watch", "true");
     }
+    let named = parts.headers.get(header::HOST);
+    let named = named.and_then(|host| host.to_str().ok());
+    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
     let call = Call {
+        raw_query: parts.uri.query().unwrap_or_default().to_owned(),
+        host: named.or(authority).unwrap_or_default().to_owned(),
         state,
         lanes,
         user: user.unwrap_or_else(User::anonymous),

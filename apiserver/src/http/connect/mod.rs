@@ -8,10 +8,14 @@
 //! upgraded every error is an ordinary `Status` (S6).
 
 mod channels;
+mod location;
 mod log;
 mod pod;
 mod port_channels;
 mod port_forward;
+mod proxy;
+mod proxy_target;
+mod proxy_tls;
 mod remote;
 mod remote_spdy;
 mod upgrade;
@@ -67,6 +71,7 @@ pub(super) async fn serve(call: &mut Call, target: &Target) -> Result<Response, 
         Some("exec") => remote::exec(call, target).await,
         Some("attach") => remote::attach(call, target).await,
         Some("portforward") => port_forward::serve(call, target).await,
+        Some("proxy") => proxy::serve(call, target).await,
         _ => Err(ApiError::UnknownPath),
     }
 }
