@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    let tests: [(&str, Test); 21] = [
+    let tests: [(&str, Test); 25] = [
         (
             "output_and_exit_code_are_kept",
             output_and_exit_code_are_kept,
@@ -105,6 +105,22 @@ fn main() -> ExitCode {
         (
             "a_dead_shim_takes_its_containers_and_is_cleaned_up",
             a_dead_shim_takes_its_containers_and_is_cleaned_up,
+        ),
+        (
+            "a_program_runs_in_a_terminal_of_the_container",
+            a_program_runs_in_a_terminal_of_the_container,
+        ),
+        (
+            "who_attaches_writes_and_reads_and_ends_the_input",
+            who_attaches_writes_and_reads_and_ends_the_input,
+        ),
+        (
+            "who_attaches_and_reads_late_gets_everything",
+            who_attaches_and_reads_late_gets_everything,
+        ),
+        (
+            "a_container_in_a_terminal_is_attached_to",
+            a_container_in_a_terminal_is_attached_to,
         ),
         ("pods_live_side_by_side", pods_live_side_by_side),
         // The last: it hides the cgroup v1 hierarchies from this process.
@@ -921,5 +937,150 @@ fn cgroup_v2_alone_is_enough(fixture: &Fixture) {
         tty: false,
     };
     assert_eq!(pod.exec(&spec, [null.as_fd(); 3]).expect("exec"), 3);
+    pod.remove().expect("remove");
+}
+
+/// What comes out of a descriptor until its end.
+fn all_of(from: &mut File) -> String {
+    let (mut text, mut bytes) = (Vec::new(), [0; 4096]);
+    loop {
+        let mut polled = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
+        assert_ne!(
+            poll(&mut polled, PollTimeout::from(20_000_u16)).expect("poll"),
+            0,
+            "it ends"
+        );
+        match from.read(&mut bytes) {
+            Ok(0) => break,
+            Ok(length) => text.extend_from_slice(&bytes[..length]),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            // The end of a terminal.
+            Err(_) => break,
+        }
+    }
+    String::from_utf8(text).expect("text")
+}
+
+fn a_program_runs_in_a_terminal_of_the_container(fixture: &Fixture) {
+    let pod = fixture.pod();
+    let spec = ContainerSpec {
+        user: User {
+            uid: 1000,
+            gid: 1000,
+            groups: Vec::new(),
+        },
+        ..container(&["wait"])
+    };
+    pod.start_container(&spec).expect("start");
+    let spec = ExecSpec {
+        container: "main".to_owned(),
+        argv: ["/minik", "terminal"].map(str::to_owned).to_vec(),
+        tty: true,
+    };
+    let (exec, master) = pod.start_exec_in_terminal(&spec).expect("exec");
+    let mut master = master.expect("a terminal");
+    runtime::resize(master.as_fd(), 80, 24).expect("it has a size");
+    let said = all_of(&mut master);
+    for line in [
+        "terminals=[true, true, true]\r\n",
+        "controlling=true",
+        "owner=1000",
+        "name=/dev/pts/0",
+        "term=xterm",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    eventually("it ends", || exec.try_wait().expect("it ran") == Some(0));
+    let missing = ExecSpec {
+        argv: vec!["/nothing".to_owned()],
+        ..spec
+    };
+    let (exec, _) = pod.start_exec_in_terminal(&missing).expect("asked");
+    eventually("its failure is told", || {
+        exec.try_wait()
+            .is_err_and(|error| error.to_string().contains("No such file"))
+    });
+    pod.remove().expect("remove");
+}
+
+/// Attaches to both outputs: the container, what it reads, and what it writes.
+fn attach(pod: &Pod) -> (runtime::Attached, File, File) {
+    let (output, output_end) = nix::unistd::pipe().expect("a pipe");
+    let (errors, errors_end) = nix::unistd::pipe().expect("a pipe");
+    let ends = [output_end.as_fd(), errors_end.as_fd()];
+    let attached = pod.attach("main", true, &ends).expect("attach");
+    (attached, output.into(), errors.into())
+}
+
+fn talkative(argv: &[&str], tty: bool) -> ContainerSpec {
+    ContainerSpec {
+        stdio: runtime::Stdio {
+            stdin: true,
+            stdin_once: true,
+            tty,
+        },
+        ..container(argv)
+    }
+}
+
+fn who_attaches_writes_and_reads_and_ends_the_input(fixture: &Fixture) {
+    use std::io::Write;
+    let pod = fixture.pod();
+    pod.start_container(&talkative(&["repeat"], false))
+        .expect("start");
+    let (attached, mut output, mut errors) = attach(&pod);
+    assert!(attached.stdin && !attached.tty);
+    let mut input = attached.input.expect("somewhere to write");
+    input.write_all(b"one\ntwo\n").expect("write");
+    drop(input);
+    assert_eq!(all_of(&mut output), "one\ntwo\n");
+    assert_eq!(all_of(&mut errors), "");
+    assert_eq!(ended(&pod).0, 0, "its input has ended");
+    assert!(
+        fixture.log(0).contains("stdout F two"),
+        "the log has it too"
+    );
+    let refused = pod.attach("main", true, &[]).expect_err("it has ended");
+    assert!(refused.to_string().contains("is not running"), "{refused}");
+    pod.remove().expect("remove");
+}
+
+fn who_attaches_and_reads_late_gets_everything(fixture: &Fixture) {
+    use std::io::Write;
+    let pod = fixture.pod();
+    pod.start_container(&talkative(&["flood"], false))
+        .expect("start");
+    let (attached, mut output, _errors) = attach(&pod);
+    // Another one, who goes away without having read anything, holds nobody up.
+    drop(attach(&pod));
+    let mut input = attached.input.expect("somewhere to write");
+    input.write_all(b"!").expect("write");
+    eventually("it has begun", || fixture.log(0).contains("line 0"));
+    let state = &pod.state().expect("state").containers["main"].state;
+    assert!(state.is_running(), "it waits for the reader");
+    let said = all_of(&mut output);
+    assert_eq!(said.lines().count(), 50_000);
+    assert!(said.ends_with("line 49999\n"));
+    assert_eq!(ended(&pod).0, 0);
+    pod.remove().expect("remove");
+}
+
+fn a_container_in_a_terminal_is_attached_to(fixture: &Fixture) {
+    use std::io::Write;
+    let pod = fixture.pod();
+    pod.start_container(&talkative(&["repeat"], true))
+        .expect("start");
+    let (attached, mut output, _errors) = attach(&pod);
+    assert!(attached.stdin && attached.tty);
+    let mut input = attached.input.expect("the terminal");
+    runtime::resize(input.as_fd(), 80, 24).expect("it is a terminal");
+    // A line, and the character that ends the input.
+    input.write_all(b"one\n\x04").expect("write");
+    let said = all_of(&mut output);
+    assert!(
+        said.matches("one\r\n").count() == 2,
+        "the echo, and the program: {said:?}"
+    );
+    assert_eq!(ended(&pod).0, 0);
     pod.remove().expect("remove");
 }

@@ -23,6 +23,16 @@ fn main() {
             println!("writable={}", fs::write(&args[1], "x").is_ok());
             println!("left={}", fs::metadata("/.volumes").is_ok());
         }
+        // Until nobody writes any more.
+        Some("repeat") => {
+            std::io::copy(&mut std::io::stdin(), &mut std::io::stdout()).unwrap();
+        }
+        // Waits for a byte, so that somebody can attach before; then says more than any pipe holds.
+        Some("flood") => {
+            std::io::Read::read_exact(&mut std::io::stdin(), &mut [0]).unwrap();
+            (0..50_000).for_each(|number| println!("line {number}"));
+        }
+        Some("terminal") => terminal(),
         // Far more than any test allows; written, so that it is really taken.
         Some("eat") => {
             let eaten = vec![1_u8; 256 << 20];
@@ -69,6 +79,16 @@ fn look() {
     println!("null={}", fs::write("/dev/null", "x").is_ok());
     println!("node-devices={}", ["/dev/null", "/dev/zero", "/dev/tty", "/proc/kcore"].map(change_mode).join(","));
     println!("power={}", fs::read_dir("/sys/devices/virtual/powercap").map(|dir| dir.count()).unwrap_or(0));
+}
+
+fn terminal() {
+    use std::{io::IsTerminal, os::unix::fs::MetadataExt};
+    let are = [std::io::stdin().is_terminal(), std::io::stdout().is_terminal(), std::io::stderr().is_terminal()];
+    println!("terminals={are:?}");
+    println!("controlling={}", fs::File::open("/dev/tty").is_ok());
+    println!("owner={}", fs::metadata("/proc/self/fd/0").unwrap().uid());
+    println!("name={}", fs::read_link("/proc/self/fd/0").unwrap().display());
+    println!("term={}", env::var("TERM").unwrap_or_default());
 }
 
 /// Gives a device node of the machine the permissions it has: allowed, it could as well take them away.
