@@ -250,3 +250,147 @@ fn s7_ports_are_forwarded_to_pods_and_what_leads_to_them() {
         );
     }
 }
+
+#[test]
+fn s11_requests_are_passed_on_to_pods_services_and_nodes() {
+    let lab = Lab::up(1, &[]);
+    let manifest = echo_pod("a", "a", "node1")
+        + "---\napiVersion: v1\nkind: Service\nmetadata: {name: s}\n\
+           spec: {selector: {app: a}, ports: [{name: web, port: 80, targetPort: 9376}]}\n\
+           ---\napiVersion: v1\nkind: Service\nmetadata: {name: none}\n\
+           spec: {selector: {app: nobody}, ports: [{port: 80}]}\n";
+    let _ = lab.apply(&manifest).ok();
+    let ready = ["wait", "--for=condition=Ready", "--timeout=60s", "pod/a"];
+    let _ = lab.kubectl(&ready).ok();
+    let raw = |path: &str| lab.kubectl(&["get", "--raw", path]);
+    for path in [
+        "pods/a:9376/proxy/hostname",
+        "services/s/proxy/hostname",
+        "services/s:web/proxy/hostname",
+        "services/s:80/proxy/hostname",
+        "services/http:s:80/proxy/hostname",
+    ] {
+        let path = format!("/api/v1/namespaces/default/{path}");
+        eventually(&path, DEADLINE, || {
+            let answer = raw(&path).result()?;
+            (answer.trim() == "a").then_some(()).ok_or(answer)
+        });
+    }
+    let node = raw("/api/v1/nodes/node1/proxy/healthz").ok();
+    assert!(node.contains("lastUpdated"), "{node}");
+    for (path, words) in [
+        (
+            "namespaces/default/services/none/proxy/",
+            "no endpoints available for service \"none\"",
+        ),
+        (
+            "namespaces/default/services/s:x/proxy/",
+            "no service port \"x\" found for service \"s\"",
+        ),
+        (
+            "namespaces/default/pods/a:9/proxy/",
+            "error trying to reach service",
+        ),
+        ("namespaces/default/pods/b/proxy/", "pods \"b\" not found"),
+        ("nodes/node2/proxy/", "nodes \"node2\" not found"),
+    ] {
+        let refused = raw(&format!("/api/v1/{path}")).refused();
+        assert!(refused.contains(words), "{path}: {refused}");
+    }
+}
+
+/// Without its agent a node cannot be asked; with it, at once again.
+#[test]
+fn a_node_without_its_agent_is_named_and_asked_again_when_it_is_back() {
+    let lab = Lab::up(1, &[]);
+    lab.echo_pods(&[("a", "a", "node1")]);
+    let _ = lab.lab(&["kill", "node1"]).ok();
+    for args in [
+        &["logs", "a"][..],
+        &["exec", "a", "--", "/minik"],
+        &["port-forward", "a", ":80"],
+    ] {
+        let refused = lab.kubectl(args).refused();
+        let words = "node \"node1\" cannot be reached: its agent is not connected to this server";
+        assert!(refused.contains(words), "{args:?}: {refused}");
+    }
+    let _ = lab.lab(&["start", "node1"]).ok();
+    eventually("the log is read again", DEADLINE, || {
+        lab.kubectl(&["logs", "a"]).result()
+    });
+}
+
+/// A program whose standard input somebody attaches to, and which ends with it.
+#[test]
+fn a_pod_that_was_made_for_it_is_talked_to_and_goes() {
+    let lab = Lab::up(1, &[]);
+    lab.echo_pods(&[("a", "a", "node1")]);
+    let ip = lab.get(&["pod", "a"])["status"]["podIP"].clone();
+    let target = format!("tcp://{}:9377", ip.as_str().expect("an address"));
+    for (way, websockets) in WAYS {
+        let talk = [
+            "run",
+            "talk",
+            "-i",
+            "--rm",
+            "--restart=Never",
+            "--image=minik.dev/echo",
+            "--pod-running-timeout=60s",
+            "--command",
+            "--",
+            "/minik",
+            "fetch",
+            "--lines",
+            &target,
+        ];
+        let mut command = lab.kubectl_command(&talk);
+        command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websockets);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("start");
+        let mut input = child.stdin.take().expect("piped");
+        input.write_all(b"one\ntwo\n").expect("write");
+        drop(input);
+        let mut out = String::new();
+        let mut output = child.stdout.take().expect("piped");
+        output.read_to_string(&mut out).expect("read");
+        assert!(child.wait().expect("wait").success(), "{way}: {out}");
+        assert!(out.contains("one") && out.contains("two"), "{way}: {out}");
+        let gone = lab.kubectl(&["get", "pod", "talk"]).refused();
+        assert!(gone.contains("not found"), "{way}: {gone}");
+    }
+}
+
+/// A terminal: its size is that of the client's window, here told by where help is broken into lines.
+#[test]
+fn s3_a_terminal_has_the_size_of_the_clients_window() {
+    let lab = Lab::up(1, &[]);
+    lab.echo_pods(&[("a", "a", "node1")]);
+    for (way, websockets) in WAYS {
+        let longest = |columns: u16| {
+            let kubectl =
+                lab.kubectl_command(&["exec", "-it", "a", "--", "/minik", "help", "fetch"]);
+            let words = std::iter::once(kubectl.get_program()).chain(kubectl.get_args());
+            let line: Vec<_> = words
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect();
+            let line = format!("stty cols {columns} rows 24; {}", line.join(" "));
+            let mut script = Command::new("script");
+            script
+                .args(["-qec", &line, "/dev/null"])
+                .env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websockets);
+            script.envs(
+                kubectl
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            );
+            let out = run(script.stdin(Stdio::null())).ok();
+            assert!(out.contains("--retry"), "{way}: {out}");
+            out.lines()
+                .map(|line| line.trim_end().len())
+                .max()
+                .unwrap_or(0)
+        };
+        let (narrow, wide) = (longest(60), longest(100));
+        assert!(narrow <= 60 && wide > 60, "{way}: {narrow} {wide}");
+    }
+}
