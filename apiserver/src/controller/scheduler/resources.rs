@@ -73,8 +73,11 @@ pub(super) fn lacking(
     let has = amounts(allocatable);
     let lacking = requests.iter().filter(|(name, amount)| {
         let used = used.get(*name).copied().unwrap_or_default();
-        let has = has.get(*name).copied().unwrap_or_default();
-        used + **amount > has
+        match has.get(*name) {
+            Some(has) => used + **amount > *has,
+            // Agents do not count disks; what else a node does not name it has not.
+            None => &***name != "ephemeral-storage",
+        }
     });
     lacking.map(|(name, _)| name.clone()).collect()
 }
@@ -99,6 +102,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_node_lacks_what_it_does_not_name() {
+        let lacks = |allocatable: serde_json::Value, request: &str| {
+            let allocatable = serde_json::from_value(allocatable).unwrap();
+            let request = (request.into(), Quantity::from("1").amount().unwrap());
+            !lacking(&allocatable, &Amounts::new(), &[request].into()).is_empty()
+        };
+        let cpu = || json!({"cpu": "1"});
+        assert!(!lacks(cpu(), "cpu"));
+        assert!(lacks(cpu(), "memory"));
+        assert!(lacks(cpu(), "example.com/gpu"));
+        assert!(!lacks(cpu(), "ephemeral-storage"));
+        assert!(!lacks(json!({}), "cpu"), "it has not said anything yet");
+    }
 
     #[test]
     fn a_pod_needs_what_its_containers_need_at_their_greediest() {

@@ -12,7 +12,7 @@ use api::{
 use jiff::Timestamp;
 
 use super::{
-    Moment, Plan, Sort,
+    Failure, Moment, Plan, Sort,
     claim::Claimant,
     dependents::Dependents,
     progress::{self, Availability, availability, is_active},
@@ -61,7 +61,13 @@ pub(super) fn plan(world: &World, key: &Key, moment: Moment<'_>) -> Plan {
     let (terminating, _) = claimant.claim(&PODS, all().filter(is_terminating));
     let (mut status, due) = count(set, &pods, moment.now);
     status.terminating_replicas = i32::try_from(terminating.len()).ok();
-    say_failure(&mut status, moment);
+    // One that has what it wants has not failed, whatever was tried before.
+    let complete = status.replicas == set.spec.replicas.unwrap_or(1);
+    say_failure(
+        &mut status,
+        moment.failure.filter(|_| !complete),
+        moment.now,
+    );
     plan.due = due;
     let write = progress::status_write(&REPLICA_SETS, set, &set.status, &status);
     plan.actions.extend(write);
@@ -155,12 +161,12 @@ fn count(set: &ReplicaSet, pods: &[&Pod], now: Timestamp) -> (ReplicaSetStatus, 
     (status, due)
 }
 
-fn say_failure(status: &mut ReplicaSetStatus, moment: Moment<'_>) {
-    match moment.failure {
+fn say_failure(status: &mut ReplicaSetStatus, failure: Option<&Failure>, now: Timestamp) {
+    match failure {
         None => progress::remove(&mut status.conditions, FAILURE),
         Some(failure) => {
             let words = (failure.reason, failure.message.clone());
-            let mut condition = progress::condition(FAILURE, "True", words, moment.now);
+            let mut condition = progress::condition(FAILURE, "True", words, now);
             condition.last_update_time = None;
             progress::set(&mut status.conditions, condition);
         }

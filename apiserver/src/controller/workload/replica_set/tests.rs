@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{controller::workload::Failure, registry::Part, store::Revision};
+use crate::{registry::Part, store::Revision};
 
 const NOW: &str = "2026-01-01T01:00:00Z";
 
@@ -213,6 +213,13 @@ fn a_failure_is_told_and_not_tried_again_at_once() {
     let other = json!({"metadata": {"generation": 4}});
     let plan = look(set(&other), vec![], Some(&failure));
     assert_eq!(dependents(&plan).create.len(), 2, "another ReplicaSet now");
+    let none = json!({"spec": {"replicas": 0}, "status": {"conditions": [{"type": "ReplicaFailure", "status": "True"}]}});
+    let plan = look(set(&none), vec![], Some(&failure));
+    assert_eq!(
+        status(&plan)["conditions"],
+        Value::Null,
+        "it has what it wants"
+    );
     let over = Failure {
         again: now(),
         ..failure
