@@ -107,6 +107,26 @@ check "the new Pod runs" kubectl wait --for=condition=Ready pod/my-app-4 --timeo
 check "the Service is where the Pods are" kubectl get endpoints my-service
 check_that "40 connections are spread over the Pods there are now" "$forty" spread my-app-1 my-app-3 my-app-4
 
+title "my-deployment: every Pod is replaced, and nobody notices"
+check "applied" kubectl apply -f examples/my-deployment.yaml
+check "rolled out" kubectl rollout status deployment/my-deployment --timeout=60s
+unnoticed() { # connections all the while, each of which must be answered
+  local failed load
+  failed=$(mktemp)
+  while [ -e "$failed" ]; do
+    "$minik" lab exec --pod client -- /minik fetch --json --count 20 http://my-deployment/ >/dev/null || echo lost >>"$failed"
+  done &
+  load=$!
+  kubectl rollout restart deployment/my-deployment && kubectl rollout status deployment/my-deployment --timeout=60s
+  local rolled=$? lost
+  lost=$(wc -l <"$failed")
+  rm "$failed"
+  wait "$load"
+  kubectl get replicasets -l app=my-deployment
+  [ "$rolled" = 0 ] && [ "$lost" = 0 ]
+}
+check_that "no connection was lost" "kubectl rollout restart deployment/my-deployment" unnoticed
+
 title "external-database: no selector, endpoints written by hand"
 check "applied" kubectl apply -f examples/external-database.yaml
 from_pod "reached through the Service from a Pod" --retry 5 http://external-database/

@@ -1,7 +1,7 @@
-//! A Service is used all the time while every Pod behind it is replaced: nobody notices.
+//! A Service is used all the time while every Pod behind it is replaced, by hand or by a Deployment: nobody notices.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
@@ -18,6 +18,11 @@ const PODS: [(&str, &str); 4] = [
     ("a3", "node1"),
     ("a4", "node2"),
 ];
+/// Four Pods of the same sort, replaced by whoever sees to it that there are four.
+const DEPLOYMENT: &str = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec:\n  replicas: 4\n  \
+    selector: {matchLabels: {app: a}}\n  template:\n    metadata: {labels: {app: a}}\n    spec:\n      \
+    terminationGracePeriodSeconds: 60\n      containers:\n      - name: app\n        image: minik.dev/echo\n        \
+    args: [\"--http\", \"9376\", \"--tcp\", \"9377\"]\n";
 /// Much longer than a Pod needs that ends with its last connection.
 const GRACE: &str = "terminationGracePeriodSeconds: 60";
 /// New connections by one client process, one after the other, and how many such processes a client starts at most.
@@ -60,12 +65,45 @@ fn no_connection_is_dropped_while_every_pod_is_replaced() {
         .collect();
     let _ = lab.apply(&pods.join("---\n")).ok();
     wait_ready(&lab, &PODS.map(|(name, _)| name.to_owned()));
+    under_load(&lab, |ip| replace_all(&lab, ip));
+}
+
+#[test]
+fn no_connection_is_dropped_by_a_rollout_restart() {
+    let lab = Lab::up(3, &[]);
+    let _ = lab.apply(SERVICE).ok();
+    let _ = lab.apply(DEPLOYMENT).ok();
+    lab.echo_pods(&[("client", "client", "node3")]);
+    let status = ["rollout", "status", "deployment/a", "--timeout=120s"];
+    let _ = lab.kubectl(&status).ok();
+    let before = names_of_pods(&lab);
+    under_load(&lab, |_| {
+        let _ = lab.kubectl(&["rollout", "restart", "deployment/a"]).ok();
+        let _ = lab.kubectl(&status).ok();
+        eventually("the old Pods are gone", 4 * DEADLINE, || {
+            let now = names_of_pods(&lab);
+            (now.is_disjoint(&before) && now.len() == 4)
+                .then_some(())
+                .ok_or_else(|| format!("{now:?}"))
+        });
+    });
+}
+
+fn names_of_pods(lab: &Lab) -> BTreeSet<String> {
+    let pods = lab.get(&["pods", "-l", "app=a"]);
+    let pods = pods["items"].as_array().expect("a list").iter();
+    pods.map(|pod| pod["metadata"]["name"].to_string())
+        .collect()
+}
+
+/// Does something while clients make connections to the Service without a pause, each of which must be answered.
+fn under_load(lab: &Lab, act: impl FnOnce(&str)) {
     let ip = lab.get(&["service", "a"])["spec"]["clusterIP"]
         .as_str()
         .expect("a ClusterIP")
         .to_owned();
     let cluster_ip = format!("http://{ip}/");
-    // Node 1 has Pods of its own and sends to others; node 3 has none.
+    // Node 1 has Pods of its own and sends to others; node 3 has none of those made by hand.
     let node_ports = ["http://198.18.0.11:30080/", "http://198.18.0.13:30080/"];
     let many = |url| ["fetch", "--json", "--count", CONNECTIONS, url];
     eventually("both ways lead to the Pods", DEADLINE, || {
@@ -86,10 +124,10 @@ fn no_connection_is_dropped_while_every_pod_is_replaced() {
             })
         })];
         for url in node_ports {
-            let (lab, stop) = (&lab, &stop);
+            let stop = &stop;
             loads.push(scope.spawn(move || load(stop, || lab.minik_on("client", &many(url)))));
         }
-        replace_all(&lab, &ip);
+        act(&ip);
         drop(stopping);
         for load in loads {
             let runs = load.join().expect("the load does not panic");
