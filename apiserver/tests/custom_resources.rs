@@ -632,3 +632,94 @@ async fn deleting_a_definition_deletes_its_objects_first() {
     wait_for(&api, "crontabs.stable.example.com", "Established").await;
     assert_eq!(api.get(TABS).await.1["items"], json!([]));
 }
+
+#[tokio::test]
+async fn f2_x7_namespaces_and_owners_take_custom_resources_along() {
+    let (api, _running) = common::cluster::cluster().await;
+    api.made(DEFINITIONS, definition()).await;
+    wait_for(&api, "crontabs.stable.example.com", "Established").await;
+    api.made("/api/v1/namespaces", json!({"metadata": {"name": "x"}}))
+        .await;
+    let inside = TABS.replace("/default/", "/x/");
+    api.made(&inside, tab("a")).await;
+    assert_eq!(api.delete("/api/v1/namespaces/x").await.0, 200);
+    eventually(async || api.get("/api/v1/namespaces/x").await.0 == 404).await;
+    assert_eq!(api.get(&inside).await.1["items"], json!([]));
+
+    // A custom resource owns a ConfigMap and is owned by one.
+    let top = api
+        .made(common::CONFIG_MAPS, common::config_map("top"))
+        .await;
+    let reference = |owner: &Value| {
+        json!([{"apiVersion": owner["apiVersion"], "kind": owner["kind"],
+            "name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"]}])
+    };
+    let mut middle = tab("middle");
+    middle["metadata"]["ownerReferences"] = reference(&json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": top["metadata"]}));
+    let middle = api.made(TABS, middle).await;
+    let mut leaf = common::config_map("leaf");
+    leaf["metadata"]["ownerReferences"] = reference(&middle);
+    api.made(common::CONFIG_MAPS, leaf).await;
+    let (code, _) = api.delete(&format!("{}/top", common::CONFIG_MAPS)).await;
+    assert_eq!(code, 200);
+    for path in [
+        format!("{TABS}/middle"),
+        format!("{}/leaf", common::CONFIG_MAPS),
+    ] {
+        eventually(async || api.get(&path).await.0 == 404).await;
+    }
+}
+
+#[tokio::test]
+async fn w2_w6_r5_custom_resources_are_paged_and_watched_from_any_revision() {
+    let api = with(definition()).await;
+    let first = api.made(TABS, tab("a")).await;
+    api.made(TABS, tab("b")).await;
+    let (_, page) = api.get(&format!("{TABS}?limit=1")).await;
+    assert_eq!(page["metadata"]["remainingItemCount"], 1);
+    let token = page["metadata"]["continue"].as_str().unwrap();
+    let (_, rest) = api.get(&format!("{TABS}?limit=1&continue={token}")).await;
+    assert_eq!(rest["items"][0]["metadata"]["name"], "b");
+    let version = first["metadata"]["resourceVersion"].as_str().unwrap();
+    let path = format!("{TABS}?watch=true&resourceVersion={version}");
+    let mut events = api.watch(&path).await;
+    assert_eq!(events.told().await, "ADDED b");
+    api.merge(
+        &format!("{TABS}/b"),
+        json!({"metadata": {"labels": {"x": "y"}}}),
+    )
+    .await;
+    assert_eq!(events.told().await, "MODIFIED b");
+    let labelled = format!(
+        "{TABS}?watch=true&labelSelector=x%3Dy&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+    );
+    let mut events = api.watch(&labelled).await;
+    assert_eq!(events.told().await, "ADDED b");
+    let bookmark = events.next().await.unwrap();
+    assert_eq!(bookmark["type"], "BOOKMARK");
+    assert_eq!(bookmark["object"]["kind"], "CronTab");
+}
+
+#[tokio::test]
+async fn what_is_not_done_is_said() {
+    let api = Api::new().await;
+    let mut with_rules = definition();
+    with_rules["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] =
+        json!([{"rule": "self.replicas < 5"}]);
+    let request = http::Request::post(DEFINITIONS).header("content-type", "application/json");
+    let response = api
+        .send(request.body(with_rules.to_string().into()).unwrap())
+        .await;
+    assert_eq!(response.status(), 201);
+    let warning = response.headers()["warning"].to_str().unwrap();
+    assert!(warning.contains("does not evaluate them"), "{warning}");
+}
+
+#[tokio::test]
+async fn n1_custom_resources_have_no_protobuf() {
+    let api = with(definition()).await;
+    let media_type = "application/vnd.kubernetes.protobuf";
+    let (code, _) = api.call_as("POST", TABS, media_type, tab("a")).await;
+    assert_eq!(code, 415);
+}

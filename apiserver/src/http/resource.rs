@@ -183,6 +183,11 @@ pub(super) async fn object_body(
     call: &mut Call,
     kind: &'static Kind,
 ) -> Result<(Value, schema::Warnings), ApiError> {
+    // Nothing says which tags the fields of a custom resource have.
+    if kind.is_custom() && body::media_type(call) == "application/vnd.kubernetes.protobuf" {
+        let accepted = "application/json, application/yaml";
+        return Err(ApiError::UnsupportedMediaType { accepted });
+    }
     let validation = options::field_validation(&call.query)?;
     let Document {
         mut value,
