@@ -1,8 +1,6 @@
 //! The node's pipeline without a server, for `benches/sync.rs`: watch events in, kernel state and names out, by the same
 //! code that runs behind the real watches.
 
-use std::collections::BTreeSet;
-
 use dataplane::{
     Dataplane,
     kernel::{Netlink, Ownership},
@@ -16,7 +14,7 @@ use crate::{
     localhost::LocalhostNodePorts,
     network::Announcements,
     objects::{EndpointSlice, Object, Revision, Service},
-    reconcile::{Reconciler, SharedView, Sources},
+    reconcile::{LocalPods, Reconciler, SharedView, Sources},
     reflector::{Answer, Delta, Event, Reflector},
     translate::Here,
     view::Position,
@@ -62,7 +60,7 @@ pub struct Pipeline {
     namespaces: Collection<api::core::Namespace>,
     applied: watch::Receiver<Option<Position>>,
     /// Kept: a reconciler without a source ends.
-    _local_pods: watch::Sender<BTreeSet<std::net::IpAddr>>,
+    _local_pods: watch::Sender<LocalPods>,
 }
 
 impl Pipeline {
@@ -75,7 +73,7 @@ impl Pipeline {
         let (services, services_reader) = Collection::new();
         let (slices, slices_reader) = Collection::new();
         let (namespaces, namespaces_reader) = Collection::new();
-        let (local_pods, local_pods_reader) = watch::channel(BTreeSet::new());
+        let (local_pods, local_pods_reader) = watch::channel(LocalPods::default());
         let netlink = Netlink::open(Ownership::WhenPossible).expect("nf_tables");
         let rules = Dataplane::open(netlink).expect("our tables can be read");
         let base = Desired {

@@ -39,7 +39,7 @@ use crate::{
     node::{Readiness, Registration},
     objects::Object,
     pods::{self, AdoptError, Pods},
-    reconcile::{Reconciler, Rules, SharedView, Sources},
+    reconcile::{LocalPods, Reconciler, Rules, SharedView, Sources},
     reflector::{self, Delta},
     translate::Here,
     tunnel,
@@ -201,7 +201,7 @@ async fn agent(config: Config) -> Result<(), AgentError> {
     .await?;
     let (zone, dns) = serve_names(&config, &cluster)?;
     let view = SharedView::default();
-    let (local_pods, local_pods_reader) = watch::channel(BTreeSet::new());
+    let (local_pods, local_pods_reader) = watch::channel(LocalPods::default());
     let here = Here {
         node: config.node_name.as_str().into(),
         zone: sources.zone.borrow_and_update().clone(),

@@ -7,6 +7,7 @@
 mod endpoints;
 mod flows;
 mod health;
+mod host_ports;
 mod records;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use crate::objects::{EndpointSlice, Protocol, Service, ServicePort, ServiceType}
 use endpoints::PortEndpoints;
 pub(crate) use flows::serving;
 pub(crate) use health::health_check;
+pub(crate) use host_ports::{host_port_fate, host_ports};
 pub(crate) use records::records;
 
 /// The node that translates: decides what is local.

@@ -122,6 +122,8 @@ fn pod_spec(round: usize) -> PodSpec {
         network: Network::Own,
         resolv_conf: String::new(),
         hosts: String::new(),
+
+        host_ports: Vec::new(),
     }
 }
 

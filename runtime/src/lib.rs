@@ -34,5 +34,5 @@ pub use pod::{Adopted, Attached, Exec, Pod, Runtime, Subscription};
 pub use protocol::{ContainerState, ContainerStatus, PodState};
 pub use sandbox::terminal::resize;
 pub use spec::{
-    Config, ContainerSpec, ExecSpec, Image, Limits, Mount, Network, PodSpec, Stdio, User,
+    Config, ContainerSpec, ExecSpec, HostPort, Image, Limits, Mount, Network, PodSpec, Stdio, User,
 };

@@ -1,6 +1,6 @@
 //! What a Pod and its containers should be: plain values, also written to disk for the shim.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, num::NonZeroU16, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,22 @@ pub struct PodSpec {
     pub resolv_conf: String,
     /// The content of `/etc/hosts`.
     pub hosts: String,
+    /// Ports of the node that lead to the Pod. Somebody else leads them, and finds them here when it was away.
+    #[serde(default)]
+    pub host_ports: Vec<HostPort>,
+}
+
+/// A port of the node that leads to a port of the Pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPort {
+    /// At this address of the node only; an unspecified one stands for all of its family, `None` for all.
+    pub host_ip: Option<IpAddr>,
+    /// The node's port.
+    pub host_port: NonZeroU16,
+    /// The Pod's.
+    pub pod_port: NonZeroU16,
+    /// The transport protocol, by IANA's number.
+    pub protocol: u8,
 }
 
 /// Whose network a Pod uses.

@@ -295,6 +295,8 @@ fn pod_spec() -> PodSpec {
         network: Network::Own,
         resolv_conf: "nameserver 10.96.0.10\n".to_owned(),
         hosts: "127.0.0.1 localhost\n".to_owned(),
+
+        host_ports: Vec::new(),
     }
 }
 

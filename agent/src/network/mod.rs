@@ -236,6 +236,14 @@ impl Network {
         }
     }
 
+    /// Whether some link of the node has this address.
+    ///
+    /// # Errors
+    /// When links or addresses cannot be read.
+    pub async fn has_address(&self, address: IpAddr) -> Result<bool, NetworkError> {
+        Ok(link::with_address(&self.handle, address).await?.is_some())
+    }
+
     /// Makes the routes to other nodes' Pods exactly these: Pod range -> node address. A node on no segment of ours is
     /// left out with a warning.
     ///

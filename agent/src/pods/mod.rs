@@ -14,6 +14,7 @@ mod drain;
 mod env;
 mod events;
 mod files;
+mod host_ports;
 mod sandbox;
 mod spec;
 mod status;
@@ -30,7 +31,7 @@ use std::{
 };
 
 use api::core::Pod;
-use runtime::Runtime;
+use runtime::{PodSpec, Runtime};
 use tokio::{
     sync::{mpsc, watch},
     time::sleep,
@@ -42,11 +43,13 @@ use crate::{
     client::Client,
     network::{Network, NetworkError},
     objects::{Key, Object},
-    reconcile::SharedView,
+    reconcile::{LocalPods, SharedView},
     reflector::Delta,
+    translate,
     view::Position,
 };
 use files::{DnsSetup, ResolvConf};
+use host_ports::HostPorts;
 use sandbox::{Sandbox, SandboxError};
 use worker::Worker;
 
@@ -58,10 +61,11 @@ pub(crate) struct Context {
     node_ips: Addresses,
     view: SharedView,
     applied: watch::Receiver<Option<Position>>,
-    local_pods: watch::Sender<BTreeSet<IpAddr>>,
+    local_pods: watch::Sender<LocalPods>,
     dns: DnsSetup,
     /// The node's own `/etc/hosts`, for Pods on its network.
     host_hosts: String,
+    host_ports: HostPorts,
 }
 
 /// What a [`Context`] is made of.
@@ -72,7 +76,7 @@ pub(crate) struct Setup {
     pub(crate) node_ips: Addresses,
     pub(crate) view: SharedView,
     pub(crate) applied: watch::Receiver<Option<Position>>,
-    pub(crate) local_pods: watch::Sender<BTreeSet<IpAddr>>,
+    pub(crate) local_pods: watch::Sender<LocalPods>,
     pub(crate) cluster_dns: IpAddr,
     pub(crate) cluster_domain: String,
 }
@@ -106,6 +110,7 @@ impl Context {
             local_pods,
             dns,
             host_hosts,
+            host_ports: HostPorts::default(),
         }
     }
 
@@ -130,16 +135,27 @@ impl Context {
         }
     }
 
-    /// Tells the rules that a Pod with these addresses came or went.
-    fn local_pod(&self, addresses: Addresses, exists: bool) {
+    /// Tells the rules that a Pod with these addresses has come. One on the node's own network changes nothing for them.
+    fn local_pod_came(&self, spec: &PodSpec, addresses: Addresses) {
+        if spec.network == runtime::Network::Host {
+            return;
+        }
+        self.local_pods.send_modify(|pods| {
+            pods.addresses.extend(addresses);
+            let ports = translate::host_ports(&spec.host_ports, addresses);
+            if !ports.is_empty() {
+                pods.host_ports.insert(spec.uid.as_str().into(), ports);
+            }
+        });
+    }
+
+    /// Tells the rules that it has left.
+    fn local_pod_left(&self, uid: &str, addresses: Addresses) {
         self.local_pods.send_modify(|pods| {
             for address in addresses {
-                if exists {
-                    pods.insert(address);
-                } else {
-                    pods.remove(&address);
-                }
+                pods.addresses.remove(&address);
             }
+            pods.host_ports.remove(uid);
         });
     }
 }
@@ -273,7 +289,13 @@ async fn adopt_one(
     context: &Context,
     pod: &Arc<runtime::Pod>,
 ) -> Result<Option<Sandbox>, SandboxError> {
-    if pod.spec().network == runtime::Network::Host {
+    let spec = pod.spec();
+    let name = format!("{}/{}", spec.namespace, spec.name);
+    let claimed = context.host_ports.claim(&spec.uid, &name, &spec.host_ports);
+    if let Err(error) = claimed {
+        tracing::error!(pod = name, %error, "two running Pods want one port of this node");
+    }
+    if spec.network == runtime::Network::Host {
         return Sandbox::watch(Arc::clone(pod), context.node_ips).map(Some);
     }
     let netns = pod.netns()?;
@@ -290,7 +312,7 @@ async fn adopt_one(
     }
     match Sandbox::watch(Arc::clone(pod), addresses) {
         Ok(sandbox) => {
-            context.local_pod(addresses, true);
+            context.local_pod_came(sandbox.spec(), addresses);
             Ok(Some(sandbox))
         }
         Err(error) => {
@@ -323,8 +345,9 @@ async fn end_unknown(context: Arc<Context>, mut sandbox: Sandbox) {
     context
         .remove_logs(&spec.namespace, &spec.name, &spec.uid)
         .await;
+    context.host_ports.release(&spec.uid);
     if addresses != context.node_ips {
-        context.local_pod(addresses, false);
+        context.local_pod_left(&spec.uid, addresses);
         context.network.release(addresses);
     }
 }

@@ -12,7 +12,10 @@ use tokio::{
     task,
 };
 
-use super::container::{Exit, Report, State};
+use super::{
+    container::{Exit, Report, State},
+    host_ports::HostPortError,
+};
 use crate::{
     Addresses,
     network::{Network, NetworkError},
@@ -25,6 +28,8 @@ pub(super) enum SandboxError {
     Runtime(#[from] RuntimeError),
     #[error(transparent)]
     Network(#[from] NetworkError),
+    #[error(transparent)]
+    HostPort(#[from] HostPortError),
     #[error("watching the shim: {0}")]
     Watch(std::io::Error),
 }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use api::core::{Container, Pod};
-use runtime::{Capabilities, ContainerSpec, Image, Limits, Mount, Network, PodSpec, Stdio, User};
+use runtime::{
+    Capabilities, ContainerSpec, HostPort, Image, Limits, Mount, Network, PodSpec, Stdio, User,
+};
 
 use super::{env, files, volumes};
 use crate::Addresses;
@@ -152,6 +154,7 @@ pub(super) fn pod_spec(
     addresses: Addresses,
     dns: &files::DnsSetup,
     host_hosts: &str,
+    host_ports: Vec<HostPort>,
 ) -> PodSpec {
     let host_network = pod.spec.host_network;
     PodSpec {
@@ -170,6 +173,7 @@ pub(super) fn pod_spec(
         } else {
             files::hosts(pod, addresses, &dns.domain)
         },
+        host_ports,
     }
 }
 

@@ -1,43 +1,53 @@
-//! Which Service owns which frontend, so that a change of one Service costs only its own frontends.
+//! Who owns which frontend, so that a change of one Service costs only its own frontends.
 
-use std::collections::{BTreeMap, HashMap, HashSet, hash_map::Entry};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
+    hash::Hash,
+};
 
 use dataplane::model::{Change, Fate, Frontend};
 
-use crate::objects::Key;
-
-/// The frontends programmed, by Service and by frontend. Two Services may claim the same one (an externalIP, or a
+/// The frontends programmed, by claimant (a Service, or a Pod with a port of the node) and by frontend. Two may claim the same one (an externalIP, or a
 /// ClusterIP while its Service is made anew): the first to come has it until it goes.
-#[derive(Debug, Default)]
-pub(super) struct Claims {
-    by_service: HashMap<Key, Box<[Frontend]>>,
-    by_frontend: HashMap<Frontend, Owners>,
+#[derive(Debug)]
+pub(super) struct Claims<K> {
+    by_claimant: HashMap<K, Box<[Frontend]>>,
+    by_frontend: HashMap<Frontend, Owners<K>>,
+}
+
+impl<K> Default for Claims<K> {
+    fn default() -> Self {
+        Self {
+            by_claimant: HashMap::new(),
+            by_frontend: HashMap::new(),
+        }
+    }
 }
 
 /// The Services that claim a frontend: nearly always one.
 #[derive(Debug)]
-struct Owners {
-    first: Key,
+struct Owners<K> {
+    first: K,
     /// In the order in which they came.
-    others: Vec<Key>,
+    others: Vec<K>,
 }
 
-impl Claims {
+impl<K: Clone + Eq + Hash> Claims<K> {
     /// The claims of all Services from nothing, and what the frontends' first owners make of them.
-    pub(super) fn new<'a>(
-        services: impl Iterator<Item = &'a Key>,
-        translate: impl Fn(&Key) -> BTreeMap<Frontend, Fate>,
+    pub(super) fn new(
+        claimants: impl Iterator<Item = K>,
+        translate: impl Fn(&K) -> BTreeMap<Frontend, Fate>,
     ) -> (Self, BTreeMap<Frontend, Fate>) {
         let (mut claims, mut fates) = (Self::default(), Vec::new());
-        for key in services {
+        for key in claimants {
             let mut frontends = Vec::new();
-            for (frontend, fate) in translate(key) {
+            for (frontend, fate) in translate(&key) {
                 frontends.push(frontend);
-                if claims.claim_one(frontend, key) {
+                if claims.claim_one(frontend, &key) {
                     fates.push((frontend, fate));
                 }
             }
-            claims.remember(key, frontends);
+            claims.remember(&key, frontends);
         }
         (claims, fates.into_iter().collect())
     }
@@ -48,12 +58,12 @@ impl Claims {
     /// `translate` is asked again for a Service that inherits a frontend from one of these.
     pub(super) fn update(
         &mut self,
-        services: &HashSet<Key>,
-        translate: impl Fn(&Key) -> BTreeMap<Frontend, Fate>,
+        claimants: &HashSet<K>,
+        translate: impl Fn(&K) -> BTreeMap<Frontend, Fate>,
     ) -> (Change, Change) {
-        let mut wanted: HashMap<&Key, BTreeMap<Frontend, Fate>> = HashMap::new();
+        let mut wanted: HashMap<&K, BTreeMap<Frontend, Fate>> = HashMap::new();
         let mut touched: HashSet<Frontend> = HashSet::new();
-        for key in services {
+        for key in claimants {
             let frontends = translate(key);
             touched.extend(self.release_missing(key, &frontends));
             touched.extend(frontends.keys());
@@ -78,33 +88,33 @@ impl Claims {
         (put, remove)
     }
 
-    /// The Services that have these frontends; one that has several comes as often.
+    /// The claimants that have these frontends; one that has several comes as often.
     pub(super) fn owners<'a>(
         &'a self,
         frontends: impl Iterator<Item = &'a Frontend> + 'a,
-    ) -> impl Iterator<Item = &'a Key> + 'a {
+    ) -> impl Iterator<Item = &'a K> + 'a {
         frontends.filter_map(|frontend| Some(&self.by_frontend.get(frontend)?.first))
     }
 
-    /// Every frontend that a Service has.
+    /// Every frontend that somebody has.
     pub(super) fn frontends(&self) -> impl Iterator<Item = &Frontend> {
         self.by_frontend.keys()
     }
 
-    /// Whether any Service has it.
+    /// Whether anybody has it.
     pub(super) fn has(&self, frontend: &Frontend) -> bool {
         self.by_frontend.contains_key(frontend)
     }
 
     /// Whether a frontend is this Service's, and not another's that came first.
-    pub(super) fn owns(&self, key: &Key, frontend: &Frontend) -> bool {
+    pub(super) fn owns(&self, key: &K, frontend: &Frontend) -> bool {
         self.by_frontend
             .get(frontend)
             .is_some_and(|owners| owners.first == *key)
     }
 
-    fn release_missing(&mut self, key: &Key, wanted: &BTreeMap<Frontend, Fate>) -> Vec<Frontend> {
-        let mut released = self.by_service.remove(key).unwrap_or_default().into_vec();
+    fn release_missing(&mut self, key: &K, wanted: &BTreeMap<Frontend, Fate>) -> Vec<Frontend> {
+        let mut released = self.by_claimant.remove(key).unwrap_or_default().into_vec();
         released.retain(|frontend| !wanted.contains_key(frontend));
         for frontend in &released {
             self.release_one(*frontend, key);
@@ -112,7 +122,7 @@ impl Claims {
         released
     }
 
-    fn release_one(&mut self, frontend: Frontend, key: &Key) {
+    fn release_one(&mut self, frontend: Frontend, key: &K) {
         let Entry::Occupied(mut owners) = self.by_frontend.entry(frontend) else {
             return;
         };
@@ -126,7 +136,7 @@ impl Claims {
         }
     }
 
-    fn claim(&mut self, key: &Key, frontends: Vec<Frontend>) {
+    fn claim(&mut self, key: &K, frontends: Vec<Frontend>) {
         for frontend in &frontends {
             self.claim_one(*frontend, key);
         }
@@ -134,7 +144,7 @@ impl Claims {
     }
 
     /// Whether the frontend is this Service's.
-    fn claim_one(&mut self, frontend: Frontend, key: &Key) -> bool {
+    fn claim_one(&mut self, frontend: Frontend, key: &K) -> bool {
         match self.by_frontend.entry(frontend) {
             Entry::Vacant(entry) => {
                 entry.insert(Owners {
@@ -153,9 +163,9 @@ impl Claims {
         }
     }
 
-    fn remember(&mut self, key: &Key, frontends: Vec<Frontend>) {
+    fn remember(&mut self, key: &K, frontends: Vec<Frontend>) {
         if !frontends.is_empty() {
-            self.by_service.insert(key.clone(), frontends.into());
+            self.by_claimant.insert(key.clone(), frontends.into());
         }
     }
 }
@@ -167,6 +177,7 @@ mod tests {
     use dataplane::model::Protocol;
 
     use super::*;
+    use crate::objects::Key;
 
     fn frontend(port: u16) -> Frontend {
         Frontend::Address {
@@ -178,7 +189,7 @@ mod tests {
 
     /// Each Service wants these ports, with a fate that tells whose it is.
     fn update(
-        claims: &mut Claims,
+        claims: &mut Claims<Key>,
         changed: &[&str],
         state: &[(&str, &[u16], Fate)],
     ) -> (Change, Change) {
@@ -225,7 +236,7 @@ mod tests {
             ("second", &[80, 82], Fate::Drop),
         ];
         let keys = ["first", "second"].map(|name| Key::new("default", name));
-        let (mut claims, fates) = Claims::new(keys.iter(), |key| {
+        let (mut claims, fates) = Claims::new(keys.into_iter(), |key| {
             let (_, ports, fate) = state
                 .iter()
                 .find(|(name, ..)| **name == *key.name)

@@ -5,6 +5,7 @@
 //! a failure the state of the rules counts as unknown: back off, then replace them whole.
 
 mod claims;
+mod local_pods;
 mod programmer;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,8 @@ use crate::{
     view::{Dirty, Position, View},
 };
 use claims::Claims;
+use local_pods::Claimant;
+pub(crate) use local_pods::LocalPods;
 pub(crate) use programmer::Rules;
 use programmer::{Programmer, RulesError, Step};
 
@@ -73,10 +76,10 @@ pub(crate) struct Reconciler {
     health: Health,
     announcements: Announcements,
     localhost: LocalhostNodePorts,
-    claims: Claims,
-    /// The addresses of the Pods on this node, and those the rules have.
-    local_pods: watch::Receiver<BTreeSet<IpAddr>>,
-    applied_pods: BTreeSet<IpAddr>,
+    claims: Claims<Claimant>,
+    /// The Pods on this node, and those the rules have.
+    local_pods: watch::Receiver<LocalPods>,
+    applied_pods: LocalPods,
     /// What the rules do not have yet.
     pending: Dirty,
     /// UDP frontends that are gone, whose flows were not looked through since.
@@ -95,7 +98,7 @@ impl Reconciler {
         base: Desired,
         view: SharedView,
         zone: Zone,
-        local_pods: watch::Receiver<BTreeSet<IpAddr>>,
+        local_pods: watch::Receiver<LocalPods>,
         rules: R,
         (health, announcements, localhost): (Health, Announcements, LocalhostNodePorts),
     ) -> std::io::Result<(Self, watch::Receiver<Option<Position>>)> {
@@ -111,7 +114,7 @@ impl Reconciler {
             localhost,
             claims: Claims::default(),
             local_pods,
-            applied_pods: BTreeSet::new(),
+            applied_pods: LocalPods::default(),
             pending: Dirty::default(),
             gone: BTreeSet::new(),
             known: false,
@@ -228,18 +231,20 @@ impl Reconciler {
 
     /// The difference only: its cost does not depend on how many Services there are.
     async fn update(&mut self) -> Result<(), RulesError> {
-        let local_pods = self.changed_pods();
+        let pods = self.local_pods.borrow_and_update().clone();
         let (put, names, remove, checks, announced, serving) = {
             let view = lock(&self.view);
-            let (mut put, remove) = self.claims.update(&self.pending.services, |key| {
-                frontends(&view, key, &self.here)
+            let mut claimants = pods.changed_ports(&self.applied_pods);
+            let services = self.pending.services.iter().cloned();
+            claimants.extend(services.map(Claimant::Service));
+            let (mut put, remove) = self.claims.update(&claimants, |claimant| {
+                frontends(&view, &pods, claimant, &self.here)
             });
-            put.local_pods = local_pods;
+            put.local_pods = pods.changed_addresses(&self.applied_pods);
             self.gone.extend(udp(remove.frontends.keys()));
             let checks = checks(&view, self.pending.services.iter(), &self.here);
-            let changed = self.claims.owners(put.frontends.keys());
-            let changed = changed.chain(&self.pending.services);
-            let serving = self.serving(&view, changed);
+            let changed = self.claims.owners(put.frontends.keys()).chain(&claimants);
+            let serving = self.serving(&view, &pods, changed);
             let announced = announced(&view, self.pending.services.iter(), &self.here);
             let names = names(&view, &self.pending);
             (put, names, remove, checks, announced, serving)
@@ -259,28 +264,31 @@ impl Reconciler {
         self.health.apply(checks);
         self.localhost.apply(on_localhost);
         self.announcements.apply(announced);
+        self.applied_pods = pods;
         self.settle();
         Ok(())
     }
 
     /// Everything: at the start and after a failure.
     async fn replace(&mut self) -> Result<(), RulesError> {
+        let pods = self.local_pods.borrow_and_update().clone();
         let (desired, names, checks, announced, serving) = {
             let view = lock(&self.view);
-            let (claims, fates) =
-                Claims::new(view.service_keys(), |key| frontends(&view, key, &self.here));
+            let claimants = claimants(&view, &pods);
+            let (claims, fates) = Claims::new(claimants.iter().cloned(), |claimant| {
+                frontends(&view, &pods, claimant, &self.here)
+            });
             self.gone.extend(udp(self.claims.frontends()));
             self.claims = claims;
             let mut desired = self.base.clone();
             desired.frontends = fates;
-            desired.local_pods.clone_from(&self.local_pods.borrow());
+            desired.local_pods.clone_from(&pods.addresses);
             let checks = checks(&view, view.service_keys(), &self.here);
-            let serving = self.serving(&view, view.service_keys());
+            let serving = self.serving(&view, &pods, claimants.iter());
             let announced = announced(&view, view.service_keys(), &self.here);
             let names = names(&view, &self.pending);
             (desired, names, checks, announced, serving)
         };
-        let pods = desired.local_pods.clone();
         let on_localhost = LocalhostNodePorts::of(&desired.frontends);
         self.rules.run(Step::Replace(desired)).await?;
         self.zone.apply(names);
@@ -296,21 +304,25 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Who may keep their UDP flows, of these Services, and of the frontends that are gone.
-    fn serving<'a>(&self, view: &View, services: impl Iterator<Item = &'a Key>) -> Serving {
+    /// Who may keep their UDP flows, of what these claimants have, and of the frontends that are gone.
+    fn serving<'a>(
+        &self,
+        view: &View,
+        pods: &LocalPods,
+        claimants: impl Iterator<Item = &'a Claimant>,
+    ) -> Serving {
         let gone = self.gone.iter().filter(|gone| !self.claims.has(gone));
         let mut all: Serving = gone.map(|frontend| (*frontend, None)).collect();
-        for key in services {
-            let Some(service) = view.service(key) else {
-                continue;
+        for claimant in claimants {
+            let serving = match claimant {
+                Claimant::Service(key) => view.service(key).map(|service| {
+                    let slices: Vec<_> = view.slices(key).collect();
+                    translate::serving(service, &slices, &self.here)
+                }),
+                Claimant::Pod(uid) => Some(pods.serving(uid)),
             };
-            let slices: Vec<_> = view.slices(key).collect();
-            let serving = translate::serving(service, &slices, &self.here);
-            all.extend(
-                serving
-                    .into_iter()
-                    .filter(|(frontend, _)| self.claims.owns(key, frontend)),
-            );
+            let serving = serving.into_iter().flatten();
+            all.extend(serving.filter(|(frontend, _)| self.claims.owns(claimant, frontend)));
         }
         all
     }
@@ -330,17 +342,6 @@ impl Reconciler {
         self.gone.clear();
         self.known = true;
     }
-
-    /// The local Pods that came (true) or went (false) since the last look.
-    fn changed_pods(&mut self) -> BTreeMap<IpAddr, bool> {
-        let now = self.local_pods.borrow_and_update().clone();
-        let changed = now.symmetric_difference(&self.applied_pods);
-        let changes = changed
-            .map(|address| (*address, now.contains(address)))
-            .collect();
-        self.applied_pods = now;
-        changes
-    }
 }
 
 fn udp<'a>(
@@ -350,12 +351,34 @@ fn udp<'a>(
     frontends.filter(udp).copied()
 }
 
-fn frontends(view: &View, key: &Key, here: &Here) -> BTreeMap<Frontend, Fate> {
-    let Some(service) = view.service(key) else {
-        return BTreeMap::new();
-    };
-    let slices: Vec<_> = view.slices(key).collect();
-    translate::frontends(service, &slices, here)
+/// Everybody who may want a frontend: Services first.
+fn claimants(view: &View, pods: &LocalPods) -> Vec<Claimant> {
+    let services = view.service_keys().cloned().map(Claimant::Service);
+    let ports = pods.host_ports.keys().cloned().map(Claimant::Pod);
+    services.chain(ports).collect()
+}
+
+fn frontends(
+    view: &View,
+    pods: &LocalPods,
+    claimant: &Claimant,
+    here: &Here,
+) -> BTreeMap<Frontend, Fate> {
+    match claimant {
+        Claimant::Service(key) => match view.service(key) {
+            Some(service) => {
+                let slices: Vec<_> = view.slices(key).collect();
+                translate::frontends(service, &slices, here)
+            }
+            None => BTreeMap::new(),
+        },
+        Claimant::Pod(uid) => {
+            let ports = pods.host_ports.get(uid).into_iter().flatten();
+            ports
+                .map(|(frontend, endpoint)| (*frontend, translate::host_port_fate(*endpoint)))
+                .collect()
+        }
+    }
 }
 
 /// The health checks of Services.

@@ -79,13 +79,13 @@ struct Bench {
     reconciler: Reconciler,
     rules: FakeRules,
     applied: watch::Receiver<Option<Position>>,
-    pods: watch::Sender<BTreeSet<IpAddr>>,
+    pods: watch::Sender<LocalPods>,
 }
 
 fn bench() -> Bench {
     let rules = FakeRules::default();
     let zone = Zone::new(dns::zone::Config::default()).expect("zone");
-    let (pods, local_pods) = watch::channel(BTreeSet::new());
+    let (pods, local_pods) = watch::channel(LocalPods::default());
     let (reconciler, applied) = Reconciler::new(
         Here::default(),
         Desired::default(),
@@ -187,9 +187,11 @@ async fn a_change_writes_its_own_difference_and_new_rules_come_before_old_ones_g
         Some(Revision(1000)),
         "the slices are known up to 1000 only"
     );
-    bench
-        .pods
-        .send_replace(BTreeSet::from(["10.244.1.2".parse().expect("address")]));
+    bench.pods.send_modify(|pods| {
+        _ = pods
+            .addresses
+            .insert("10.244.1.2".parse().expect("address"))
+    });
     bench.reconciler.reconcile().await;
     assert!(bench.log().is_empty(), "a local Pod changes no frontend");
 }
@@ -393,4 +395,41 @@ async fn an_address_is_announced_by_the_node_that_was_chosen_once_it_has_the_rul
     bench.change(vec![Delta::Put(balanced)]);
     bench.reconciler.reconcile().await;
     assert!(announced(&bench).is_empty());
+}
+
+/// A port of the node comes and goes with its Pod; a Service that has it keeps it, and leaves it to the Pod when it goes.
+#[tokio::test]
+async fn a_port_of_the_node_leads_to_its_pod_as_long_as_the_pod_is_there() {
+    let mut bench = bench();
+    let node_port = |port: u16| Frontend::NodePort {
+        family: dataplane::model::Family::V4,
+        protocol: dataplane::model::Protocol::Udp,
+        port: std::num::NonZeroU16::new(port).expect("a port"),
+    };
+    let endpoint = dataplane::model::Endpoint {
+        addr: "10.244.1.2".parse().expect("address"),
+        port: std::num::NonZeroU16::MIN,
+    };
+    bench.sync(Vec::new());
+    bench.pods.send_modify(|pods| {
+        let ports = [(node_port(8080), endpoint)].into();
+        pods.host_ports.insert("uid-1".into(), ports);
+    });
+    bench.reconciler.reconcile().await;
+    assert_eq!(bench.log(), ["replace 1", "flows 8080"]);
+    let fate = bench.rules.state.lock().expect("lock").frontends[&node_port(8080)].clone();
+    assert_eq!(fate, crate::translate::host_port_fate(endpoint));
+
+    bench.pods.send_modify(|pods| {
+        let ports = [(node_port(8081), endpoint)].into();
+        pods.host_ports.insert("uid-2".into(), ports);
+    });
+    bench.reconciler.reconcile().await;
+    assert_eq!(bench.log(), ["put 8081", "flows 8081"]);
+    bench.pods.send_modify(|pods| pods.host_ports.clear());
+    bench.reconciler.reconcile().await;
+    let mut log = bench.log();
+    log.sort();
+    let wanted = ["flows gone 8080 gone 8081", "remove 8080", "remove 8081"];
+    assert_eq!(log, wanted);
 }

@@ -83,7 +83,7 @@ async fn inside(node: &Arc<Node>, pod: &PodRef, port: u16) -> Result<TcpStream, 
 
 /// An address of a Pod of this node, or the node's own. Nothing else: this is no way into the node's neighbourhood.
 async fn address(node: &Node, ip: IpAddr, port: u16) -> Result<TcpStream, Refusal> {
-    if !node.ips.contains(ip) && !node.pods.borrow().contains(&ip) {
+    if !node.ips.contains(ip) && !node.pods.borrow().addresses.contains(&ip) {
         let text = format!("{ip} is no address of node {} or of a Pod on it", node.name);
         return Err(Refusal(StatusCode::BAD_REQUEST, text));
     }

@@ -11,7 +11,7 @@ mod ready;
 mod remote;
 mod streams;
 
-use std::{collections::BTreeSet, convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use api::tunnel::{self, PROTOCOL, PodRef, channel};
 use http::{Request, Response, StatusCode};
@@ -24,6 +24,7 @@ use crate::{
     addresses::Addresses,
     backoff::Backoff,
     client::{Client, encode},
+    reconcile::LocalPods,
 };
 use body::{Inbound, Outbound};
 
@@ -38,8 +39,8 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) ips: Addresses,
     pub(crate) runtime: Runtime,
-    /// The addresses of the Pods that run here.
-    pub(crate) pods: watch::Receiver<BTreeSet<IpAddr>>,
+    /// The Pods that run here.
+    pub(crate) pods: watch::Receiver<LocalPods>,
 }
 
 /// Why something cannot be given: an HTTP status and words.

@@ -298,10 +298,12 @@ impl Worker {
     }
 
     fn release(&mut self) {
+        let uid = &self.pod.metadata.uid;
+        self.context.host_ports.release(uid);
         if let Some(addresses) = self.addresses.take()
             && !self.pod.spec.host_network
         {
-            self.context.local_pod(addresses, false);
+            self.context.local_pod_left(uid, addresses);
             self.context.network.release(addresses);
         }
     }

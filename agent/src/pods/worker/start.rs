@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use api::core::{ConfigMap, Container, Secret};
 use jiff::Timestamp;
-use runtime::Image;
+use runtime::{HostPort, Image};
 
 use super::{
     super::{
         env::{self, Places, Sources},
+        host_ports::{self, HostPortError},
         sandbox::{Sandbox, SandboxError},
         spec,
     },
@@ -106,6 +107,7 @@ impl Worker {
             return Ok(());
         }
         let host_network = self.pod.spec.host_network;
+        let host_ports = self.claim_host_ports().await?;
         let network = Some(&self.context.network).filter(|_| !host_network);
         let addresses = match (self.addresses, network) {
             (Some(addresses), _) => addresses,
@@ -118,14 +120,13 @@ impl Worker {
             addresses,
             &self.context.dns,
             &self.context.host_hosts,
+            host_ports,
         );
         let sandbox = Sandbox::create(&self.context.runtime, network, spec, addresses).await;
         match sandbox {
             Ok(sandbox) => {
+                self.context.local_pod_came(sandbox.spec(), addresses);
                 self.sandbox = Some(sandbox);
-                if !host_network {
-                    self.context.local_pod(addresses, true);
-                }
                 Ok(())
             }
             Err(error) => {
@@ -133,6 +134,20 @@ impl Worker {
                 Err(error)
             }
         }
+    }
+
+    /// The ports of the node that lead to this Pod, which are this Pod's from now on.
+    async fn claim_host_ports(&self) -> Result<Vec<HostPort>, SandboxError> {
+        let ports = host_ports::of(&self.pod)?;
+        let uid = &self.pod.metadata.uid;
+        for host_ip in ports.iter().filter_map(|port| port.host_ip) {
+            // What is sent elsewhere is not this Pod's to take.
+            if !host_ip.is_unspecified() && !self.context.network.has_address(host_ip).await? {
+                return Err(HostPortError::Foreign { host_ip }.into());
+            }
+        }
+        self.context.host_ports.claim(uid, &self.name(), &ports)?;
+        Ok(ports)
     }
 
     async fn environment(
