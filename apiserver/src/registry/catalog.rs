@@ -24,6 +24,7 @@ impl Catalog {
     pub fn resources(&self) -> impl Iterator<Item = &'static Kind> {
         let mut seen = HashSet::new();
         self.all()
+            .filter(|kind| kind.rules.renamed.is_none())
             .filter(move |kind| seen.insert((kind.group, kind.plural)))
     }
 

@@ -118,10 +118,67 @@ pub enum NameRule {
 /// A selectable field: its label and how to read it from an object.
 pub type SelectableField = (&'static str, fn(&Value) -> String);
 
+/// The objects of another kind, with other names for some of their fields. Only that kind is stored.
+pub struct Renamed {
+    /// The group of the kind that is stored.
+    pub group: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// Fields of the object itself: the stored name, the served one.
+    pub fields: &'static [(&'static str, &'static str)],
+}
+
+impl Renamed {
+    /// Makes an object as it is stored one as it is served.
+    pub fn serve(&self, object: &mut Value, api_version: &str) {
+        let names = self.fields.iter().copied();
+        rename(object, names, api_version);
+    }
+
+    /// The other way round.
+    pub fn store(&self, object: &mut Value) {
+        let names = self
+            .fields
+            .iter()
+            .map(|(stored, served)| (*served, *stored));
+        rename(object, names, &api_version(self.group, self.version));
+    }
+}
+
+/// Gives fields their other names, each in its place.
+fn rename(
+    object: &mut Value,
+    names: impl Iterator<Item = (&'static str, &'static str)>,
+    api_version: &str,
+) {
+    let Some(map) = object.as_object_mut() else {
+        return;
+    };
+    let names: Vec<_> = names.collect();
+    let fields = std::mem::take(map);
+    for (field, value) in fields {
+        let named = names.iter().find(|(from, _)| *from == field);
+        let name = named.map_or(field, |(_, to)| (*to).to_owned());
+        map.insert(name, value);
+    }
+    map.insert("apiVersion".into(), api_version.into());
+}
+
+fn api_version(group: &str, version: &str) -> String {
+    if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    }
+}
+
 /// Where a kind differs from the generic way.
 pub struct Rules {
     /// What its CustomResourceDefinition says; none for built-in kinds.
     pub custom: Option<&'static Slot>,
+    /// Whether its objects are those of another kind. What reads stored bytes (`fields`) then sees that kind's names, the
+    /// other rules see its own.
+    pub renamed: Option<&'static Renamed>,
     /// How names are checked.
     pub name: NameRule,
     /// Whether `metadata.generation` is kept (M9).
@@ -169,6 +226,7 @@ impl Rules {
     /// The generic way.
     pub const GENERIC: Self = Self {
         custom: None,
+        renamed: None,
         name: NameRule::Subdomain,
         generation: false,
         has_status: false,
@@ -196,11 +254,13 @@ impl Kind {
     /// `v1` or `group/version`.
     #[must_use]
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() {
-            self.version.to_owned()
-        } else {
-            format!("{}/{}", self.group, self.version)
-        }
+        api_version(self.group, self.version)
+    }
+
+    /// The group that its objects are stored in.
+    #[must_use]
+    pub fn stored_group(&self) -> &'static str {
+        self.rules.renamed.map_or(self.group, |stored| stored.group)
     }
 
     /// The resource as messages print it: `pods`, `endpointslices.discovery.k8s.io`.
@@ -222,10 +282,9 @@ impl Kind {
     /// Where the objects of this kind are stored, all of them or those of one namespace; ends with `/`.
     #[must_use]
     pub fn key_prefix(&self, namespace: Option<&str>) -> String {
-        let group = if self.group.is_empty() {
-            "core"
-        } else {
-            self.group
+        let group = match self.stored_group() {
+            "" => "core",
+            group => group,
         };
         match namespace {
             Some(namespace) => format!("/registry/{group}/{}/{namespace}/", self.plural),

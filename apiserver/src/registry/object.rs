@@ -163,8 +163,14 @@ impl Object {
 }
 
 /// Stored bytes as a kind's version has them: custom resources may have been written in another one, or before a default was
-/// declared.
+/// declared, and a kind may be another one with other names.
 fn as_served(kind: &'static Kind, stored: Bytes) -> Bytes {
+    if let Some(renamed) = kind.rules.renamed {
+        let api_version = kind.api_version();
+        let mut value: Value = serde_json::from_slice(&json_of(&stored)).unwrap_or_default();
+        renamed.serve(&mut value, &api_version);
+        return written(kind, &api_version, &value, managed_of(&stored));
+    }
     let Some(custom) = kind.custom() else {
         return stored;
     };
@@ -195,6 +201,12 @@ fn splice_point(json: &[u8]) -> Option<usize> {
 /// The stored form of an object: kind, apiVersion and metadata first, no nulls but those a custom resource may have, and then
 /// who owns its fields.
 pub(super) fn canonical(kind: &Kind, value: &Value, managed: Option<&str>) -> Bytes {
+    if let Some(renamed) = kind.rules.renamed {
+        let mut value = value.clone();
+        renamed.store(&mut value);
+        let api_version = value["apiVersion"].as_str().unwrap_or_default();
+        return written(kind, api_version, &value, managed);
+    }
     let custom = kind.custom();
     let api_version = custom.map_or_else(
         || kind.api_version(),

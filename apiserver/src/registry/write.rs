@@ -459,6 +459,9 @@ fn may_create(kind: &Kind, part: Part, value: &Value) -> bool {
 pub(super) fn parse(kind: &'static Kind, record: &Record) -> Value {
     let json = json_of(&record.value);
     let mut value = serde_json::from_slice(&json).unwrap_or(Value::Null);
+    if let Some(renamed) = kind.rules.renamed {
+        renamed.serve(&mut value, &kind.api_version());
+    }
     if let Some(custom) = kind.custom().filter(|custom| custom.converts(kind, &json)) {
         custom.convert(kind, &mut value);
     }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How long an Event is kept after its last change.
-const KEPT: Duration = Duration::from_secs(3600);
+pub(super) const KEPT: Duration = Duration::from_secs(3600);
 
 /// Event.
 pub static EVENTS: Kind = Kind {
@@ -67,31 +67,34 @@ pub static EVENTS: Kind = Kind {
         },
         ..Rules::GENERIC
     },
-    table: Table {
-        columns: &[
-            Column::text("Last Seen", "When it last happened."),
-            Column::text("Type", "Normal or Warning."),
-            Column::text("Reason", "What happened, in one word."),
-            Column::text("Object", "What it happened to."),
-            Column::wide("Subobject", "Which part of it."),
-            Column::wide("Source", "Who saw it."),
-            Column::text("Message", "What happened, in words."),
-            Column::wide("First Seen", "When it first happened."),
-            Column::wide("Count", "How often."),
-            Column {
-                format: "name",
-                ..Column::wide("Name", "The name of the event itself.")
-            },
-        ],
-        cells,
-    },
+    table: TABLE,
 };
 
-fn involved(event: &Value, field: &str) -> String {
+/// How Events are shown, whatever names their fields have.
+pub(super) const TABLE: Table = Table {
+    columns: &[
+        Column::text("Last Seen", "When it last happened."),
+        Column::text("Type", "Normal or Warning."),
+        Column::text("Reason", "What happened, in one word."),
+        Column::text("Object", "What it happened to."),
+        Column::wide("Subobject", "Which part of it."),
+        Column::wide("Source", "Who saw it."),
+        Column::text("Message", "What happened, in words."),
+        Column::wide("First Seen", "When it first happened."),
+        Column::wide("Count", "How often."),
+        Column {
+            format: "name",
+            ..Column::wide("Name", "The name of the event itself.")
+        },
+    ],
+    cells,
+};
+
+pub(super) fn involved(event: &Value, field: &str) -> String {
     text_at(event, &["involvedObject", field]).to_owned()
 }
 
-fn cells(event: &Value, row: &mut Row) {
+pub(super) fn cells(event: &Value, row: &mut Row) {
     let first_of = |paths: &[&[&str]]| {
         let found = paths.iter().map(|path| text_at(event, path));
         found

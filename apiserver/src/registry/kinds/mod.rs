@@ -14,6 +14,7 @@ mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod event_v1;
 mod ingress_class;
 mod ip_address;
 mod job;
@@ -46,6 +47,7 @@ pub use deployment::DEPLOYMENTS;
 pub use endpoint_slice::ENDPOINT_SLICES;
 pub use endpoints::ENDPOINTS;
 pub use event::EVENTS;
+pub use event_v1::EVENTS_V1;
 pub use ingress_class::INGRESS_CLASSES;
 pub use ip_address::IP_ADDRESSES;
 pub use job::JOBS;
@@ -94,6 +96,7 @@ pub static ALL: &[&Kind] = &[
     &CERTIFICATE_SIGNING_REQUESTS,
     &CUSTOM_RESOURCE_DEFINITIONS,
     &LEASES,
+    &EVENTS_V1,
     &ENDPOINT_SLICES,
     &INGRESS_CLASSES,
     &IP_ADDRESSES,

@@ -86,8 +86,8 @@ fn read(kind: &'static Kind, record: Option<&store::Record>) -> Selectable {
 #[derive(Debug, Default)]
 pub struct Memos(Mutex<Recent>);
 
-/// A change of an object, as it is seen in one version of its kind.
-type Seen = (store::Revision, Bytes, &'static str);
+/// A change of an object, as it is seen in one version of its kind, or by the kind of another group.
+type Seen = (store::Revision, Bytes, &'static str, &'static str);
 
 #[derive(Debug, Default)]
 struct Recent {
@@ -98,7 +98,7 @@ struct Recent {
 impl Memos {
     /// The shared form of an event.
     pub(super) fn shared(&self, kind: &'static Kind, event: Arc<store::Event>) -> Arc<Shared> {
-        let change = (event.revision, event.key.clone(), kind.version);
+        let change = (event.revision, event.key.clone(), kind.group, kind.version);
         let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = recent.by_change.get(&change) {
             return known.clone();
