@@ -5,6 +5,7 @@
 
 pub mod announcers;
 pub mod applied;
+pub mod audit;
 pub mod auth;
 pub mod controller;
 pub mod http;

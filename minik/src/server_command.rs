@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use apiserver::{
+    audit::LogConfig,
     controller::PoolEntry,
     registry::DefaultTolerations,
     server::{Config, Server, inherited},
@@ -79,6 +80,16 @@ pub(crate) struct ServerArgs {
     /// the word nodes for the nodes' own addresses. Can be repeated.
     #[arg(long, value_name = "RANGE")]
     load_balancer_pool: Vec<PoolEntry>,
+    /// File that is told of every request: who, what, from where, and whether it was allowed, one line of JSON each. Without it
+    /// nothing is written.
+    #[arg(long, value_name = "FILE")]
+    audit_log_path: Option<PathBuf>,
+    /// Megabytes after which that file is replaced by a new one.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    audit_log_maxsize: u32,
+    /// How many of its predecessors are kept, as FILE.1, FILE.2 and so on.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(..1000))]
+    audit_log_maxbackup: u32,
     /// Run an agent too: a whole cluster on this host.
     #[arg(long)]
     agent: bool,
@@ -106,6 +117,11 @@ pub(crate) fn run(args: &ServerArgs) -> Result<()> {
         tls_sans: args.tls_san.clone(),
         node_grace: Duration::from_secs(args.node_grace_secs.into()),
         load_balancer_pool: args.load_balancer_pool.clone(),
+        audit: args.audit_log_path.clone().map(|path| LogConfig {
+            path,
+            max_bytes: u64::from(args.audit_log_maxsize) << 20,
+            max_backups: args.audit_log_maxbackup,
+        }),
         default_tolerations: DefaultTolerations {
             not_ready_secs: args.default_not_ready_toleration_seconds,
             unreachable_secs: args.default_unreachable_toleration_seconds,

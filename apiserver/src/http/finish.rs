@@ -58,12 +58,16 @@ fn accepts_gzip(accept_encoding: &str) -> bool {
     })
 }
 
+/// Gives an answer an id, unless it has one.
+pub(crate) fn identify(response: &mut Response) {
+    let id = uuid::Uuid::new_v4().to_string();
+    let id = HeaderValue::from_str(&id).expect("a UUID is plain text");
+    response.headers_mut().entry(AUDIT_ID).or_insert(id);
+}
+
 /// Finishes an answer. Streams are neither indented nor compressed: each of their events leaves at once.
 pub(super) async fn finish(mut response: Response, form: Form) -> Response {
-    let id = uuid::Uuid::new_v4().to_string();
-    if let Ok(id) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(AUDIT_ID, id);
-    }
+    identify(&mut response);
     let media_type = response.headers().get(header::CONTENT_TYPE);
     let json = media_type.is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
     let Some(size) = response.body().size_hint().exact() else {

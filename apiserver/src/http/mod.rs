@@ -24,6 +24,7 @@ use hyper::upgrade::OnUpgrade;
 use serde_json::{Value, json};
 
 use crate::{
+    audit::{self, Described},
     auth::{Attributes, Authorizer, Decision, User, service_account::Tokens},
     metrics::{Metrics, RequestKind},
     registry::{ApiError, Registry},
@@ -34,7 +35,7 @@ pub mod accept;
 pub mod body;
 mod connect;
 mod discovery;
-mod finish;
+pub(crate) mod finish;
 pub mod fuzz;
 mod guard;
 mod health;
@@ -143,9 +144,59 @@ async fn handle(Shared((state, lanes)): Shared<(State, Lanes)>, request: Request
         upgrade: Mutex::new(upgrade),
     };
     let form = finish::Form::of(&call);
+    let described = parts.extensions.get::<audit::Wanted>();
+    let described = described.map(|_| described_as(&call));
     let response = dispatch(call).await;
+    let described = described.map(|described| judged(described, &response));
     let response = response.unwrap_or_else(|error| status_of(&error));
-    finish::finish(response, form).await
+    let mut response = finish::finish(response, form).await;
+    if let Some(described) = described {
+        response.extensions_mut().insert(described);
+    }
+    response
+}
+
+/// What the audit log says of a request.
+fn described_as(call: &Call) -> Described {
+    let mut described = Described {
+        verb: call.method.as_str().to_lowercase(),
+        ..Described::default()
+    };
+    let route = route::parse(&call.state.registry.kinds(), &call.path);
+    let Some(Route::Resource(target)) = route else {
+        return described;
+    };
+    if let Ok(verb) = resource::verb(call, &target) {
+        described.verb = verb.to_owned();
+    }
+    let mut object = json!({"resource": target.kind.plural});
+    let subresource = target.subresource.map(|subresource| subresource.name);
+    for (field, value) in [
+        ("namespace", target.namespace.as_deref()),
+        ("name", target.name.as_deref()),
+        ("apiGroup", Some(target.kind.group)),
+        ("apiVersion", Some(target.kind.version)),
+        ("subresource", subresource),
+    ] {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            object[field] = json!(value);
+        }
+    }
+    described.object = Some(object);
+    described
+}
+
+/// The same with what became of it.
+fn judged(described: Described, answer: &Result<Response, ApiError>) -> Described {
+    let (decision, reason) = match answer {
+        Err(error @ ApiError::Forbidden { .. }) => ("forbid", error.to_string()),
+        _ => ("allow", String::new()),
+    };
+    Described {
+        decision,
+        reason,
+        ..described
+    }
 }
 
 async fn dispatch(mut call: Call) -> Result<Response, ApiError> {

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use super::ServerError;
 use crate::{
+    audit::LogConfig,
     controller::{Pool, PoolEntry},
     pki::ServerNames,
     registry::{Context, DefaultTolerations},
@@ -51,6 +52,9 @@ pub struct Config {
     pub load_balancer_controllers: Vec<String>,
     /// Where Services of type LoadBalancer get their addresses; nowhere when it is empty. Flag `--load-balancer-pool`.
     pub load_balancer_pool: Vec<PoolEntry>,
+    /// Where requests are told; nowhere by default. Flags `--audit-log-path`, `--audit-log-maxsize` and
+    /// `--audit-log-maxbackup`.
+    pub audit: Option<LogConfig>,
 }
 
 impl Default for Config {
@@ -75,6 +79,7 @@ impl Default for Config {
             allowed_endpoint_ips: Vec::new(),
             load_balancer_controllers: Vec::new(),
             load_balancer_pool: Vec::new(),
+            audit: None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One connection: TLS, then its requests, each with the caller it comes from.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, response::Response};
 use futures_util::StreamExt as _;
@@ -10,6 +10,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::Watcher},
 };
+use jiff::Timestamp;
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -22,6 +23,7 @@ use tower::ServiceExt as _;
 
 use super::{node::JOIN_PATH, socket};
 use crate::{
+    audit::{self, Stage},
     auth::{
         User,
         authentication::{Authenticator, Caller},
@@ -45,6 +47,7 @@ pub(super) struct Gate {
     tls: TlsAcceptor,
     router: Router,
     authenticator: Authenticator,
+    audit: Option<audit::Log>,
     stop: CancellationToken,
     builder: Arc<auto::Builder<TokioExecutor>>,
     first_request: Duration,
@@ -57,6 +60,7 @@ impl Gate {
         tls: Arc<ServerConfig>,
         router: Router,
         authenticator: Authenticator,
+        audit: Option<audit::Log>,
         stop: CancellationToken,
     ) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -70,6 +74,7 @@ impl Gate {
             tls: tls.into(),
             router,
             authenticator,
+            audit,
             stop,
             builder: Arc::new(builder),
             first_request: FIRST_REQUEST,
@@ -79,6 +84,7 @@ impl Gate {
 
     /// Serves one connection to its end.
     pub(super) async fn connection(self, stream: TcpStream, watcher: Watcher) {
+        let source = stream.peer_addr().ok().map(|peer| peer.ip());
         if let Err(error) = socket::prepare(&stream, self.patience) {
             tracing::debug!(%error, "socket options");
         }
@@ -87,13 +93,16 @@ impl Gate {
             Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
             Err(_) => return tracing::debug!("TLS handshake took too long"),
         };
-        let caller = caller(&stream);
-        self.requests(stream, caller, watcher).await;
+        let origin = Origin {
+            certified: caller(&stream),
+            source,
+        };
+        self.requests(stream, origin, watcher).await;
     }
 
     /// Answers the requests that come over a stream, or gives it up when none comes: whoever is silent after the
     /// handshake would otherwise keep a descriptor for ever.
-    async fn requests<S>(self, stream: S, caller: Option<User>, watcher: Watcher)
+    async fn requests<S>(self, stream: S, origin: Origin, watcher: Watcher)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -103,8 +112,8 @@ impl Gate {
         let asking = asked.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             asking.notify_one();
-            let (gate, caller) = (self.clone(), caller.clone());
-            async move { Ok::<_, Infallible>(gate.answer(caller, request.map(Body::new)).await) }
+            let (gate, origin) = (self.clone(), origin.clone());
+            async move { Ok::<_, Infallible>(gate.answer(origin, request.map(Body::new)).await) }
         });
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         let silence = async {
@@ -123,19 +132,30 @@ impl Gate {
         }
     }
 
-    async fn answer(self, caller: Option<User>, request: Request<Body>) -> Response {
+    async fn answer(self, origin: Origin, request: Request<Body>) -> Response {
         let is_watch = request
             .uri()
             .query()
             .is_some_and(|query| query.contains("watch="));
-        let request = match self.admit(caller, request).await {
-            Ok(request) => request,
-            Err(error) => return rest::status_of(&error),
+        let audit = self.audit.clone();
+        let asked = audit.map(|log| (log, audit::Asked::of(&request, origin.source)));
+        let (caller, mut response) = match self.admit(origin.certified, request).await {
+            Err(error) => (None, rest::status_of(&error)),
+            Ok((caller, mut request)) => {
+                request.extensions_mut().insert(audit::Wanted);
+                let response = match self.router.oneshot(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                };
+                (Some(caller), response)
+            }
         };
-        let response = match self.router.oneshot(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        };
+        rest::finish::identify(&mut response);
+        if let Some((log, asked)) = asked
+            && !asked.is_routine(caller.as_ref())
+        {
+            response = audited(log, asked, caller, response).await;
+        }
         if is_watch {
             return until(response, self.stop);
         }
@@ -147,7 +167,7 @@ impl Gate {
         &self,
         certified: Option<User>,
         mut request: Request<Body>,
-    ) -> Result<Request<Body>, ApiError> {
+    ) -> Result<(Caller, Request<Body>), ApiError> {
         // What comes to join brings a token of another sort, which is looked at there.
         let caller = if request.uri().path() == JOIN_PATH {
             let user = certified.unwrap_or_else(User::anonymous);
@@ -159,8 +179,65 @@ impl Gate {
             let headers = request.headers();
             self.authenticator.caller(certified, headers).await?
         };
-        request.extensions_mut().insert(caller.user);
-        Ok(request)
+        request.extensions_mut().insert(caller.user.clone());
+        Ok((caller, request))
+    }
+}
+
+/// Whom a connection comes from.
+#[derive(Clone, Debug, Default)]
+struct Origin {
+    /// Whom its verified certificate names.
+    certified: Option<User>,
+    /// Its other end.
+    source: Option<IpAddr>,
+}
+
+/// Tells the audit log of an answer; of a watch when it begins and when it ends.
+async fn audited(
+    log: audit::Log,
+    asked: audit::Asked,
+    caller: Option<Caller>,
+    response: Response,
+) -> Response {
+    let answer = audit::Answer::of(&response);
+    let now = Timestamp::now();
+    if !asked.is_watch(&answer) {
+        let stage = Stage::ResponseComplete;
+        let event = asked.event(caller.as_ref(), &answer, stage, now);
+        log.write(&event).await;
+        return response;
+    }
+    let event = asked.event(caller.as_ref(), &answer, Stage::ResponseStarted, now);
+    log.write(&event).await;
+    let ended = Ended {
+        log,
+        asked,
+        caller,
+        answer,
+    };
+    response.map(|body| {
+        let frames = body.into_data_stream();
+        Body::from_stream(frames.inspect(move |_| {
+            let _ = &ended;
+        }))
+    })
+}
+
+/// A watch that the audit log is told the end of, by whatever it ends.
+struct Ended {
+    log: audit::Log,
+    asked: audit::Asked,
+    caller: Option<Caller>,
+    answer: audit::Answer,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let (caller, now) = (self.caller.as_ref(), Timestamp::now());
+        let stage = Stage::ResponseComplete;
+        let event = self.asked.event(caller, &self.answer, stage, now);
+        self.log.write_now(&event);
     }
 }
 
@@ -240,7 +317,7 @@ mod tests {
             ),
             registry,
         };
-        let gate = Gate::new(tls, router, authenticator, CancellationToken::new());
+        let gate = Gate::new(tls, router, authenticator, None, CancellationToken::new());
         (gate, pki.ca_pem().to_owned())
     }
 
@@ -285,7 +362,7 @@ mod tests {
         client.write_all(sent).await.unwrap();
         let graceful = GracefulShutdown::new();
         let gate = gate(Duration::from_millis(20));
-        tokio::spawn(gate.requests(server, None, graceful.watcher()));
+        tokio::spawn(gate.requests(server, Origin::default(), graceful.watcher()));
         let mut received = Vec::new();
         let end = client.read_to_end(&mut received);
         let end = tokio::time::timeout(Duration::from_secs(10), end).await;
@@ -304,7 +381,8 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(1 << 16);
         let graceful = GracefulShutdown::new();
         let gate = gate(Duration::from_millis(20));
-        let mut serving = tokio::spawn(gate.requests(server, None, graceful.watcher()));
+        let mut serving =
+            tokio::spawn(gate.requests(server, Origin::default(), graceful.watcher()));
         for _ in 0..2 {
             client
                 .write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")

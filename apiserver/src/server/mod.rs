@@ -33,6 +33,7 @@ pub use self::{
 use crate::{
     announcers::Announcers,
     applied::Applied,
+    audit,
     auth::{
         Authorizer,
         authentication::Authenticator,
@@ -145,6 +146,7 @@ pub struct Server {
     kubeconfig: PathBuf,
     store: EmbeddedStore,
     registry: Registry,
+    audit: Option<audit::Log>,
 }
 
 impl Server {
@@ -159,6 +161,14 @@ impl Server {
         for listener in std::mem::take(&mut config.inherited) {
             listeners.push(listen::prepare(listener)?);
         }
+        let audit = config.audit.clone().map(|log| {
+            audit::Log::open(log.clone()).map_err(|error| ServerError::Flag {
+                flag: "--audit-log-path",
+                value: log.path.display().to_string(),
+                hint: format!("{error}: give a file in a directory that this user may write to"),
+            })
+        });
+        let audit = audit.transpose()?;
         let store_dir = config.data_dir.join("store");
         // Its files hold Secrets, and the engine makes them with whatever umask there is.
         private_dir(&store_dir).map_err(|source| ServerError::DataDir {
@@ -181,6 +191,7 @@ impl Server {
             kubeconfig,
             store,
             registry,
+            audit,
         })
     }
 
@@ -254,6 +265,9 @@ impl Server {
             tracing::warn!(waited_ms = DRAIN.as_millis(), "connections were cut");
         }
         controllers.join().await;
+        if let Some(log) = &self.audit {
+            let _ = tokio::time::timeout(DRAIN, log.flush()).await;
+        }
         while roles.join_next().await.is_some() {}
         while pods.join_next().await.is_some() {}
         // A store that has failed cannot be closed: its own last words say more than that.
@@ -290,7 +304,13 @@ impl Server {
             tunnels,
         );
         let router = node::router(nodes).merge(http::router(state));
-        Ok(Gate::new(tls(&self.pki)?, router, authenticator, stop))
+        Ok(Gate::new(
+            tls(&self.pki)?,
+            router,
+            authenticator,
+            self.audit.clone(),
+            stop,
+        ))
     }
 
     fn tokens(&self) -> Tokens {

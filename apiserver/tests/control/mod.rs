@@ -217,7 +217,28 @@ impl Client {
         sender
     }
 
+    /// Code and headers of an answer.
+    pub(crate) async fn head(&self, path: &str) -> (u16, http::HeaderMap) {
+        let response = self.exchange("GET", path, None).await.unwrap();
+        (response.status().as_u16(), response.headers().clone())
+    }
+
     async fn send(&self, method: &str, path: &str, body: Option<(&str, Value)>) -> (u16, String) {
+        let Some(response) = self.exchange(method, path, body).await else {
+            return (0, String::new());
+        };
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (code, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    /// One request and its answer; `None` when the connection broke.
+    async fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<(&str, Value)>,
+    ) -> Option<http::Response<hyper::body::Incoming>> {
         let stream = TokioIo::new(self.connect("localhost").await.unwrap());
         let mut request = Request::builder().method(method);
         for (name, value) in &self.headers {
@@ -230,7 +251,7 @@ impl Client {
                 Body::from(value.to_string())
             }
         };
-        let response = if self.alpn == ["h2"] {
+        if self.alpn == ["h2"] {
             let (mut sender, connection) =
                 hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
                     .await
@@ -240,7 +261,7 @@ impl Client {
                 .uri(format!("https://localhost{path}"))
                 .body(body)
                 .unwrap();
-            sender.send_request(request).await
+            sender.send_request(request).await.ok()
         } else {
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(stream).await.unwrap();
@@ -250,14 +271,8 @@ impl Client {
                 .header("host", "localhost")
                 .body(body)
                 .unwrap();
-            sender.send_request(request).await
-        };
-        let Ok(response) = response else {
-            return (0, String::new());
-        };
-        let code = response.status().as_u16();
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        (code, String::from_utf8(bytes.to_vec()).unwrap())
+            sender.send_request(request).await.ok()
+        }
     }
 }
 
