@@ -17,6 +17,7 @@ use apiserver::controller::PoolEntry;
 use bytes::Bytes;
 use clap::Args;
 use http::Method;
+use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
@@ -56,6 +57,9 @@ pub(crate) struct UpArgs {
     /// addresses of the nodes' network].
     #[arg(long, value_name = "RANGE")]
     load_balancer_pool: Vec<PoolEntry>,
+    /// Range of the external IPs that Services may claim, as for `minik server`. Can be repeated.
+    #[arg(long, value_name = "CIDR")]
+    allow_external_ips: Vec<IpNet>,
     /// The IP families of hosts, Pods and Services, the primary one first.
     #[arg(
         long,
@@ -272,6 +276,9 @@ fn start_server(lab: &Lab, hosts: &[Host], args: &UpArgs) -> Result<()> {
     flag("--data-dir", path_text(&lab.server_data_dir())?);
     flag("--bind", api_address(control).to_string());
     flag("--advertise-address", control.addr().to_string());
+    for range in &args.allow_external_ips {
+        flag("--allow-external-ips", range.to_string());
+    }
     for family in &args.ip_families {
         flag("--service-cidr", family.service_cidr().to_owned());
         flag("--pod-cidr", family.pod_cidr().to_owned());
