@@ -194,11 +194,11 @@ async fn x9_the_size_that_counts_is_that_of_the_pods_owner() {
     unknown["metadata"]["ownerReferences"] = json!([owner]);
     running(&api, unknown, true).await;
     budget(&api, "web", json!({"maxUnavailable": "50%"})).await;
-    let failed = allows(&api, "web", 0).await;
-    assert_eq!(
-        failed["status"]["conditions"][0]["reason"], "SyncFailed",
-        "{failed}"
-    );
+    let path = format!("{BUDGETS}/web");
+    eventually(&api, &path, "nobody knows the size", |budget| {
+        budget["status"]["conditions"][0]["reason"] == "SyncFailed"
+    })
+    .await;
     api.delete(&format!("{PODS}/unknown")).await;
 
     let owner = json!({
