@@ -7,6 +7,7 @@ pub mod announcers;
 pub mod applied;
 pub mod audit;
 pub mod auth;
+pub mod budget;
 pub mod controller;
 pub mod http;
 pub mod metrics;

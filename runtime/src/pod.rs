@@ -26,7 +26,7 @@ use crate::{
         syscall::{kill_process, pidfd_open},
         terminal,
     },
-    socket::{Packets, Received},
+    socket::{Packets, Received, wait_at_most},
     spec::{Config, ContainerSpec, ExecSpec, PodSpec},
 };
 
@@ -412,6 +412,7 @@ impl Pod {
         spec: &ExecSpec,
     ) -> Result<(Exec, Option<File>), RuntimeError> {
         let (ours, theirs) = terminal::sockets().explain("make a socket for", &self.uid)?;
+        wait_at_most(&ours, ANSWER_TIMEOUT).explain("limit a wait for", &self.uid)?;
         let exec = self.ask_exec(spec, &[theirs.as_raw_fd()])?;
         drop(theirs);
         let master = terminal::receive(&ours).explain("receive a terminal of", &self.uid)?;
@@ -419,7 +420,8 @@ impl Pod {
     }
 
     fn ask_exec(&self, spec: &ExecSpec, fds: &[i32]) -> Result<Exec, RuntimeError> {
-        let shim = Packets::connect(&self.dir, None).map_err(|_| self.gone())?;
+        // The end is polled for: only a shim that hangs is waited for here, and not for ever.
+        let shim = connect(&self.dir, &self.uid)?;
         shim.send(&Request::Exec(spec.clone()), fds)
             .explain("write to the shim of", &self.uid)?;
         Ok(Exec {

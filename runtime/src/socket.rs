@@ -45,12 +45,7 @@ impl Packets {
     pub(crate) fn connect(dir: &Path, timeout: Option<Duration>) -> io::Result<Self> {
         let fd = seqpacket(SockFlag::empty())?;
         if let Some(timeout) = timeout {
-            let timeout = TimeVal::new(
-                timeout.as_secs().cast_signed(),
-                timeout.subsec_micros().into(),
-            );
-            setsockopt(&fd, sockopt::SendTimeout, &timeout)?;
-            setsockopt(&fd, sockopt::ReceiveTimeout, &timeout)?;
+            wait_at_most(&fd, timeout)?;
         }
         make_room(&fd);
         in_dir(dir, |addr| connect(fd.as_raw_fd(), addr))?;
@@ -138,6 +133,14 @@ pub(crate) fn accept_from(listener: impl AsFd) -> io::Result<Option<Packets>> {
         Err(Errno::EAGAIN | Errno::ECONNABORTED | Errno::EINTR) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// What is sent or received over this socket is given up after `limit`, with EAGAIN.
+pub(crate) fn wait_at_most(fd: &OwnedFd, limit: Duration) -> io::Result<()> {
+    let limit = TimeVal::new(limit.as_secs().cast_signed(), limit.subsec_micros().into());
+    setsockopt(fd, sockopt::SendTimeout, &limit)?;
+    setsockopt(fd, sockopt::ReceiveTimeout, &limit)?;
+    Ok(())
 }
 
 /// Without it a large environment would not fit. Not every root may: then the usual limit holds.

@@ -99,6 +99,8 @@ async fn serve(node: &Arc<Node>, connection: Upgraded) {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(MAX_STREAMS)
+        // A client that leaves takes many streams with it at once: no reason to cut off those of the others.
+        .max_pending_accept_reset_streams(MAX_STREAMS as usize)
         .serve_connection(connection, service)
         .await;
     if let Err(error) = served {

@@ -9,7 +9,7 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 use super::dictionary::DICTIONARY;
 
 /// The headers of a stream are a handful of words.
-const MAX_BYTES: usize = 64 << 10;
+const MAX_BYTES: usize = 8 << 10;
 const STEP_BYTES: usize = 4 << 10;
 
 /// Headers by name. Names are in lower case; of several values of one name the first counts.

@@ -1,11 +1,11 @@
 //! A connection and its streams.
 
-use std::{collections::HashMap, io, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinHandle,
     time::timeout,
 };
@@ -14,12 +14,13 @@ use super::{
     frame::{self, Decoder, Frame, FrameError, Reset},
     headers::{HeaderError, Headers, Reader, Writer},
 };
+use crate::budget::Budget;
 
 /// Pieces of a stream that have not been taken yet. A stream that nobody reads stops the connection at last.
 const QUEUE: usize = 32;
 /// Frames that the client has not taken yet.
 const OUT_QUEUE: usize = 8;
-/// Streams at once: two for each forwarded connection.
+/// Streams at once: two for each forwarded connection. One counts until both halves are over.
 const MAX_STREAMS: usize = 2000;
 /// The most of a stream that is sent at once.
 const PIECE_BYTES: usize = 32 << 10;
@@ -62,6 +63,7 @@ pub struct Output {
     id: u32,
     to: mpsc::Sender<Bytes>,
     finished: bool,
+    _place: OwnedSemaphorePermit,
 }
 
 /// The client is gone.
@@ -114,6 +116,8 @@ impl Session {
             headers: Reader::default(),
             reply: Writer::default(),
             inputs: HashMap::new(),
+            places: Arc::new(Semaphore::new(MAX_STREAMS)),
+            budget: Budget::default(),
         };
         let reading = tokio::spawn(async move {
             if let Err(error) = incoming.read(from).await {
@@ -170,6 +174,9 @@ struct Incoming {
     headers: Reader,
     reply: Writer,
     inputs: HashMap<u32, mpsc::Sender<Piece>>,
+    /// For the server's halves: a client may end its own at once.
+    places: Arc<Semaphore>,
+    budget: Budget,
 }
 
 impl Incoming {
@@ -211,9 +218,10 @@ impl Incoming {
         if id.is_multiple_of(2) || self.inputs.contains_key(&id) {
             return Ok(self.send(frame::reset(id, Reset::ProtocolError)).await?);
         }
-        if self.inputs.len() >= MAX_STREAMS {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        let Some(place) = place.filter(|_| self.inputs.len() < MAX_STREAMS) else {
             return Ok(self.send(frame::reset(id, Reset::Refused)).await?);
-        }
+        };
         let reply = frame::reply(id, &self.reply.empty());
         self.send(reply).await?;
         let (input, pieces) = mpsc::channel(QUEUE);
@@ -225,6 +233,7 @@ impl Incoming {
                 id,
                 to: self.out.clone(),
                 finished: false,
+                _place: place,
             },
         };
         self.inputs.insert(id, input);
@@ -239,7 +248,8 @@ impl Incoming {
         let Some(input) = self.inputs.get(&stream) else {
             return;
         };
-        if !payload.is_empty() {
+        if !payload.is_empty() && !input.is_closed() {
+            let payload = self.budget.hold(&payload).await;
             let _ = input.send(Piece::Data(payload)).await;
         }
         if fin {
@@ -319,6 +329,36 @@ mod tests {
             frame::reset(1, Reset::Cancel),
         ];
         assert_eq!(got, wanted.concat());
+    }
+
+    #[tokio::test]
+    async fn streams_count_until_the_server_is_done_with_them() {
+        let (out, mut frames) = mpsc::channel(OUT_QUEUE);
+        let (opened, mut streams) = mpsc::channel(QUEUE);
+        let mut incoming = Incoming {
+            out,
+            opened,
+            headers: Reader::default(),
+            reply: Writer::default(),
+            inputs: HashMap::new(),
+            places: Arc::new(Semaphore::new(1)),
+            budget: Budget::default(),
+        };
+        let mut writer = Writer::default();
+        let mut held = None;
+        for id in [1, 3, 5] {
+            // The client's half is over at once.
+            incoming.open(id, true, &writer.empty()).await.unwrap();
+            let answer = frames.recv().await.unwrap();
+            if id == 3 {
+                assert_eq!(answer, frame::reset(3, Reset::Refused));
+                held = None;
+            } else {
+                held = streams.recv().await;
+                assert_eq!(held.as_ref().map(|stream| stream.id), Some(id));
+            }
+        }
+        drop(held);
     }
 
     #[tokio::test]

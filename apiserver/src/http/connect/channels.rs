@@ -24,7 +24,9 @@ use crate::registry::ApiError;
 
 /// What a client may be sent in one message.
 const MESSAGE_BYTES: usize = 32 << 10;
-/// Messages of a client that the node has not taken yet.
+/// What the node gets in one frame.
+const FRAME_BYTES: usize = 1 << 20;
+/// Frames of a client that the node has not taken yet.
 const QUEUE: usize = 4;
 /// How long a client may take to answer that the connection is to end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
@@ -88,8 +90,8 @@ impl Protocol {
         Message::binary(message)
     }
 
-    /// A client's message as a frame of the tunnel; `None` when it says nothing.
-    fn frame(self, message: &Message) -> Option<Bytes> {
+    /// A client's message as frames of the tunnel, which are shorter than messages may be; `None` when it says nothing.
+    fn frames(self, message: &Message) -> Option<Vec<Bytes>> {
         let decoded;
         let bytes: &[u8] = match message {
             Message::Binary(bytes) if !self.base64 => bytes,
@@ -103,9 +105,12 @@ impl Protocol {
             _ => return None,
         };
         match bytes.split_first()? {
-            (&channel::CLOSE, ended) if self.version >= 5 => Some(encode(channel::CLOSE, ended)),
+            (&channel::CLOSE, ended) if self.version >= 5 => {
+                Some(vec![encode(channel::CLOSE, ended)])
+            }
             (&channel @ (channel::STDIN | channel::RESIZE), payload) if !payload.is_empty() => {
-                Some(encode(channel, payload))
+                let pieces = payload.chunks(FRAME_BYTES);
+                Some(pieces.map(|piece| encode(channel, piece)).collect())
             }
             // Zero-length frames open channels, and others are not the client's to write.
             _ => None,
@@ -167,7 +172,7 @@ pub(super) async fn serve(socket: Socket, protocol: Protocol, remote: Remote) {
 /// Reads until the client is gone. With nobody to take its frames any more they are dropped. Pings are answered by the reading.
 async fn read(mut from: SplitStream<Socket>, protocol: Protocol, to: mpsc::Sender<Bytes>) {
     while let Some(Ok(message)) = from.next().await {
-        if let Some(frame) = protocol.frame(&message) {
+        for frame in protocol.frames(&message).into_iter().flatten() {
             let _ = to.send(frame).await;
         }
     }
@@ -284,8 +289,15 @@ mod tests {
             ),
         ];
         for (protocol, message, wanted) in cases {
-            assert_eq!(protocol.frame(&message), wanted, "{message:?}");
+            let wanted = wanted.map(|frame| vec![frame]);
+            assert_eq!(protocol.frames(&message), wanted, "{message:?}");
         }
+        // The longest message is longer than the longest frame.
+        let long = vec![0; FRAME_BYTES + 2];
+        let frames = five.frames(&binary(&long)).unwrap();
+        let lengths: Vec<usize> = frames.iter().map(Bytes::len).collect();
+        let head = encode(channel::STDIN, b"").len();
+        assert_eq!(lengths, [head + FRAME_BYTES, head + 1]);
         assert_eq!(five.message(1, b"out"), binary(b"\x01out"));
         assert_eq!(protocol(4, true).message(1, b"out"), Message::text("1b3V0"));
     }

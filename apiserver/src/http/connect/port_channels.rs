@@ -15,7 +15,7 @@ use super::{
     port_forward::{Forward, body},
     upgrade::Socket,
 };
-use crate::{registry::ApiError, spdy::Piece};
+use crate::{budget::Budget, registry::ApiError, spdy::Piece};
 
 /// Messages that have not been taken yet, for each port and for the client.
 const QUEUE: usize = 8;
@@ -121,12 +121,14 @@ pub(super) async fn serve(socket: Socket, protocol: Protocol, ports: Vec<u16>, f
         connections.spawn(forward_port(forward.clone(), port, pieces, channels));
     }
     drop(out);
+    let budget = Budget::default();
     let mut reading = tokio::spawn(async move {
         while let Some(Ok(message)) = from.next().await {
             if let Some((channel, bytes)) = protocol.read(&message)
                 && let Some(input) = inputs.get(&channel)
                 && !bytes.is_empty()
             {
+                let bytes = budget.hold(&bytes).await;
                 // What nobody wants any more is dropped.
                 let _ = input.send(Piece::Data(bytes)).await;
             }

@@ -23,6 +23,8 @@ use crate::{
 
 /// How long a client may take to open all streams it has promised.
 const OPEN_LIMIT: Duration = Duration::from_secs(30);
+/// More than any size of a terminal has.
+const SIZE_BYTES: usize = 1 << 10;
 /// Frames for the node that it has not taken yet.
 const QUEUE: usize = 4;
 
@@ -177,6 +179,9 @@ async fn read_sizes(mut from: mpsc::Receiver<Piece>, to: mpsc::Sender<Bytes>, ow
         while let Some(end) = text.iter().position(|byte| *byte == b'}') {
             let size: Vec<u8> = text.drain(..=end).collect();
             let _ = to.send(encode(channel::RESIZE, size.trim_ascii())).await;
+        }
+        if text.len() > SIZE_BYTES {
+            break;
         }
     }
     own.finish().await;
