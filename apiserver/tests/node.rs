@@ -97,6 +97,9 @@ async fn u4_a_node_makes_tokens_for_its_own_pods_only() {
     let uid = |pod: Value| pod["metadata"]["uid"].as_str().unwrap().to_owned();
     let mine = uid(made(&admin, &pods, pod("mine", "n1")).await);
     let other = uid(made(&admin, &pods, pod("other", "n2")).await);
+    let mut bare = pod("bare", "n1");
+    bare["spec"]["automountServiceAccountToken"] = json!(false);
+    let bare = uid(made(&admin, &pods, bare).await);
     let path = format!("{DEFAULT}/serviceaccounts/default/token");
     let bound = |name: &str, uid: &str| json!({"kind": "Pod", "apiVersion": "v1", "name": name, "uid": uid});
     for (spec, code, words) in [
@@ -110,6 +113,11 @@ async fn u4_a_node_makes_tokens_for_its_own_pods_only() {
             json!({"boundObjectRef": bound("mine", &mine), "audiences": ["bank"]}),
             403,
             "audience",
+        ),
+        (
+            json!({"boundObjectRef": bound("bare", &bare)}),
+            403,
+            "audience \"\" is not that",
         ),
         (json!({}), 403, "not bound to a pod"),
         (

@@ -167,11 +167,10 @@ pub async fn check_token(
         .filter_map(|source| source.get("serviceAccountToken"))
         .map(|token| text_at(token, &["audience"]))
         .collect();
-    match spec
-        .audiences
-        .iter()
-        .find(|audience| !audiences.contains(audience.as_str()))
-    {
+    // None is the API's, which a Pod may not want either.
+    let asked = spec.audiences.iter().map(String::as_str);
+    let mut asked = asked.chain(spec.audiences.is_empty().then_some(""));
+    match asked.find(|audience| !audiences.contains(audience)) {
         None => Ok(()),
         Some(audience) => refused(&format!(
             "audience {audience:?} is not that of a volume of the pod"
