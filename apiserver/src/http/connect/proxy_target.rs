@@ -6,7 +6,7 @@ use api::{
     core::{Node, Pod, Service},
     discovery::EndpointSlice,
 };
-use rand::seq::IndexedRandom as _;
+use rand::seq::SliceRandom as _;
 
 use super::super::{Call, route::Target};
 use crate::registry::{
@@ -154,15 +154,30 @@ async fn service(call: &Call, target: &Target, named: &Named<'_>) -> Result<Back
         .await?;
     let slices = slices.objects.iter().map(|slice| slice.decode());
     let slices = slices.collect::<Result<Vec<EndpointSlice>, _>>()?;
-    let endpoints: Vec<_> = slices
+    let mut endpoints: Vec<_> = slices
         .iter()
         .flat_map(|slice| endpoints(slice, &port_name))
         .collect();
-    let Some((node, address)) = endpoints.choose(&mut rand::rng()) else {
-        let text = format!("no endpoints available for service \"{}\"", named.name);
-        return Err(ApiError::Unavailable(text));
-    };
-    Ok(Backend::new(node, address.ip(), address.port(), named))
+    endpoints.shuffle(&mut rand::rng());
+    for (name, address) in endpoints {
+        let pod: Pod = match registry.get(&PODS, target.scope(), &name).await {
+            Err(error) if error.is_not_found() => continue,
+            pod => pod?.decode()?,
+        };
+        if has_address(&pod, address.ip()) {
+            let node = &pod.spec.node_name;
+            return Ok(Backend::new(node, address.ip(), address.port(), named));
+        }
+    }
+    let text = format!("no endpoints available for service \"{}\"", named.name);
+    Err(ApiError::Unavailable(text))
+}
+
+/// Whether the node says that the Pod has this address. What a slice says, whoever may write slices can have made up.
+fn has_address(pod: &Pod, ip: IpAddr) -> bool {
+    let all = pod.status.pod_ips.iter().map(|one| &*one.ip);
+    let mut all = all.chain([&*pod.status.pod_ip]);
+    all.any(|text| text.parse() == Ok(ip))
 }
 
 /// The name of the port that is meant: by name, by number, or the only one.
@@ -180,25 +195,22 @@ fn port_name(service: &Service, named: &Named<'_>) -> Result<String, ApiError> {
     })
 }
 
-/// The ready Pods of a slice, with their nodes. Addresses that somebody wrote by hand are not led to from here.
+/// The ready Pods of a slice: their names and addresses. Addresses that somebody wrote by hand are not led to from here.
 fn endpoints(slice: &EndpointSlice, port_name: &str) -> Vec<(String, SocketAddr)> {
     let mut ports = slice.ports.iter();
     let port = ports.find(|port| port.name.as_deref().unwrap_or_default() == port_name);
     let Some(port) = port.and_then(|port| u16::try_from(port.port?).ok()) else {
         return Vec::new();
     };
-    let ready = slice.endpoints.iter().filter(|endpoint| {
-        let target = endpoint.target_ref.as_ref();
-        endpoint.conditions.ready != Some(false)
-            && target.is_some_and(|target| &*target.kind == "Pod")
-    });
+    let ready = slice
+        .endpoints
+        .iter()
+        .filter(|endpoint| endpoint.conditions.ready != Some(false));
     ready
         .filter_map(|endpoint| {
+            let pod = endpoint.target_ref.as_ref()?;
             let ip = endpoint.addresses.first()?.parse().ok()?;
-            Some((
-                endpoint.node_name.as_deref()?.to_owned(),
-                SocketAddr::new(ip, port),
-            ))
+            (&*pod.kind == "Pod").then(|| (pod.name.to_string(), SocketAddr::new(ip, port)))
         })
         .collect()
 }
@@ -262,8 +274,24 @@ mod tests {
             ],
         }))
         .unwrap();
-        let wanted = vec![("n".to_owned(), "10.244.0.2:8080".parse().unwrap())];
+        let wanted = vec![("p".to_owned(), "10.244.0.2:8080".parse().unwrap())];
         assert_eq!(endpoints(&slice, "web"), wanted);
         assert_eq!(endpoints(&slice, "other"), []);
+    }
+
+    #[test]
+    fn s11_an_endpoint_is_the_pods_only_by_an_address_that_the_pod_has() {
+        let pod: Pod = serde_json::from_value(json!({
+            "status": {"podIP": "10.244.0.2", "podIPs": [{"ip": "10.244.0.2"}, {"ip": "fd00::2"}]},
+        }))
+        .unwrap();
+        for (ip, wanted) in [
+            ("10.244.0.2", true),
+            ("fd00::2", true),
+            ("192.0.2.1", false),
+        ] {
+            assert_eq!(has_address(&pod, ip.parse().unwrap()), wanted, "{ip}");
+        }
+        assert!(!has_address(&Pod::default(), "192.0.2.1".parse().unwrap()));
     }
 }
