@@ -1,10 +1,16 @@
 //! One connection: TLS, then its requests, each with the caller it comes from.
 
-use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Router, body::Body, response::Response};
 use futures_util::StreamExt as _;
-use http::Request;
+use http::{Request, StatusCode};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -38,6 +44,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a connection may stay without its first request. Later ones have hyper's own limits: 30 s for the head of a
 /// request, and pings on HTTP/2.
 const FIRST_REQUEST: Duration = Duration::from_secs(30);
+/// What paths of nodes' tunnels begin with.
+const TUNNELS: &str = "/minik/";
 /// Streams per HTTP/2 connection: an agent or client with more watches than this would stall silently.
 const MAX_STREAMS: u32 = 2000;
 
@@ -52,6 +60,8 @@ pub(super) struct Gate {
     builder: Arc<auto::Builder<TokioExecutor>>,
     first_request: Duration,
     patience: Duration,
+    /// The socket of a connection that may be upgraded.
+    socket: Option<Arc<OwnedFd>>,
 }
 
 impl Gate {
@@ -79,11 +89,12 @@ impl Gate {
             builder: Arc::new(builder),
             first_request: FIRST_REQUEST,
             patience: socket::PATIENCE,
+            socket: None,
         }
     }
 
     /// Serves one connection to its end.
-    pub(super) async fn connection(self, stream: TcpStream, watcher: Watcher) {
+    pub(super) async fn connection(mut self, stream: TcpStream, watcher: Watcher) {
         let source = stream.peer_addr().ok().map(|peer| peer.ip());
         if let Err(error) = socket::prepare(&stream, self.patience) {
             tracing::debug!(%error, "socket options");
@@ -97,6 +108,11 @@ impl Gate {
             certified: caller(&stream),
             source,
         };
+        let (tcp, session) = stream.get_ref();
+        // HTTP/2 has no upgrades, and most connections speak it: they need no second descriptor.
+        if session.alpn_protocol() != Some(b"h2") {
+            self.socket = tcp.as_fd().try_clone_to_owned().ok().map(Arc::new);
+        }
         self.requests(stream, origin, watcher).await;
     }
 
@@ -137,6 +153,7 @@ impl Gate {
             .uri()
             .query()
             .is_some_and(|query| query.contains("watch="));
+        let is_tunnel = request.uri().path().starts_with(TUNNELS);
         let audit = self.audit.clone();
         let asked = audit.map(|log| (log, audit::Asked::of(&request, origin.source)));
         let (caller, mut response) = match self.admit(origin.certified, request).await {
@@ -155,6 +172,13 @@ impl Gate {
             && !asked.is_routine(caller.as_ref())
         {
             response = audited(log, asked, caller, response).await;
+        }
+        let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        // An agent always reads.
+        if let (true, false, Some(socket)) = (upgraded, is_tunnel, &self.socket)
+            && let Err(error) = socket::be_patient(socket)
+        {
+            tracing::debug!(%error, "socket options");
         }
         if is_watch {
             return until(response, self.stop);
@@ -305,6 +329,7 @@ mod tests {
         };
         let router = Router::new()
             .route("/livez", get(async || "ok"))
+            .route("/upgrade", get(async || StatusCode::SWITCHING_PROTOCOLS))
             .route("/endless", get(endless));
         let tls = super::super::tls(&pki).unwrap();
         let store = EmbeddedStore::with_engine(MemoryEngine::default(), None).unwrap();
@@ -321,13 +346,15 @@ mod tests {
         (gate, pki.ca_pem().to_owned())
     }
 
-    #[tokio::test]
-    async fn w13_a_watcher_that_stops_reading_is_cut() {
-        let (gate, ca_pem) = gate_and_ca();
-        let gate = Gate {
-            patience: Duration::from_secs(1),
-            ..gate
-        };
+    /// A client over TLS, its serving, and the server's socket.
+    async fn connected(
+        gate: Gate,
+        ca_pem: &str,
+    ) -> (
+        tokio_rustls::client::TlsStream<TcpStream>,
+        tokio::task::JoinHandle<()>,
+        (OwnedFd, GracefulShutdown),
+    ) {
         let mut roots = RootCertStore::empty();
         let ca = CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap();
         roots.add(ca).unwrap();
@@ -340,11 +367,25 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap());
         let (client, accepted) = tokio::join!(stream, listener.accept());
+        let accepted = accepted.unwrap().0;
+        let socket = accepted.as_fd().try_clone_to_owned().unwrap();
         let graceful = GracefulShutdown::new();
-        let serving = tokio::spawn(gate.connection(accepted.unwrap().0, graceful.watcher()));
+        let serving = tokio::spawn(gate.connection(accepted, graceful.watcher()));
         let name = ServerName::try_from("localhost").unwrap();
         let connector = TlsConnector::from(Arc::new(config));
-        let mut client = connector.connect(name, client.unwrap()).await.unwrap();
+        let client = connector.connect(name, client.unwrap()).await.unwrap();
+        // Dropped, it would end the connection.
+        (client, serving, (socket, graceful))
+    }
+
+    #[tokio::test]
+    async fn w13_a_watcher_that_stops_reading_is_cut() {
+        let (gate, ca_pem) = gate_and_ca();
+        let gate = Gate {
+            patience: Duration::from_secs(1),
+            ..gate
+        };
+        let (mut client, serving, _held) = connected(gate, &ca_pem).await;
         let request = b"GET /endless?watch=true HTTP/1.1\r\nHost: a\r\n\r\n";
         client.write_all(request).await.unwrap();
         let mut head = [0; 15];
@@ -354,6 +395,27 @@ mod tests {
         let cut = tokio::time::timeout(Duration::from_secs(60), serving).await;
         cut.expect("the connection is still open").unwrap();
         drop(client);
+    }
+
+    #[tokio::test]
+    async fn a_client_of_an_upgraded_connection_may_rest() {
+        use nix::sys::socket::{getsockopt, sockopt};
+        let (gate, ca_pem) = gate_and_ca();
+        let (mut client, _serving, (socket, _graceful)) = connected(gate, &ca_pem).await;
+        let limit = |socket: &OwnedFd| getsockopt(socket, sockopt::TcpUserTimeout).unwrap();
+        for (path, code, patient) in [("/livez", b"200", false), ("/upgrade", b"101", true)] {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+            client.write_all(request.as_bytes()).await.unwrap();
+            let mut head = [0; 4096];
+            let length = client.read(&mut head).await.unwrap();
+            assert_eq!(
+                &head[9..12],
+                code,
+                "{:?}",
+                String::from_utf8_lossy(&head[..length])
+            );
+            assert_eq!(limit(&socket) == 0, patient, "{path}");
+        }
     }
 
     /// Whether a connection over which this is sent is closed by the server within ten seconds.

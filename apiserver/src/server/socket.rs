@@ -1,6 +1,6 @@
 //! How the kernel treats the sockets of clients.
 
-use std::{io, time::Duration};
+use std::{io, os::fd::OwnedFd, time::Duration};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::TcpStream;
@@ -21,5 +21,12 @@ pub(super) fn prepare(stream: &TcpStream, patience: Duration) -> io::Result<()> 
     setsockopt(stream, sockopt::TcpKeepIdle, &secs)?;
     setsockopt(stream, sockopt::TcpKeepInterval, &secs)?;
     setsockopt(stream, sockopt::KeepAlive, &true)?;
+    Ok(())
+}
+
+/// Lets the client of an upgraded connection rest as long as it wants: somebody may have stopped it, or not read on in what a
+/// command writes. That it vanished, keep-alive probes still tell.
+pub(super) fn be_patient(socket: &OwnedFd) -> io::Result<()> {
+    setsockopt(socket, sockopt::TcpUserTimeout, &0)?;
     Ok(())
 }
