@@ -15,7 +15,7 @@ use common::{
 use serde_json::{Value, json};
 
 const BUDGETS: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
-const REPLICA_SETS: &str = "/apis/apps/v1/namespaces/default/replicasets";
+const STATEFUL_SETS: &str = "/apis/apps/v1/namespaces/default/statefulsets";
 
 /// A Pod on node `n` that runs; ready or not.
 async fn running(api: &Api, mut pod: Value, ready: bool) {
@@ -177,15 +177,17 @@ async fn x9_a_dry_run_charges_no_budget() {
 #[tokio::test]
 async fn x9_the_size_that_counts_is_that_of_the_pods_owner() {
     let (api, _running) = cluster().await;
+    // One that no controller of ours makes Pods for.
     let set = json!({"metadata": {"name": "web"}, "spec": {
         "replicas": 4,
+        "serviceName": "web",
         "selector": {"matchLabels": {"app": "none"}},
         "template": {
             "metadata": {"labels": {"app": "none"}},
             "spec": {"containers": [{"name": "c", "image": "i"}]},
         },
     }});
-    let set = api.made(REPLICA_SETS, set).await;
+    let set = api.made(STATEFUL_SETS, set).await;
     let owner = json!({
         "apiVersion": "example.com/v1", "kind": "Thing", "name": "web",
         "uid": "71d5b1f7-6e0f-4d5e-9a3c-3d3b4a9c8f11", "controller": true,
@@ -202,7 +204,7 @@ async fn x9_the_size_that_counts_is_that_of_the_pods_owner() {
     api.delete(&format!("{PODS}/unknown")).await;
 
     let owner = json!({
-        "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web",
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web",
         "uid": set["metadata"]["uid"], "controller": true,
     });
     for name in ["a", "b", "c"] {
@@ -216,7 +218,7 @@ async fn x9_the_size_that_counts_is_that_of_the_pods_owner() {
     assert_eq!(settled["status"]["desiredHealthy"], 2);
     let smaller = json!({"spec": {"replicas": 2}});
     let (code, answer) = api
-        .merge(&format!("{REPLICA_SETS}/web/scale"), smaller)
+        .merge(&format!("{STATEFUL_SETS}/web/scale"), smaller)
         .await;
     assert_eq!(code, 200, "{answer}");
     let settled = allows(&api, "web", 2).await;
