@@ -321,3 +321,53 @@ async fn w15_table_watches_define_columns_once() {
     assert_eq!(second["object"]["columnDefinitions"], json!([]));
     assert_eq!(second["object"]["rows"][0]["cells"][0], "b");
 }
+
+#[tokio::test]
+async fn w16_a_watch_over_a_websocket_has_an_event_in_each_message() {
+    use futures_util::{SinkExt as _, StreamExt as _};
+    use tokio_tungstenite::{client_async, tungstenite::Message};
+
+    let api = Api::new().await;
+    let address = api.listen().await;
+    let connect = async |query: &str| {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        client_async(format!("ws://{address}{CONFIG_MAPS}?{query}"), stream).await
+    };
+    let (mut socket, response) = connect("watch=true&labelSelector=app=a").await.unwrap();
+    assert_eq!(response.headers().get("sec-websocket-protocol"), None);
+    socket.send(Message::Ping("p".into())).await.unwrap();
+    api.made(CONFIG_MAPS, config_map("a")).await;
+    api.delete(&format!("{CONFIG_MAPS}/a")).await;
+    let mut told = Vec::new();
+    let read = async {
+        while told.len() < 2 {
+            if let Message::Text(text) = socket.next().await.unwrap().unwrap() {
+                let event: serde_json::Value = serde_json::from_str(&text).unwrap();
+                told.push(format!(
+                    "{} {}",
+                    event["type"].as_str().unwrap(),
+                    event["object"]["metadata"]["name"].as_str().unwrap()
+                ));
+            }
+        }
+    };
+    let wait = Duration::from_secs(10);
+    tokio::time::timeout(wait, read).await.expect("two events");
+    assert_eq!(told, ["ADDED a", "DELETED a"]);
+
+    // It ends as the watch does, and what cannot be watched is no WebSocket.
+    let (mut socket, _) = connect("watch=true&timeoutSeconds=1").await.unwrap();
+    let end = tokio::time::timeout(wait, async {
+        while let Some(Ok(message)) = socket.next().await {
+            if message.is_close() {
+                return true;
+            }
+        }
+        false
+    });
+    assert!(end.await.expect("it ends"), "a close frame is the last");
+    let Err(refused) = connect("watch=true&fieldSelector=nonsense=1").await else {
+        panic!("it was upgraded");
+    };
+    assert!(refused.to_string().contains("400"), "{refused}");
+}

@@ -278,7 +278,12 @@ async fn serve_resource(
     let limit = call.lanes.answer_within(verb);
     let serving = resource::serve(call, target, verb);
     let Some(limit) = limit else {
-        return serving.await;
+        let response = serving.await?;
+        return if verb == "watch" {
+            connect::frames::of_watch(call, response)
+        } else {
+            Ok(response)
+        };
     };
     let served = tokio::time::timeout(limit, serving).await;
     served.unwrap_or(Err(ApiError::TimedOut { limit }))

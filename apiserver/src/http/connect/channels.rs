@@ -95,6 +95,8 @@ impl Protocol {
         let decoded;
         let bytes: &[u8] = match message {
             Message::Binary(bytes) if !self.base64 => bytes,
+            // The official Python client sends a string as one.
+            Message::Text(text) if !self.base64 => text.as_bytes(),
             Message::Text(text) if self.base64 => {
                 let (digit, rest) = text.split_at_checked(1)?;
                 let mut bytes = vec![digit.parse().ok()?];
@@ -281,6 +283,11 @@ mod tests {
                 Some(encode(channel::CLOSE, b"\x00")),
             ),
             (protocol(4, false), binary(b"\xff\x00"), None),
+            (
+                five,
+                Message::text("\0in"),
+                Some(encode(channel::STDIN, b"in")),
+            ),
             (five, Message::text("0aW4="), None),
             (
                 protocol(1, true),

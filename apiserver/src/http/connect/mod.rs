@@ -8,6 +8,7 @@
 //! upgraded every error is an ordinary `Status` (S6).
 
 mod channels;
+pub(super) mod frames;
 mod location;
 mod log;
 mod pod;
@@ -67,7 +68,10 @@ fn not_allowed(allow: &'static str) -> ApiError {
 /// Answers a request that is permitted.
 pub(super) async fn serve(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
     match name(target) {
-        Some("log") => log::serve(call, target).await,
+        Some("log") => {
+            let log = log::serve(call, target).await?;
+            frames::of_log(call, log)
+        }
         Some("exec") => remote::exec(call, target).await,
         Some("attach") => remote::attach(call, target).await,
         Some("portforward") => port_forward::serve(call, target).await,

@@ -69,7 +69,11 @@ impl Protocol {
                 let channel = *bytes.first()?;
                 Some((channel, bytes.slice(1..)))
             }
-            Message::Text(text) if self == Self::Base64 => {
+            Message::Text(text) if self != Self::Base64 => {
+                let (channel, payload) = text.as_bytes().split_first()?;
+                Some((*channel, Bytes::copy_from_slice(payload)))
+            }
+            Message::Text(text) => {
                 let (digit, rest) = text.split_at_checked(1)?;
                 Some((digit.parse().ok()?, STANDARD.decode(rest).ok()?.into()))
             }
