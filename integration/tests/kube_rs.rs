@@ -1,9 +1,9 @@
 //! The API through kube-rs: both modes of its watcher, all kinds of patches, metadata, discovery.
 
-use std::{collections::BTreeMap, fmt::Debug, future::Future, pin::Pin};
+use std::{collections::BTreeMap, fmt::Debug, future::Future, path::Path, pin::Pin};
 
 use futures_util::{Stream, StreamExt};
-use integration::{DEADLINE, server::Server};
+use integration::{DEADLINE, Lab, server::Server};
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
@@ -13,19 +13,23 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Config, Discovery, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{AttachParams, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
     core::{DynamicObject, GroupVersionKind, PartialObjectMeta, PartialObjectMetaExt},
     discovery::Scope,
     runtime::{watcher, watcher::Event},
 };
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader};
 
 /// Runs a test against a server of its own, as its administrator.
 fn with_client<F: Future<Output = ()>>(name: &str, test: impl FnOnce(Client) -> F) {
     let server = Server::start(name);
-    let kubeconfig = Kubeconfig::read_from(server.dir.join("server/admin.kubeconfig"))
-        .expect("the administrator's kubeconfig");
+    with_kubeconfig(&server.dir.join("server/admin.kubeconfig"), test);
+}
+
+fn with_kubeconfig<F: Future<Output = ()>>(file: &Path, test: impl FnOnce(Client) -> F) {
+    let kubeconfig = Kubeconfig::read_from(file).expect("the administrator's kubeconfig");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -416,5 +420,63 @@ fn finalizers_and_namespaces_hold_until_they_are_let_go() {
         tokio::time::timeout(DEADLINE, gone)
             .await
             .expect("the namespace goes when nothing is left in it");
+    });
+}
+
+/// The next line, in time.
+async fn line(from: impl AsyncRead + Unpin) -> String {
+    let mut line = String::new();
+    let mut from = BufReader::new(from);
+    let _ = tokio::time::timeout(DEADLINE, from.read_line(&mut line))
+        .await
+        .expect("a line in time")
+        .expect("a line");
+    line
+}
+
+#[test]
+fn s2_s8_s9_a_pod_is_talked_to_by_commands_logs_and_ports() {
+    let lab = Lab::up(1, &[]);
+    lab.echo_pods(&[("a", "a", "node1")]);
+    with_kubeconfig(&lab.dir().join("kubeconfig"), |client| async move {
+        let pods: Api<Pod> = Api::default_namespaced(client);
+        let log = pods.logs("a", &LogParams::default()).await.expect("logs");
+        assert!(log.contains("listening"), "{log}");
+
+        let program = ["/minik", "fetch", "--lines", "tcp://localhost:9377"];
+        let streams = AttachParams::default().stdin(true);
+        let mut process = pods.exec("a", program, &streams).await.expect("exec");
+        let mut input = process.stdin().expect("standard input");
+        input.write_all(b"by exec\n").await.expect("write");
+        let output = process.stdout().expect("standard output");
+        let said = line(output).await;
+        assert!(said.contains("by exec"), "{said}");
+        process.abort();
+
+        let fails = pods
+            .exec("a", ["/minik", "nonsense"], &AttachParams::default())
+            .await;
+        let mut fails = fails.expect("exec");
+        let status = fails.take_status().expect("a status");
+        let status = tokio::time::timeout(DEADLINE, status)
+            .await
+            .expect("in time");
+        let status = status.expect("the channel of errors tells how it ended");
+        assert_eq!(status.reason.as_deref(), Some("NonZeroExitCode"));
+
+        let mut forward = pods
+            .portforward("a", &[9377, 9])
+            .await
+            .expect("portforward");
+        let mut stream = forward.take_stream(9377).expect("a stream");
+        stream.write_all(b"by port\n").await.expect("write");
+        let said = line(&mut stream).await;
+        assert!(said.contains("by port"), "{said}");
+        let nobody = forward.take_error(9).expect("its errors");
+        let why = tokio::time::timeout(DEADLINE, nobody)
+            .await
+            .expect("in time");
+        let why = why.expect("why nobody answers");
+        assert!(why.contains("refused"), "{why}");
     });
 }

@@ -1,6 +1,8 @@
 """The official Python client against a minik server: create of every kind, list, watch, patches, errors.
 
-Usage: python_client.py KUBECONFIG
+Usage: python_client.py KUBECONFIG [POD]
+
+With a Pod of the built-in image, commands are run in it instead.
 """
 
 import os
@@ -13,6 +15,7 @@ for name in list(os.environ):
 
 from kubernetes import client, config, dynamic, watch
 from kubernetes.client.rest import ApiException
+from kubernetes.stream import stream
 
 CONTAINER = {"name": "c", "image": "minik.dev/echo:1"}
 TEMPLATE = {"metadata": {"labels": {"app": "py"}}, "spec": {"containers": [CONTAINER]}}
@@ -133,14 +136,14 @@ def a_watch_tells_each_change_once(core):
     changer = threading.Thread(target=changes)
     changer.start()
     told = []
-    stream = watch.Watch().stream(
+    events = watch.Watch().stream(
         core.list_namespaced_config_map,
         "default",
         label_selector="watched=yes",
         resource_version=revision,
         timeout_seconds=30,
     )
-    for event in stream:
+    for event in events:
         told.append((event["type"], event["object"].metadata.name))
         if event["type"] == "DELETED":
             break
@@ -180,8 +183,35 @@ def server_side_apply_finds_conflicts(api):
     assert apply("two", "2", force_conflicts=True).data.a == "2"
 
 
+def commands_run_in_a_pod(core, pod):
+    def run(*command, **more):
+        return stream(
+            core.connect_get_namespaced_pod_exec,
+            pod,
+            "default",
+            command=["/minik", *command],
+            stdout=True,
+            stderr=True,
+            **more,
+        )
+
+    assert pod in run("fetch", "http://localhost:9376/")
+    fails = run("nonsense", _preload_content=False)
+    fails.run_forever(timeout=30)
+    assert fails.returncode == 2 and "nonsense" in fails.read_stderr()
+    lines = run("fetch", "--lines", "tcp://localhost:9377", stdin=True, _preload_content=False)
+    lines.write_stdin("hello\n")
+    assert "hello" in lines.readline_stdout(timeout=30)
+    lines.close()
+    assert "listening" in core.read_namespaced_pod_log(pod, "default")
+
+
 def main():
     config.load_kube_config(sys.argv[1])
+    if len(sys.argv) > 2:
+        commands_run_in_a_pod(client.CoreV1Api(), sys.argv[2])
+        print("all done")
+        return
     api, core, apps = client.ApiClient(), client.CoreV1Api(), client.AppsV1Api()
     assert client.VersionApi().get_code().major == "1"
     every_kind_is_created_read_listed_and_deleted(api)
