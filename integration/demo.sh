@@ -111,17 +111,18 @@ title "my-deployment: every Pod is replaced, and nobody notices"
 check "applied" kubectl apply -f examples/my-deployment.yaml
 check "rolled out" kubectl rollout status deployment/my-deployment --timeout=60s
 unnoticed() { # connections all the while, each of which must be answered
-  local failed load
-  failed=$(mktemp)
-  while [ -e "$failed" ]; do
+  local going failed load
+  going=$(mktemp) failed=$(mktemp)
+  while [ -e "$going" ]; do
     "$minik" lab exec --pod client -- /minik fetch --json --count 20 http://my-deployment/ >/dev/null || echo lost >>"$failed"
   done &
   load=$!
   kubectl rollout restart deployment/my-deployment && kubectl rollout status deployment/my-deployment --timeout=60s
   local rolled=$? lost
+  rm "$going"
+  wait "$load"
   lost=$(wc -l <"$failed")
   rm "$failed"
-  wait "$load"
   kubectl get replicasets -l app=my-deployment
   [ "$rolled" = 0 ] && [ "$lost" = 0 ]
 }

@@ -1,8 +1,8 @@
 //! Services on a lab of three nodes, seen from Pods, nodes and the outside.
 
-use std::{collections::BTreeSet, process::Command};
+use std::collections::BTreeSet;
 
-use integration::{DEADLINE, Lab, eventually, minik, run};
+use integration::{DEADLINE, Lab, eventually};
 use serde_json::Value;
 
 /// The hostnames that answered `count` requests.
@@ -25,19 +25,6 @@ fn cluster_ip(lab: &Lab, name: &str) -> String {
         .as_str()
         .expect("a ClusterIP")
         .to_owned()
-}
-
-/// `make demo` itself: ClusterIP from Pod and node, three forms of the name, spread, replaced Pod, hand-written Endpoints,
-/// refused Endpoints, NodePort through every node.
-#[test]
-fn the_demo_holds_what_it_shows() {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/demo.sh");
-    let lab = format!("demo{}", std::process::id());
-    let answer = run(Command::new(script)
-        .arg(minik())
-        .env("LAB", lab)
-        .env_remove("KEEP"));
-    assert_eq!(answer.code, Some(0), "{}\n{}", answer.out, answer.err);
 }
 
 #[test]
