@@ -997,11 +997,14 @@ fn a_program_runs_in_a_terminal_of_the_container(fixture: &Fixture) {
         argv: vec!["/nothing".to_owned()],
         ..spec
     };
-    let (exec, _) = pod.start_exec_in_terminal(&missing).expect("asked");
+    let (exec, _master) = pod.start_exec_in_terminal(&missing).expect("asked");
+    let mut told = None;
     eventually("its failure is told", || {
-        exec.try_wait()
-            .is_err_and(|error| error.to_string().contains("No such file"))
+        told = exec.try_wait().err();
+        told.is_some()
     });
+    let told = told.expect("an error").to_string();
+    assert!(told.contains("No such file"), "{told}");
     pod.remove().expect("remove");
 }
 
