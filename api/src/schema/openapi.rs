@@ -107,8 +107,10 @@ impl<'a> Document<'a> {
                 ""
             };
             let gvk = json!({"group": group, "version": version, "kind": served.kind});
+            let all = format!("{root}/{}", served.plural);
             let path = format!("{root}{namespace}/{}/{{name}}", served.plural);
             let strategic = served.custom.is_none();
+            self.paths.insert(all, list_operation(&gvk));
             self.paths
                 .insert(path, self.version.patch_operation(gvk, strategic));
         }
@@ -185,6 +187,15 @@ fn full_name(name: &str) -> String {
         _ => "io.k8s.api",
     };
     format!("{package}.{name}")
+}
+
+/// The list over all namespaces, by which `kubectl explain` of 1.27 finds the kind of a resource.
+fn list_operation(gvk: &Value) -> Value {
+    json!({"get": {
+        "responses": {"200": {"description": "OK"}},
+        "x-kubernetes-action": "list",
+        "x-kubernetes-group-version-kind": gvk,
+    }})
 }
 
 impl Version {
@@ -350,8 +361,11 @@ mod tests {
         assert_eq!(
             paths,
             [
+                "/api/v1/services",
                 "/api/v1/namespaces/{namespace}/services/{name}",
+                "/api/v1/pods",
                 "/api/v1/namespaces/{namespace}/pods/{name}",
+                "/api/v1/nodes",
                 "/api/v1/nodes/{name}"
             ]
         );
