@@ -25,6 +25,8 @@ use dataplane::{
 pub(crate) const SOON: Duration = Duration::from_secs(5);
 /// How long a packet may stay without answer before it counts as dropped.
 const SILENCE: Duration = Duration::from_millis(300);
+/// How long the answer over an open connection may take.
+const ANSWER: Duration = Duration::from_secs(2);
 
 pub(crate) struct Net {
     pub(crate) client: Netns,
@@ -196,11 +198,14 @@ fn met(said: &[u8]) -> Met {
 }
 
 pub(crate) fn ask(stream: &mut TcpStream) -> Met {
-    stream.set_read_timeout(Some(SOON)).expect("set timeout");
+    stream.set_read_timeout(Some(ANSWER)).expect("set timeout");
     stream.write_all(b"who").expect("write");
     let mut buffer = [0; 64];
-    let len = stream.read(&mut buffer).expect("read");
-    met(&buffer[..len])
+    // Where somebody may flush our tables, a connection of that moment may lose its way.
+    match stream.read(&mut buffer) {
+        Ok(len) => met(&buffer[..len]),
+        Err(error) => failure(&error),
+    }
 }
 
 pub(crate) fn tcp(netns: &Netns, to: &str) -> Met {
