@@ -114,7 +114,7 @@ unnoticed() { # requests all the while, each of which must be answered; a Pod wi
   local going failed load
   going=$(mktemp) failed=$(mktemp)
   while [ -e "$going" ]; do
-    "$minik" lab exec --pod client -- /minik fetch --retry 3 http://my-deployment/ >/dev/null || echo lost >>"$failed"
+    "$minik" lab exec --pod client -- /minik fetch --retry 10 http://my-deployment/ >/dev/null || echo lost >>"$failed"
   done &
   load=$!
   kubectl rollout restart deployment/my-deployment && kubectl rollout status deployment/my-deployment --timeout=60s
