@@ -154,6 +154,53 @@ fn a_pod_made_anew_is_connected_while_its_old_namespace_still_stands() {
     });
 }
 
+/// Left to itself, a bridge takes the lowest MAC address of its ports: Pods that knew another one would lose their gateway.
+#[test]
+fn pods_that_come_and_go_leave_the_gateways_mac_address_alone() {
+    in_private_namespace(async {
+        let network = open().await;
+        let pod = pod_namespace();
+        let ips = attach(&network, "uid-1", &pod).await;
+        let mac = || sh("ip -o link show minik0 | grep -o 'link/ether [0-9a-f:]*'");
+        let before = mac();
+        sh(
+            "ip link add lowest address 00:00:00:00:00:02 type veth peer name other && ip link set lowest master minik0 up",
+        );
+        assert_eq!(mac(), before, "a port with a lower address came");
+        sh("ip link del lowest");
+        assert_eq!(mac(), before, "it went");
+
+        // One that an earlier version made, or somebody else: what is known of it by now stays.
+        drop(network);
+        sh("ip link del minik0 && ip link add minik0 type bridge && ip link set minik0 up");
+        let _network = open().await;
+        let before = mac();
+        sh(
+            "ip link add lowest address 00:00:00:00:00:02 type veth peer name other && ip link set lowest master minik0 up",
+        );
+        assert_eq!(mac(), before);
+        drop((pod, ips));
+    });
+}
+
+/// An agent that has just started gives out the lowest free address, which may have been another Pod's a moment ago.
+#[test]
+fn an_address_that_was_another_pods_leads_to_its_new_owner_at_once() {
+    in_private_namespace(async {
+        let network = open().await;
+        let (gone, next, other) = (pod_namespace(), pod_namespace(), pod_namespace());
+        let address = attach(&network, "uid-1", &gone).await;
+        let other_ip = attach(&network, "uid-2", &other).await;
+        send_between(&other, other_ip, &gone, address);
+        drop(gone);
+        network
+            .attach("uid-3", next.as_fd(), address)
+            .await
+            .expect("attached");
+        send_between(&other, other_ip, &next, address);
+    });
+}
+
 /// Neither in IPv4 clusters, where nobody expects IPv6.
 #[test]
 fn nobody_believes_a_pods_router_advertisements_or_the_nodes_redirects() {

@@ -1,6 +1,6 @@
 //! What went wrong with links, addresses, routes or sysctls.
 
-use std::io;
+use std::{io, net::IpAddr};
 
 use ipnet::IpNet;
 
@@ -33,6 +33,14 @@ pub enum NetworkError {
         address: IpNet,
         /// The link's name.
         link: String,
+        /// The kernel's answer.
+        source: rtnetlink::Error,
+    },
+    /// The kernel keeps what it knows of an address's former owner.
+    #[error("forgetting who had {address}: {source}")]
+    Neighbour {
+        /// A Pod's address.
+        address: IpAddr,
         /// The kernel's answer.
         source: rtnetlink::Error,
     },
@@ -128,9 +136,12 @@ pub(super) fn tolerate_existing(
     }
 }
 
-/// What is to be found is not there.
+/// What is to be found is not there. Links and neighbours have different words for it.
 pub(super) fn is_absent(error: &rtnetlink::Error) -> bool {
-    errno(error) == nix::errno::Errno::ENODEV as i32
+    use nix::errno::Errno::{ENODEV, ENOENT};
+    [ENODEV, ENOENT]
+        .map(|errno| errno as i32)
+        .contains(&errno(error))
 }
 
 /// A host or network whose way is not known (yet): the next hop is on no segment of this node. IPv4 and IPv6 have different

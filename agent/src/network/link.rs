@@ -10,8 +10,10 @@ use std::{
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream::BoxStream};
 use ipnet::IpNet;
 use netlink_packet_route::{
+    AddressFamily,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{InfoData, InfoVeth, LinkAttribute, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope},
 };
 use nix::sched::{CloneFlags, setns};
@@ -125,26 +127,37 @@ async fn require(handle: &Handle, name: &str) -> Result<u32, NetworkError> {
         .ok_or_else(|| NetworkError::NoLink(name.to_owned()))
 }
 
-/// A bridge of this name, up or down.
+/// A bridge of this name, up or down, whose MAC address stays what it is.
+///
+/// Left to itself, a bridge takes the lowest address of its ports, and a new one when a port comes or goes: whoever has
+/// learnt the old one sends into the void until he asks again. An address that was set, be it the same, is kept.
 pub(super) async fn bridge(handle: &Handle, name: &str, mtu: u32) -> Result<u32, NetworkError> {
-    if let Some(index) = index(handle, name).await? {
-        return Ok(index);
-    }
+    let found = match get(handle, name).await? {
+        Some(found) => Some(found),
+        None => {
+            let new = LinkBridge::new(name).down().build();
+            let made = handle.link().add(new).execute().await;
+            tolerate_existing(made).map_err(NetworkError::link("creating", name))?;
+            get(handle, name).await?
+        }
+    };
+    let link = found.ok_or_else(|| NetworkError::NoLink(name.to_owned()))?;
     // The MTU is set behind the creation: while a bridge has no port, one set at creation would follow the first port.
-    let made = handle
-        .link()
-        .add(LinkBridge::new(name).down().build())
-        .execute()
-        .await;
-    tolerate_existing(made).map_err(NetworkError::link("creating", name))?;
-    let index = require(handle, name).await?;
-    let set = handle
-        .link()
-        .set(LinkUnspec::new_with_index(index).mtu(mtu).build());
-    set.execute()
-        .await
-        .map_err(NetworkError::link("setting the MTU of", name))?;
-    Ok(index)
+    let mut set = LinkUnspec::new_with_index(link.header.index).mtu(mtu);
+    if let Some(address) = mac(&link) {
+        set = set.address(address);
+    }
+    let set = handle.link().set(set.build()).execute().await;
+    set.map_err(NetworkError::link("setting MTU and MAC address of", name))?;
+    Ok(link.header.index)
+}
+
+fn mac(link: &LinkMessage) -> Option<Vec<u8>> {
+    let mut attributes = link.attributes.iter();
+    attributes.find_map(|attribute| match attribute {
+        LinkAttribute::Address(address) => Some(address.clone()),
+        _ => None,
+    })
 }
 
 pub(super) async fn up(handle: &Handle, index: u32, name: &str) -> Result<(), NetworkError> {
@@ -187,6 +200,26 @@ pub(super) async fn delete(handle: &Handle, index: u32, link: &str) -> Result<()
     match handle.link().del(index).execute().await {
         Err(error) if is_absent(&error) => Ok(()),
         other => other.map_err(NetworkError::link("deleting", link)),
+    }
+}
+
+/// `ip neighbour del ADDRESS dev LINK`: whom the address belonged to is forgotten, if it was known.
+pub(super) async fn forget_neighbour(
+    handle: &Handle,
+    index: u32,
+    address: IpAddr,
+) -> Result<(), NetworkError> {
+    let mut entry = NeighbourMessage::default();
+    entry.header.ifindex = index;
+    let (family, destination) = match address {
+        IpAddr::V4(address) => (AddressFamily::Inet, NeighbourAddress::Inet(address)),
+        IpAddr::V6(address) => (AddressFamily::Inet6, NeighbourAddress::Inet6(address)),
+    };
+    entry.header.family = family;
+    entry.attributes = vec![NeighbourAttribute::Destination(destination)];
+    match handle.neighbours().del(entry).execute().await {
+        Err(error) if is_absent(&error) => Ok(()),
+        other => other.map_err(|source| NetworkError::Neighbour { address, source }),
     }
 }
 

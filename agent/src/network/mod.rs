@@ -192,6 +192,10 @@ impl Network {
             if let Some(old) = link::index(&self.handle, &name).await? {
                 link::delete(&self.handle, old, &name).await?;
             }
+            // Another Pod may have had the address, with another MAC address: the node would go on sending there.
+            for address in addresses {
+                link::forget_neighbour(&self.handle, self.bridge, address).await?;
+            }
             let cable = Cable {
                 name: &name,
                 bridge: self.bridge,
