@@ -256,6 +256,17 @@ async fn eventually(is: impl AsyncFn() -> bool) {
 async fn o6_openapi_describes_custom_resources() {
     let api = with(definition()).await;
     let (_, root) = api.get("/openapi/v3").await;
+    let protobuf = async || {
+        let accept = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+        let request = http::Request::get("/openapi/v2").header("accept", accept);
+        let response = api.send(request.body(axum::body::Body::empty()).unwrap());
+        let body = response.await.into_body();
+        http_body_util::BodyExt::collect(body)
+            .await
+            .unwrap()
+            .to_bytes()
+    };
+    let protobuf_before = protobuf().await;
     let entry = |root: &Value| {
         root["paths"]["apis/stable.example.com/v1"]["serverRelativeURL"]
             .as_str()
@@ -296,6 +307,9 @@ async fn o6_openapi_describes_custom_resources() {
     eventually(async || entry(&api.get("/openapi/v3").await.1) != entry(&root)).await;
     let (_, swagger) = api.get("/openapi/v2").await;
     assert!(swagger["definitions"]["com.example.stable.v1.CronTab"].is_object());
+    let protobuf = protobuf().await;
+    assert_ne!(protobuf, protobuf_before);
+    assert_eq!(protobuf, api::schema::openapi_v2_protobuf(&swagger));
 }
 
 #[tokio::test]

@@ -482,16 +482,35 @@ async fn o1_o2_openapi_lists_a_patch_for_every_kind() {
 }
 
 #[tokio::test]
-async fn o4_openapi_v2_is_an_empty_protobuf_document() {
+async fn o4_openapi_v2_comes_in_protobuf_and_is_asked_for_by_its_hash() {
     let api = Api::new().await;
-    let accept = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-    let request = http::Request::get("/openapi/v2").header("accept", accept);
-    let response = api
-        .send(request.body(axum::body::Body::empty()).unwrap())
-        .await;
+    let (_, json) = api.get("/openapi/v2").await;
+    let ask = async |etag: &str| {
+        let accept = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+        let request = http::Request::get("/openapi/v2")
+            .header("accept", accept)
+            .header("if-none-match", etag);
+        api.send(request.body(axum::body::Body::empty()).unwrap())
+            .await
+    };
+    let response = ask("").await;
     assert_eq!(response.status(), 200);
+    let headers = response.headers().clone();
     assert_eq!(
-        response.headers()["content-type"],
+        headers["content-type"],
         "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
     );
+    let vary: Vec<_> = headers.get_all("vary").iter().collect();
+    assert_eq!(vary, ["Accept", "Accept-Encoding"]);
+    let body = http_body_util::BodyExt::collect(response.into_body());
+    let bytes = body.await.unwrap().to_bytes();
+    // What the bytes mean is tested where they are made.
+    assert_eq!(bytes, api::schema::openapi_v2_protobuf(&json));
+    let definitions = json["definitions"].as_object().unwrap();
+    assert!(definitions.contains_key("io.k8s.api.core.v1.Service"));
+
+    let etag = headers["etag"].to_str().unwrap();
+    assert_eq!(ask(etag).await.status(), 304);
+    assert_eq!(ask(&format!("\"0\", {etag}")).await.status(), 304);
+    assert_eq!(ask("\"0\"").await.status(), 200);
 }

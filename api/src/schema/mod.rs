@@ -10,6 +10,7 @@ mod descriptions;
 mod openapi;
 mod protobuf;
 mod strategic;
+mod swagger;
 mod table;
 
 use std::borrow::Cow;
@@ -19,6 +20,7 @@ pub use check::{TypeError, UnknownField};
 pub use openapi::{ServedKind, openapi_v2, openapi_v3};
 pub use protobuf::{Envelope, ProtobufError, unwrap_envelope};
 pub use strategic::PatchError;
+pub use swagger::openapi_v2_protobuf;
 
 use table::Table;
 

@@ -1,7 +1,5 @@
 //! What there is: groups, versions, resources, in the old form and the aggregated one (D1-D4).
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-
 use axum::response::Response;
 use http::{StatusCode, header};
 use serde_json::{Value, json};
@@ -144,27 +142,12 @@ fn aggregated(call: &Call, kinds: &Catalog, version: &'static str, groups: &[&st
         "metadata": {}, "items": items,
     })
     .to_string();
-    let mut hasher = DefaultHasher::new();
-    document.hash(&mut hasher);
-    let etag = format!("\"{:016x}\"", hasher.finish());
-    let known = call.header(header::IF_NONE_MATCH) == etag;
     // Clients choose the decoder by this media type, not by what they asked for.
     let media_type = match version {
         "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
         _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
     };
-    let (code, body) = if known {
-        (StatusCode::NOT_MODIFIED, String::new())
-    } else {
-        (StatusCode::OK, document)
-    };
-    let mut response = super::respond(code, media_type, body);
-    if let Ok(etag) = header::HeaderValue::from_str(&etag) {
-        response.headers_mut().insert(header::ETAG, etag);
-    }
-    let vary = header::HeaderValue::from_static("Accept");
-    response.headers_mut().insert(header::VARY, vary);
-    response
+    super::tagged(call, media_type, document.into())
 }
 
 fn aggregated_group(kinds: &Catalog, group: &str) -> Value {

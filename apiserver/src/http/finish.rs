@@ -93,7 +93,7 @@ pub(super) async fn finish(mut response: Response, form: Form) -> Response {
     }
     if large {
         let vary = HeaderValue::from_static("Accept-Encoding");
-        parts.headers.insert(header::VARY, vary);
+        parts.headers.append(header::VARY, vary);
         if form.gzip
             && !parts.headers.contains_key(header::CONTENT_ENCODING)
             && let Some(compressed) = compressed(body.clone()).await

@@ -8,6 +8,7 @@
 //! request's extensions; a request without one is anonymous.
 
 use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{Arc, Mutex},
     time::Instant,
 };
@@ -19,6 +20,7 @@ use axum::{
     extract::{Request, State as Shared},
     response::Response,
 };
+use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use serde_json::{Value, json};
@@ -412,6 +414,26 @@ fn json_value(code: StatusCode, value: &Value) -> Response {
 
 fn json_bytes(code: StatusCode, body: impl Into<Body>) -> Response {
     respond(code, "application/json", body)
+}
+
+/// A document that clients keep and ask about by its hash; what they accept chooses its form.
+fn tagged(call: &Call, media_type: &'static str, document: Bytes) -> Response {
+    let mut hasher = DefaultHasher::new();
+    document.hash(&mut hasher);
+    let etag = format!("\"{:016x}\"", hasher.finish());
+    let mut known = call.header(header::IF_NONE_MATCH).split(',');
+    let (code, body) = if known.any(|known| known.trim() == etag) {
+        (StatusCode::NOT_MODIFIED, Bytes::new())
+    } else {
+        (StatusCode::OK, document)
+    };
+    let mut response = respond(code, media_type, body);
+    if let Ok(etag) = header::HeaderValue::from_str(&etag) {
+        response.headers_mut().insert(header::ETAG, etag);
+    }
+    let vary = header::HeaderValue::from_static("Accept");
+    response.headers_mut().insert(header::VARY, vary);
+    response
 }
 
 fn plain(code: StatusCode, text: String) -> Response {

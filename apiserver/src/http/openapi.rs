@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use serde_json::{Map, Value, json};
 
-use super::{Call, json_bytes, json_value, respond};
+use super::{Call, json_bytes, json_value, tagged};
 use crate::registry::{Catalog, custom::OpenApi, kinds};
 
 /// What kubectl keeps the built-in documents on disk under, by path: `api/v1`, `apis/<group>/<version>`.
@@ -63,22 +63,30 @@ fn served(
         .collect()
 }
 
-/// `/openapi/v2`: everything in one document. In protobuf it is empty, which is a valid one: clients that read it so only ask
-/// whether it is there.
+/// `/openapi/v2`: everything in one document; in protobuf for clients that do not know version 3.
 pub(super) fn v2(call: &Call) -> Response {
+    let kinds = call.state.registry.kinds();
     if call.header(header::ACCEPT).contains("openapi.spec.v2") {
         let media_type = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-        return respond(StatusCode::OK, media_type, "");
+        let document = kinds.openapi_v2_protobuf(|| {
+            let document = schema::openapi_v2_protobuf(&v2_document(&kinds));
+            document.into()
+        });
+        return tagged(call, media_type, document);
     }
-    let kinds = call.state.registry.kinds();
+    let document = v2_document(&kinds).to_string();
+    tagged(call, "application/json", document.into())
+}
+
+fn v2_document(kinds: &Catalog) -> Value {
     let mut versions: Vec<_> = kinds.all().map(|kind| (kind.group, kind.version)).collect();
     versions.sort_unstable();
     versions.dedup();
     let versions: Vec<_> = versions
         .into_iter()
-        .map(|(group, version)| (group, version, served(&kinds, group, version, OpenApi::v2)))
+        .map(|(group, version)| (group, version, served(kinds, group, version, OpenApi::v2)))
         .collect();
-    json_value(StatusCode::OK, &schema::openapi_v2(&versions))
+    schema::openapi_v2(&versions)
 }
 
 /// `/openapi/v3`: where the documents are.

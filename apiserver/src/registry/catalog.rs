@@ -1,7 +1,11 @@
 //! Which kinds are served now: those built in, and those that CustomResourceDefinitions make.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, OnceLock},
+};
 
+use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -12,6 +16,7 @@ use super::{Kind, Registry, kinds};
 pub struct Catalog {
     /// Every served version of every custom kind, sorted by group, the preferred version first.
     custom: Vec<&'static Kind>,
+    openapi_v2_protobuf: OnceLock<Bytes>,
 }
 
 impl Catalog {
@@ -59,6 +64,12 @@ impl Catalog {
         Some((kind, Some(namespace), name))
     }
 
+    /// The document of OpenAPI version 2 in protobuf, made when it is asked for first: old clients ask at every start.
+    #[must_use]
+    pub fn openapi_v2_protobuf(&self, make: impl FnOnce() -> Bytes) -> Bytes {
+        self.openapi_v2_protobuf.get_or_init(make).clone()
+    }
+
     /// Whether a group is served.
     #[must_use]
     pub fn has_group(&self, group: &str) -> bool {
@@ -83,7 +94,11 @@ impl Registry {
     /// are not served.
     pub fn serve_definitions(&self, definitions: &[Value]) {
         let custom = self.custom.update(definitions);
-        self.catalog.send_replace(Arc::new(Catalog { custom }));
+        let catalog = Catalog {
+            custom,
+            ..Catalog::default()
+        };
+        self.catalog.send_replace(Arc::new(catalog));
     }
 
     /// The kinds served from now on: a loop over all objects begins with what is there, and waits for what comes.
