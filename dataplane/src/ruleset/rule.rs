@@ -71,6 +71,9 @@ pub enum Statement {
         /// Whether more may follow.
         prefix: bool,
     },
+    /// `iif 0`: the packet came in by no interface that this hook knows of: one of the node's own; after routing also one that
+    /// a bridge passes on through its own netfilter hooks (br_netfilter), from one of its ports to another.
+    CameInByNone,
     /// `fib daddr type local`, or `saddr`: the address is one of this node's.
     Local(Field),
     /// `ct state new`.

@@ -456,7 +456,22 @@ impl Builder {
         let pods = kept
             .iter()
             .map(|from_pod| self.rule([from_pod.clone(), Statement::Verdict(Verdict::Return)]));
-        pods.chain([self.rule([Statement::Masquerade])]).collect()
+        // What a Pod sends to another of its bridge: of that the node's own are told apart by their source.
+        let by_interface = kept
+            .iter()
+            .any(|from_pod| matches!(from_pod, Statement::CameInBy { .. }));
+        let bridged = by_interface.then(|| {
+            [
+                self.rule([
+                    Statement::Local(Field::SourceAddress),
+                    Statement::Masquerade,
+                ]),
+                self.rule([Statement::CameInByNone, Statement::Verdict(Verdict::Return)]),
+            ]
+        });
+        pods.chain(bridged.into_iter().flatten())
+            .chain([self.rule([Statement::Masquerade])])
+            .collect()
     }
 
     fn masquerade_egress(&self, networks: &Networks) -> Vec<Rule> {

@@ -213,6 +213,7 @@ impl Display for StatementText<'_> {
                 let more = if *prefix { "*" } else { "" };
                 write!(f, "iifname \"{name}{more}\"")
             }
+            Statement::CameInByNone => f.write_str("iif 0"),
             Statement::Local(Field::SourceAddress) => f.write_str("fib saddr type local"),
             Statement::Local(_) => f.write_str("fib daddr type local"),
             Statement::New => f.write_str("ct state new"),

@@ -258,6 +258,7 @@ impl Walk<'_> {
                     *link == **name
                 })
             }
+            Statement::CameInByNone => holds(self.packet.origin == Origin::Node),
             Statement::Local(Field::SourceAddress) => holds(self.is_local(self.packet.source.ip())),
             Statement::Local(_) => holds(self.is_local(self.packet.destination.ip())),
             Statement::New => holds(self.tracked && self.state == ConnectionState::New),

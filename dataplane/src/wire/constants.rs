@@ -150,6 +150,7 @@ pub(crate) const NFTA_META_DREG: u16 = 1;
 pub(crate) const NFTA_META_KEY: u16 = 2;
 pub(crate) const NFTA_META_SREG: u16 = 3;
 pub(crate) const NFT_META_PRIORITY: u32 = 2;
+pub(crate) const NFT_META_IIF: u32 = 4;
 pub(crate) const NFT_META_IIFNAME: u32 = 6;
 /// Length of an interface's name with the zero behind it, linux/if.h.
 pub(crate) const IFNAMSIZ: usize = 16;

@@ -90,6 +90,10 @@ impl Encoder {
                 let compared = if *prefix { len } else { IFNAMSIZ };
                 self.compare(NFT_CMP_EQ, &padded[..compared]);
             }
+            Statement::CameInByNone => {
+                self.meta(NFT_META_IIF, NFT_REG32_00);
+                self.compare(NFT_CMP_EQ, &0_u32.to_ne_bytes());
+            }
             Statement::Local(field) => {
                 let flag = match field {
                     Field::SourceAddress => NFTA_FIB_F_SADDR,
