@@ -3,6 +3,8 @@
 //! Nothing here imports the product: a test sees what a user sees. `integration/test.sh` enters a private network namespace
 //! before it starts any test, and [`Lab::up`] refuses to work outside of one.
 
+mod agents;
+pub mod net;
 pub mod server;
 
 use std::{

@@ -3,8 +3,6 @@
 //!
 //! What the rules make of them is traced exhaustively in `agent::translate`; this is the proof that kernel and network agree.
 
-#[path = "fates/net.rs"]
-mod net;
 #[path = "fates/sctp.rs"]
 mod sctp;
 
@@ -15,9 +13,15 @@ use std::{
     thread,
 };
 
-use integration::{DEADLINE, Lab, eventually};
-use net::{Asked, Namespace, Protocol};
+use integration::{
+    DEADLINE, Lab, eventually,
+    net::{self, Asked, Namespace, Protocol},
+};
 use serde_json::{Value, json};
+
+/// The addresses of node2.
+const NODE4: &str = "198.18.0.12";
+const NODE6: &str = "2001:2:0:1::12";
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,10 +52,18 @@ enum Of {
     Closed,
     /// As `Cluster`, for the clients' sources.
     Open,
+    /// As `Cluster`, for node2's address.
+    NodeOnly,
+    /// The same, and its VIPs are addresses of node2, which has them as its source then.
+    NodeHasIt,
+    /// As `Closed`, and its VIPs are addresses of node2.
+    ClosedHere,
 }
-use Of::{Closed, Cluster, Elsewhere, Local, Nobody, Open};
+use Of::{Closed, ClosedHere, Cluster, Elsewhere, Local, Nobody, NodeHasIt, NodeOnly, Open};
 
-const SERVICES: [Of; 6] = [Cluster, Local, Elsewhere, Nobody, Closed, Open];
+const SERVICES: [Of; 9] = [
+    Cluster, Local, Elsewhere, Nobody, Closed, Open, NodeOnly, NodeHasIt, ClosedHere,
+];
 
 impl Of {
     fn name(self) -> String {
@@ -65,10 +77,11 @@ impl Of {
             Local => ("a", "Local"),
             Elsewhere => ("b", "Local"),
             Nobody => ("nobody", "Cluster"),
-            Cluster | Closed | Open => ("a", "Cluster"),
+            Cluster | Closed | Open | NodeOnly | NodeHasIt | ClosedHere => ("a", "Cluster"),
         };
         let ranges = match self {
-            Closed => json!(["192.0.2.0/24", "2001:db8:9::/64"]),
+            Closed | ClosedHere => json!(["192.0.2.0/24", "2001:db8:9::/64"]),
+            NodeOnly | NodeHasIt => json!([format!("{NODE4}/32"), format!("{NODE6}/128")]),
             Open => json!([
                 "10.244.0.0/16",
                 "198.18.0.0/24",
@@ -140,7 +153,7 @@ const THERE: &[&str] = &["b1"];
 
 /// The table: destination and condition, then what a Pod, a node and a client outside meet.
 #[rustfmt::skip]
-const ROWS: [(To, [Fate; 3]); 24] = [
+const ROWS: [(To, [Fate; 3]); 28] = [
     (ClusterIp(Cluster),      [Answered(BOTH, Kept),    Answered(BOTH, OfNode),  Answered(BOTH, OfNode)]),
     (ClusterIp(Local),        [Answered(HERE, Kept),    Answered(HERE, OfNode),  Answered(HERE, OfNode)]),
     (ClusterIp(Elsewhere),    [Dropped,                 Dropped,                 Dropped]),
@@ -167,6 +180,11 @@ const ROWS: [(To, [Fate; 3]); 24] = [
     (Vip(Nobody),             [Refused,                 Refused,                 Refused]),
     (Vip(Closed),             [Dropped,                 Dropped,                 Dropped]),
     (Vip(Open),               [Answered(BOTH, OfNode),  Answered(BOTH, OfNode),  Answered(BOTH, OfNode)]),
+    (Vip(NodeOnly),           [Dropped,                 Answered(BOTH, OfNode),  Dropped]),
+    // Who lets the node in lets in the VIPs that are its own.
+    (Vip(NodeHasIt),          [Dropped,                 Answered(BOTH, OfNode),  Dropped]),
+    (Vip(ClosedHere),         [Dropped,                 Dropped,                 Dropped]),
+    (NodePort(NodeOnly),      [Answered(BOTH, OfNode),  Answered(BOTH, OfNode),  Answered(BOTH, OfNode)]),
 ];
 
 /// What the rows need to know of the lab.
@@ -327,6 +345,11 @@ fn build(lab: &Lab) -> World {
     let routes = "for to in 10.96.0.0/16 203.0.113.0/24; do ip route add $to via 198.18.0.12; done; \
                   for to in fd00:10:96::/112 2001:db8:203::/64; do ip -6 route add $to via 2001:2:0:1::12; done";
     let _ = lab.on("client", &["sh", "-ec", routes]).ok();
+    for of in [NodeHasIt, ClosedHere] {
+        let [vip4, vip6] = of.vips();
+        let own = format!("ip addr add {vip4}/32 dev lo; ip addr add {vip6}/128 dev lo nodad");
+        let _ = lab.on("node2", &["sh", "-ec", &own]).ok();
+    }
     // A node sends only what has a way; these leave it as they are, unless they are translated.
     let client = lab.get(&["pod", "client"]);
     let ip = |family: usize| {
@@ -337,10 +360,7 @@ fn build(lab: &Lab) -> World {
     };
     let addresses = [
         (Pod, two([ip(0), ip(1)])),
-        (
-            Node,
-            two(["198.18.0.12".to_owned(), "2001:2:0:1::12".to_owned()]),
-        ),
+        (Node, two([NODE4.to_owned(), NODE6.to_owned()])),
         (
             Outside,
             two(["198.18.0.100".to_owned(), "2001:2:0:1::100".to_owned()]),

@@ -14,10 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use integration::net::{Asked, Namespace, Protocol, sent};
 use nix::sys::socket::{SockaddrStorage, recvfrom};
 use socket2::{Domain, Socket, Type};
-
-use super::net::{Asked, Namespace, Protocol, sent};
 
 const INIT: u8 = 1;
 const INIT_ACK: u8 = 2;
