@@ -16,4 +16,5 @@ pub mod registry;
 pub mod server;
 pub mod spdy;
 pub mod store;
+mod tls;
 pub mod tunnels;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, header};
 use jiff::Timestamp;
 
-use super::{Authorizer, User, impersonation, service_account::Tokens};
+use super::{Authorizer, User, certificate::Certificate, impersonation, service_account::Tokens};
 use crate::registry::{ApiError, Registry};
 
 /// Who makes a request, and as whom.
@@ -29,36 +29,41 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// The caller of a request with these headers, on a connection whose verified certificate names `certified`.
+    /// The caller of a request with these headers, on a connection whose client has shown this certificate. A good certificate
+    /// counts before a token, which then is not looked at, and a good token in spite of a bad certificate.
     ///
     /// # Errors
     /// [`ApiError::Unauthorized`] for credentials that are not accepted; [`ApiError::Forbidden`] and
     /// [`ApiError::BadRequest`] for headers that ask to act as somebody else.
     pub async fn caller(
         &self,
-        certified: Option<User>,
+        certificate: &Certificate,
         headers: &HeaderMap,
     ) -> Result<Caller, ApiError> {
-        let credentials = match certified {
-            Some(user) => user,
-            None => self.by_token(headers).await?,
+        let now = Timestamp::now();
+        let credentials = match (certificate.at(now), self.by_token(headers, now)) {
+            (Certificate::Accepted { user, .. }, _) => user.clone(),
+            (Certificate::Absent, by_token) => by_token.await?.unwrap_or_else(User::anonymous),
+            (Certificate::Refused, by_token) => by_token.await?.ok_or(ApiError::Unauthorized)?,
         };
         let user = impersonation::effective(&*self.authorizer, &credentials, headers).await?;
         Ok(Caller { credentials, user })
     }
 
     /// A bad token is not the same as none.
-    async fn by_token(&self, headers: &HeaderMap) -> Result<User, ApiError> {
+    async fn by_token(
+        &self,
+        headers: &HeaderMap,
+        now: Timestamp,
+    ) -> Result<Option<User>, ApiError> {
         let Some(value) = headers.get(header::AUTHORIZATION) else {
-            return Ok(User::anonymous());
+            return Ok(None);
         };
         let token = value.to_str().ok().and_then(bearer);
         let token = token.ok_or(ApiError::Unauthorized)?;
-        let known = self
-            .tokens
-            .authenticate(&self.registry, token, &[], Timestamp::now());
+        let known = self.tokens.authenticate(&self.registry, token, &[], now);
         match known.await {
-            Ok((user, _)) => Ok(user),
+            Ok((user, _)) => Ok(Some(user)),
             Err(error) => {
                 tracing::debug!(%error, "a token was not accepted");
                 Err(ApiError::Unauthorized)

@@ -23,7 +23,7 @@ use tokio::{
     net::TcpStream,
     sync::Notify,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -33,7 +33,7 @@ use crate::{
     auth::{
         User,
         authentication::{Authenticator, Caller},
-        certificate,
+        certificate::{Certificate, ClientCa},
     },
     http as rest,
     registry::ApiError,
@@ -53,6 +53,7 @@ const MAX_STREAMS: u32 = 2000;
 #[derive(Clone)]
 pub(super) struct Gate {
     tls: TlsAcceptor,
+    client_ca: ClientCa,
     router: Router,
     authenticator: Authenticator,
     audit: Option<audit::Log>,
@@ -68,6 +69,7 @@ impl Gate {
     /// A gate to `router`; its watches end when `stop` is cancelled.
     pub(super) fn new(
         tls: Arc<ServerConfig>,
+        client_ca: ClientCa,
         router: Router,
         authenticator: Authenticator,
         audit: Option<audit::Log>,
@@ -82,6 +84,7 @@ impl Gate {
             .keep_alive_interval(Duration::from_secs(30));
         Self {
             tls: tls.into(),
+            client_ca,
             router,
             authenticator,
             audit,
@@ -104,11 +107,12 @@ impl Gate {
             Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
             Err(_) => return tracing::debug!("TLS handshake took too long"),
         };
+        let (tcp, session) = stream.get_ref();
+        let chain = session.peer_certificates().unwrap_or_default();
         let origin = Origin {
-            certified: caller(&stream),
+            certificate: self.client_ca.judge(chain, Timestamp::now()),
             source,
         };
-        let (tcp, session) = stream.get_ref();
         // HTTP/2 has no upgrades, and most connections speak it: they need no second descriptor.
         if session.alpn_protocol() != Some(b"h2") {
             self.socket = tcp.as_fd().try_clone_to_owned().ok().map(Arc::new);
@@ -156,7 +160,7 @@ impl Gate {
         let is_tunnel = request.uri().path().starts_with(TUNNELS);
         let audit = self.audit.clone();
         let asked = audit.map(|log| (log, audit::Asked::of(&request, origin.source)));
-        let (caller, mut response) = match self.admit(origin.certified, request).await {
+        let (caller, mut response) = match self.admit(&origin.certificate, request).await {
             Err(error) => (None, rest::status_of(&error)),
             Ok((caller, mut request)) => {
                 request.extensions_mut().insert(audit::Wanted);
@@ -189,19 +193,20 @@ impl Gate {
     /// The request with its caller, if credentials and headers are acceptable.
     async fn admit(
         &self,
-        certified: Option<User>,
+        certificate: &Certificate,
         mut request: Request<Body>,
     ) -> Result<(Caller, Request<Body>), ApiError> {
         // What comes to join brings a token of another sort, which is looked at there.
         let caller = if request.uri().path() == JOIN_PATH {
-            let user = certified.unwrap_or_else(User::anonymous);
+            let user = certificate.user(Timestamp::now()).cloned();
+            let user = user.unwrap_or_else(User::anonymous);
             Caller {
                 credentials: user.clone(),
                 user,
             }
         } else {
             let headers = request.headers();
-            self.authenticator.caller(certified, headers).await?
+            self.authenticator.caller(certificate, headers).await?
         };
         request.extensions_mut().insert(caller.user.clone());
         Ok((caller, request))
@@ -211,8 +216,8 @@ impl Gate {
 /// Whom a connection comes from.
 #[derive(Clone, Debug, Default)]
 struct Origin {
-    /// Whom its verified certificate names.
-    certified: Option<User>,
+    /// What its certificate is worth.
+    certificate: Certificate,
     /// Its other end.
     source: Option<IpAddr>,
 }
@@ -263,13 +268,6 @@ impl Drop for Ended {
         let event = self.asked.event(caller, &self.answer, stage, now);
         self.log.write_now(&event);
     }
-}
-
-/// The caller a connection belongs to: the verified client certificate says so. `None` without one.
-fn caller(stream: &TlsStream<TcpStream>) -> Option<User> {
-    let (_, session) = stream.get_ref();
-    let certificate = session.peer_certificates()?.first()?;
-    certificate::user(certificate)
 }
 
 /// The response with a body that ends, between two events, when the server stops.
@@ -331,7 +329,8 @@ mod tests {
             .route("/livez", get(async || "ok"))
             .route("/upgrade", get(async || StatusCode::SWITCHING_PROTOCOLS))
             .route("/endless", get(endless));
-        let tls = super::super::tls(&pki).unwrap();
+        let client_ca = super::super::client_ca(&pki).unwrap();
+        let tls = super::super::tls(&pki, &client_ca).unwrap();
         let store = EmbeddedStore::with_engine(MemoryEngine::default(), None).unwrap();
         let registry = Registry::new(Arc::new(store), Context::default());
         let authenticator = Authenticator {
@@ -342,7 +341,8 @@ mod tests {
             ),
             registry,
         };
-        let gate = Gate::new(tls, router, authenticator, None, CancellationToken::new());
+        let stop = CancellationToken::new();
+        let gate = Gate::new(tls, client_ca, router, authenticator, None, stop);
         (gate, pki.ca_pem().to_owned())
     }
 

@@ -19,9 +19,7 @@ use std::{
 };
 
 use hyper_util::server::graceful::GracefulShutdown;
-use rustls::{
-    RootCertStore, ServerConfig, pki_types::pem::PemObject as _, server::WebPkiClientVerifier,
-};
+use rustls::{ServerConfig, pki_types::pem::PemObject as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +35,7 @@ use crate::{
     auth::{
         Authorizer,
         authentication::Authenticator,
+        certificate::ClientCa,
         node::{NodeAuthorizer, graph::Graph},
         policy::Policy,
         rbac::Rbac,
@@ -48,6 +47,7 @@ use crate::{
     pki::{Pki, PkiError},
     registry::{ApiError, Registry},
     store::{EmbeddedStore, StoreError},
+    tls::{AnyPeer, provider},
     tunnels::Tunnels,
 };
 
@@ -304,8 +304,10 @@ impl Server {
             tunnels,
         );
         let router = node::router(nodes).merge(http::router(state));
+        let client_ca = client_ca(&self.pki)?;
         Ok(Gate::new(
-            tls(&self.pki)?,
+            tls(&self.pki, &client_ca)?,
+            client_ca,
             router,
             authenticator,
             self.audit.clone(),
@@ -386,32 +388,34 @@ fn readiness(stop: CancellationToken) -> Check {
     }
 }
 
-/// TLS by ring; client certificates of our CA are verified when there is one.
-fn tls(pki: &Pki) -> Result<Arc<ServerConfig>, PkiError> {
-    let failed = |source| PkiError::Tls {
+fn tls_error(pki: &Pki, error: &dyn std::fmt::Display) -> PkiError {
+    PkiError::Tls {
         dir: pki.dir().to_owned(),
-        source,
-    };
-    let other = |error: &dyn std::fmt::Display| failed(rustls::Error::General(error.to_string()));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots.add(pki.ca_der().to_vec().into()).map_err(failed)?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| other(&error))?;
+        source: rustls::Error::General(error.to_string()),
+    }
+}
+
+/// Who judges the certificates of clients.
+fn client_ca(pki: &Pki) -> Result<ClientCa, PkiError> {
+    ClientCa::new(pki.ca_der()).map_err(|error| tls_error(pki, &error))
+}
+
+/// TLS by ring. Clients may show a certificate, of any CA: what it is worth is asked when the handshake is over (U1).
+fn tls(pki: &Pki, client_ca: &ClientCa) -> Result<Arc<ServerConfig>, PkiError> {
+    let provider = provider();
+    let any_client = AnyPeer::new(&provider).with_hints(client_ca.hints());
     let certificate =
         rustls::pki_types::CertificateDer::from_pem_slice(pki.server().certificate_pem.as_bytes());
     let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(pki.server().key_pem.as_bytes());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(failed)?
-        .with_client_cert_verifier(verifier)
+        .map_err(|error| tls_error(pki, &error))?
+        .with_client_cert_verifier(Arc::new(any_client))
         .with_single_cert(
-            vec![certificate.map_err(|error| other(&error))?],
-            key.map_err(|error| other(&error))?,
+            vec![certificate.map_err(|error| tls_error(pki, &error))?],
+            key.map_err(|error| tls_error(pki, &error))?,
         )
-        .map_err(failed)?;
+        .map_err(|error| tls_error(pki, &error))?;
     // A client without ALPN is served HTTP/1.1 (N10); upgrades come that way.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))

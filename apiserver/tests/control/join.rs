@@ -34,10 +34,13 @@ pub(crate) async fn add_token(server: &Running, id: &str, expiration: &str) {
 }
 
 pub(crate) async fn join(server: &Running, id: &str, secret: &str, node: &str) -> (u16, Value) {
+    join_by(server.anonymous(), id, secret, node).await
+}
+
+/// The same by a client of one's own.
+pub(crate) async fn join_by(client: Client, id: &str, secret: &str, node: &str) -> (u16, Value) {
     let (pem, _) = csr();
-    let client = server
-        .anonymous()
-        .with_header("authorization", format!("Bearer {id}.{secret}"));
+    let client = client.with_header("authorization", format!("Bearer {id}.{secret}"));
     client
         .post("/minik/v1/join", json!({"node": node, "csr": pem}))
         .await

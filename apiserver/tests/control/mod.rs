@@ -15,7 +15,7 @@ use http::{Request, header};
 use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, RootCertStore, SupportedProtocolVersion,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use serde_json::Value;
@@ -102,14 +102,18 @@ impl Running {
             certificate: None,
             headers: Vec::new(),
             alpn: vec!["h2".into()],
+            versions: rustls::DEFAULT_VERSIONS,
         }
     }
 
     pub(crate) fn admin(&self) -> Client {
-        let read =
-            |name: &str| std::fs::read_to_string(self.dir.path().join("tls").join(name)).unwrap();
         self.anonymous()
-            .with_certificate(&read("admin.crt"), &read("admin.key"))
+            .with_certificate(&self.tls_file("admin.crt"), &self.tls_file("admin.key"))
+    }
+
+    /// One of the server's own keys and certificates.
+    pub(crate) fn tls_file(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join("tls").join(name)).unwrap()
     }
 }
 
@@ -121,9 +125,11 @@ pub(crate) struct Client {
     certificate: Option<(String, String)>,
     headers: Vec<(&'static str, String)>,
     alpn: Vec<String>,
+    versions: &'static [&'static SupportedProtocolVersion],
 }
 
 impl Client {
+    /// Shows a certificate, or a chain that begins with it.
     pub(crate) fn with_certificate(mut self, certificate: &str, key: &str) -> Self {
         self.certificate = Some((certificate.into(), key.into()));
         self
@@ -136,6 +142,14 @@ impl Client {
 
     pub(crate) fn with_alpn(mut self, protocols: &[&str]) -> Self {
         self.alpn = protocols.iter().map(|&p| p.to_owned()).collect();
+        self
+    }
+
+    pub(crate) fn with_versions(
+        mut self,
+        versions: &'static [&'static SupportedProtocolVersion],
+    ) -> Self {
+        self.versions = versions;
         self
     }
 
@@ -177,23 +191,23 @@ impl Client {
         parse(self.send("DELETE", path, None).await)
     }
 
-    fn tls(&self) -> TlsConnector {
+    pub(crate) fn tls(&self) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).unwrap())
             .unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(self.versions)
             .unwrap()
             .with_root_certificates(roots);
         let mut config = match &self.certificate {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
-                let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+                let chain = CertificateDer::pem_slice_iter(certificate.as_bytes());
                 let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
                 builder
-                    .with_client_auth_cert(vec![certificate], key)
+                    .with_client_auth_cert(chain.map(Result::unwrap).collect(), key)
                     .unwrap()
             }
         };
