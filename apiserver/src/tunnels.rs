@@ -31,7 +31,7 @@ use tokio::{
 };
 use tokio_util::io::{ReaderStream, StreamReader};
 
-use crate::registry::ApiError;
+use crate::{http::connections::Place, registry::ApiError};
 
 /// What one stream may hold unread. A stream that nobody reads holds this much and no more.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
@@ -114,26 +114,36 @@ impl Tunnels {
         self.sender(node).await.map(drop)
     }
 
-    /// Asks a node. `rest` follows the request in its body.
+    /// Asks a node. `rest` follows the request in its body. The place is kept until neither side can say more.
     ///
     /// # Errors
     /// [`ApiError::NodeUnreachable`], or what the node refuses.
-    pub async fn ask(
+    pub(crate) async fn ask(
         &self,
         node: &str,
         request: &tunnel::Request,
         rest: Body,
-    ) -> Result<Incoming, ApiError> {
+        place: Place,
+    ) -> Result<Body, ApiError> {
         let json = serde_json::to_vec(request).expect("plain values are JSON");
         let first = tunnel::encode(channel::REQUEST, &json);
         let first = stream::once(async { Ok::<Bytes, axum::Error>(first) });
-        let body = Body::from_stream(first.chain(rest.into_data_stream()));
+        let held = Arc::clone(&place);
+        let rest = rest.into_data_stream().inspect(move |_| {
+            let _ = &held;
+        });
+        let body = Body::from_stream(first.chain(rest));
         let request = Request::post("http://node/").body(body);
         let request = request.expect("the parts are constants");
         let mut sender = self.sender(node).await?;
         let answer = timeout(ANSWER_LIMIT, sender.send_request(request)).await;
         match answer {
-            Ok(Ok(answer)) if answer.status() == StatusCode::OK => Ok(answer.into_body()),
+            Ok(Ok(answer)) if answer.status() == StatusCode::OK => {
+                Ok(Body::new(answer.into_body().map_frame(move |frame| {
+                    let _ = &place;
+                    frame
+                })))
+            }
             Ok(Ok(answer)) => Err(refusal(answer).await),
             Ok(Err(error)) => Err(unreachable(node, &format!("its connection broke: {error}"))),
             Err(_) => {
@@ -147,14 +157,19 @@ impl Tunnels {
     ///
     /// # Errors
     /// [`ApiError::BadGateway`] when nobody answers there; as [`Self::ask`].
-    pub async fn dial(&self, node: &str, address: SocketAddr) -> Result<Dialled, ApiError> {
+    pub(crate) async fn dial(
+        &self,
+        node: &str,
+        address: SocketAddr,
+        place: Place,
+    ) -> Result<Dialled, ApiError> {
         let destination = tunnel::Request::Dial(tunnel::Destination::Address {
             ip: address.ip(),
             port: address.port(),
         });
         let (writer, written) = tokio::io::duplex(PIPE_BYTES);
         let input = Body::from_stream(ReaderStream::new(written));
-        let output = self.ask(node, &destination, input).await?;
+        let output = self.ask(node, &destination, input, place).await?;
         let output = BodyStream::new(output).filter_map(|frame| async {
             let frame = frame.map(|frame| frame.into_data().ok());
             frame.map_err(std::io::Error::other).transpose()

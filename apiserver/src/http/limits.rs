@@ -3,12 +3,13 @@
 //! A request that finds its lane full is refused at once with 429 and `Retry-After`: clients come back by themselves, and a
 //! queue would only make all of them slow. Agents have a lane of their own, so that a Lease is renewed and a Pod's status
 //! written however busy everybody else is. Watches cost nothing while nothing happens and take no place; health, metrics
-//! and discovery answer always.
+//! and discovery answer always. What leads to nodes lasts and has limits of its own: [`super::connections`].
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::connections::Connections;
 use crate::{auth::User, registry::ApiError};
 
 /// What the server takes on.
@@ -20,18 +21,25 @@ pub struct Limits {
     pub writes: usize,
     /// Requests of nodes, of both sorts.
     pub nodes: usize,
+    /// Connections to nodes, and upgraded ones, of one user at once.
+    pub connections_per_user: usize,
+    /// Connections to one node at once.
+    pub connections_per_node: usize,
     /// How long an ordinary request may take; lists and watches may take longer.
     pub answer_within: Duration,
 }
 
 impl Default for Limits {
     /// Upstream's 400 (`--max-requests-inflight`) and 34 s. Writes are few milliseconds each and committed many at a time:
-    /// half as many of them, as upstream has it, would only refuse what the store takes in one stride.
+    /// half as many of them, as upstream has it, would only refuse what the store takes in one stride. A node's tunnel
+    /// carries 10,000 streams: it takes several users to fill it.
     fn default() -> Self {
         Self {
             reads: 400,
             writes: 400,
             nodes: 400,
+            connections_per_user: 1000,
+            connections_per_node: 8000,
             answer_within: Duration::from_secs(34),
         }
     }
@@ -43,6 +51,7 @@ pub(super) struct Lanes {
     reads: Arc<Semaphore>,
     writes: Arc<Semaphore>,
     nodes: Arc<Semaphore>,
+    connections: Connections,
     answer_within: Duration,
 }
 
@@ -58,6 +67,7 @@ impl Lanes {
             reads: lane(limits.reads),
             writes: lane(limits.writes),
             nodes: lane(limits.nodes),
+            connections: Connections::new(limits.connections_per_user, limits.connections_per_node),
             answer_within: limits.answer_within,
         }
     }
@@ -78,6 +88,11 @@ impl Lanes {
         Ok(Place {
             _permit: Some(permit),
         })
+    }
+
+    /// Where connections are counted.
+    pub(super) fn connections(&self) -> &Connections {
+        &self.connections
     }
 
     /// How long a request with this verb may take; `None` is as long as it wants.

@@ -36,6 +36,7 @@ use crate::{
 pub mod accept;
 pub mod body;
 mod connect;
+pub(crate) mod connections;
 mod discovery;
 pub(crate) mod finish;
 pub mod fuzz;
@@ -116,6 +117,11 @@ impl Call {
         value
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default()
+    }
+
+    /// A place for a connection of the caller, to a node if it leads there.
+    fn connection(&self, node: Option<&str>) -> Result<connections::Place, ApiError> {
+        self.lanes.connections().open(&self.user.name, node)
     }
 }
 

@@ -155,6 +155,9 @@ pub enum ApiError {
     /// So many requests are in flight that this one has to come again.
     #[error("Too many requests, please try again later.")]
     Overloaded,
+    /// A user has, or a node carries, as many connections as may be open at once.
+    #[error("Too many connections: {0}")]
+    TooManyConnections(String),
     /// A Pod may not be evicted now.
     #[error("Cannot evict pod as it would violate the pod's disruption budget.")]
     BudgetSpent {
@@ -325,7 +328,9 @@ impl ApiError {
             | Self::SeveralBudgets => (500, "InternalError"),
             Self::BadGateway(_) => (502, "InternalError"),
             Self::NodeUnreachable { .. } | Self::Unavailable(_) => (503, "ServiceUnavailable"),
-            Self::Overloaded | Self::BudgetSpent { .. } => (429, "TooManyRequests"),
+            Self::Overloaded | Self::TooManyConnections(_) | Self::BudgetSpent { .. } => {
+                (429, "TooManyRequests")
+            }
             Self::FutureRevision { .. } | Self::TimedOut { .. } => (504, "Timeout"),
         }
     }

@@ -54,6 +54,8 @@ pub fn tokens() -> Arc<Tokens> {
 pub struct Api {
     pub registry: Registry,
     pub router: Router,
+    /// Where nodes are connected.
+    pub tunnels: Tunnels,
     /// What requests accept when they do not say.
     pub accept: &'static str,
 }
@@ -74,17 +76,19 @@ impl Api {
         let store = EmbeddedStore::with_engine(MemoryEngine::default(), None).unwrap();
         let registry = Registry::new(Arc::new(store), context);
         tokio::spawn(apiserver::controller::definitions::run(registry.clone()));
+        let tunnels = Tunnels::default();
         let router = router(State {
             registry: registry.clone(),
             authorizer: Arc::new(authorizer),
             tokens: tokens(),
             checks: Arc::new(Vec::new()),
             metrics: Metrics::default(),
-            tunnels: Tunnels::default(),
+            tunnels: tunnels.clone(),
         });
         let api = Self {
             registry,
             router,
+            tunnels,
             accept: "application/json",
         };
         let namespace = json!({"metadata": {"name": "default"}});
@@ -105,7 +109,7 @@ impl Api {
             tokens: tokens(),
             checks: Arc::new(checks),
             metrics: Metrics::default(),
-            tunnels: Tunnels::default(),
+            tunnels: api.tunnels.clone(),
         };
         api.router = limited_router(state, limits);
         api

@@ -11,7 +11,6 @@ use futures_util::{
     stream::{self, SplitSink, SplitStream},
 };
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use serde_json::Value;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_tungstenite::tungstenite::{
@@ -181,7 +180,7 @@ async fn read(mut from: SplitStream<Socket>, protocol: Protocol, to: mpsc::Sende
 }
 
 /// Sends what the node says. An end without a status is a broken connection, and the client must not take it for success.
-async fn write(mut from: Incoming, to: &mut SplitSink<Socket, Message>, protocol: Protocol) {
+async fn write(mut from: Body, to: &mut SplitSink<Socket, Message>, protocol: Protocol) {
     let mut decoder = Decoder::default();
     loop {
         let frame = match decoder.pop() {

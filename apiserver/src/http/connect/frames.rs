@@ -19,10 +19,17 @@ const BINARY: &str = "binary.k8s.io";
 /// The events of a watch as text, if the client wants a WebSocket; anything else but such an answer passes as it is.
 ///
 /// # Errors
-/// [`ApiError::BadRequest`] for what is no WebSocket handshake.
+/// [`ApiError::BadRequest`] for what is no WebSocket handshake, [`ApiError::TooManyConnections`].
 pub(in crate::http) fn of_watch(call: &mut Call, response: Response) -> Result<Response, ApiError> {
-    over_websocket(call, response, None, |piece| {
-        String::from_utf8_lossy(&piece).into_owned().into()
+    if !becomes_websocket(call, &response) {
+        return Ok(response);
+    }
+    let place = call.connection(None)?;
+    let body = response.into_body();
+    to_websocket(call, None, |socket| async move {
+        let text = |piece: Bytes| String::from_utf8_lossy(&piece).into_owned().into();
+        pass(body, socket, text).await;
+        drop(place);
     })
 }
 
@@ -31,22 +38,19 @@ pub(in crate::http) fn of_watch(call: &mut Call, response: Response) -> Result<R
 /// # Errors
 /// [`ApiError::BadRequest`] for what is no WebSocket handshake.
 pub(super) fn of_log(call: &mut Call, response: Response) -> Result<Response, ApiError> {
-    let offers = offered(call, &http::header::SEC_WEBSOCKET_PROTOCOL);
-    let subprotocol = offers.iter().any(|offer| offer == BINARY).then_some(BINARY);
-    over_websocket(call, response, subprotocol, Message::Binary)
-}
-
-fn over_websocket(
-    call: &mut Call,
-    response: Response,
-    subprotocol: Option<&str>,
-    message: fn(Bytes) -> Message,
-) -> Result<Response, ApiError> {
-    if wanted(call) != Wanted::WebSocket || response.status() != StatusCode::OK {
+    if !becomes_websocket(call, &response) {
         return Ok(response);
     }
+    let offers = offered(call, &http::header::SEC_WEBSOCKET_PROTOCOL);
+    let subprotocol = offers.iter().any(|offer| offer == BINARY).then_some(BINARY);
     let body = response.into_body();
-    to_websocket(call, subprotocol, move |socket| pass(body, socket, message))
+    to_websocket(call, subprotocol, |socket| {
+        pass(body, socket, Message::Binary)
+    })
+}
+
+fn becomes_websocket(call: &Call, response: &Response) -> bool {
+    wanted(call) == Wanted::WebSocket && response.status() == StatusCode::OK
 }
 
 /// Sends what comes until it ends or the client goes. What the client says is not listened to; its pings are answered.

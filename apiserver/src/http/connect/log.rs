@@ -27,9 +27,11 @@ pub(super) async fn serve(call: &Call, target: &Target) -> Result<Response, ApiE
     }
     let attempt = attempt(&pod, container, options.previous)?;
     let request = Request::Logs(options.of(&pod, container, attempt));
+    let node = &pod.spec.node_name;
+    let place = call.connection(Some(node))?;
     let tunnels = &call.state.tunnels;
-    let text = tunnels.ask(&pod.spec.node_name, &request, Body::empty());
-    Ok(respond(StatusCode::OK, TEXT, Body::new(text.await?)))
+    let text = tunnels.ask(node, &request, Body::empty(), place).await?;
+    Ok(respond(StatusCode::OK, TEXT, text))
 }
 
 /// `PodLogOptions`.

@@ -2,11 +2,11 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use axum::body::Body;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -185,7 +185,7 @@ async fn forward_port(
     }
 }
 
-async fn copy(mut from: Incoming, to: &Channels) {
+async fn copy(mut from: Body, to: &Channels) {
     while let Some(Ok(frame)) = from.frame().await {
         if let Ok(bytes) = frame.into_data()
             && !to.send(to.data, &bytes).await

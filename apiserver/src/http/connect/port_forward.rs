@@ -9,7 +9,6 @@ use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _, stream};
 use http::header;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
@@ -20,6 +19,7 @@ use super::{
     upgrade::{self, STREAM_PROTOCOL, Socket, Wanted},
 };
 use crate::{
+    http::connections::{Connections, Place},
     registry::ApiError,
     spdy::{Output, Piece, Session, Stream},
     tunnels::Tunnels,
@@ -36,6 +36,10 @@ pub(super) struct Forward {
     tunnels: Tunnels,
     node: String,
     pod: PodRef,
+    /// Each connection that is made counts, and the client's own.
+    connections: Connections,
+    user: String,
+    _place: Place,
 }
 
 impl Forward {
@@ -43,10 +47,16 @@ impl Forward {
     ///
     /// # Errors
     /// Words for the client.
-    pub(super) async fn dial(&self, port: u16, input: Body) -> Result<Incoming, String> {
+    pub(super) async fn dial(&self, port: u16, input: Body) -> Result<Body, String> {
         let pod = self.pod.clone();
         let destination = Request::Dial(Destination::Inside { pod, port });
-        let dialled = self.tunnels.ask(&self.node, &destination, input).await;
+        let dialled = match self.connections.open(&self.user, Some(&self.node)) {
+            Ok(place) => {
+                let asked = self.tunnels.ask(&self.node, &destination, input, place);
+                asked.await
+            }
+            Err(error) => Err(error),
+        };
         dialled.map_err(|error| {
             let PodRef { name, uid, .. } = &self.pod;
             format!("error forwarding port {port} to pod {name}, uid {uid}: {error}")
@@ -68,12 +78,16 @@ pub(super) async fn serve(call: &mut Call, target: &Target) -> Result<Response, 
     if wanted == Wanted::Nothing {
         return Err(upgrade::required());
     }
+    let place = call.connection(None)?;
     let tunnels = call.state.tunnels.clone();
     tunnels.connected(&node).await?;
     let forward = Forward {
         tunnels,
         node,
         pod: pod::reference(&pod),
+        connections: call.lanes.connections().clone(),
+        user: call.user.name.clone(),
+        _place: place,
     };
     if wanted == Wanted::Spdy {
         let offers = upgrade::offered(call, &STREAM_PROTOCOL);
@@ -196,7 +210,7 @@ pub(super) fn body(input: mpsc::Receiver<Piece>) -> Body {
     Body::from_stream(pieces)
 }
 
-async fn copy(mut from: Incoming, to: &Output) {
+async fn copy(mut from: Body, to: &Output) {
     while let Some(Ok(frame)) = from.frame().await {
         if let Ok(bytes) = frame.into_data()
             && to.send(&bytes).await.is_err()

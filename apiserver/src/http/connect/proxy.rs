@@ -103,8 +103,10 @@ async fn connect(call: &Call, backend: &Backend) -> Result<SendRequest<Body>, Ap
     let failed = |error: &dyn std::fmt::Display| {
         ApiError::Unavailable(format!("error trying to reach service: {error}"))
     };
+    let place = call.connection(Some(&backend.node))?;
     let tunnels = &call.state.tunnels;
-    let stream = match tunnels.dial(&backend.node, backend.address).await {
+    let dialled = tunnels.dial(&backend.node, backend.address, place);
+    let stream = match dialled.await {
         Err(ApiError::BadGateway(text)) => return Err(failed(&text)),
         other => other?,
     };

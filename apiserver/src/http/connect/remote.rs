@@ -6,7 +6,6 @@ use api::{
 };
 use axum::{body::Body, response::Response};
 use http::header;
-use hyper::body::Incoming;
 
 use super::{
     super::{Call, query::Query, route::Target},
@@ -15,7 +14,7 @@ use super::{
     remote_spdy::{self, Version},
     upgrade::{self, STREAM_PROTOCOL, Wanted},
 };
-use crate::{registry::ApiError, tunnels::Tunnels};
+use crate::{http::connections::Place, registry::ApiError, tunnels::Tunnels};
 
 /// Commands and attachments to one container of one node.
 pub(super) struct Remote {
@@ -23,12 +22,20 @@ pub(super) struct Remote {
     node: String,
     request: tunnel::Request,
     pub(super) streams: Streams,
+    place: Place,
 }
 
 impl Remote {
     /// Begins: `input` are the frames of the client.
-    pub(super) async fn begin(&self, input: Body) -> Result<Incoming, ApiError> {
-        self.tunnels.ask(&self.node, &self.request, input).await
+    pub(super) async fn begin(&self, input: Body) -> Result<Body, ApiError> {
+        let place = Place::clone(&self.place);
+        let Self {
+            tunnels,
+            node,
+            request,
+            ..
+        } = self;
+        tunnels.ask(node, request, input, place).await
     }
 }
 
@@ -116,6 +123,7 @@ async fn connect(
     if wanted == Wanted::Nothing {
         return Err(upgrade::required());
     }
+    let place = call.connection(Some(&node))?;
     let tunnels = call.state.tunnels.clone();
     tunnels.connected(&node).await?;
     let remote = Remote {
@@ -123,6 +131,7 @@ async fn connect(
         node,
         request,
         streams,
+        place,
     };
     match wanted {
         Wanted::WebSocket => {

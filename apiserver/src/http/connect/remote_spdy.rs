@@ -7,7 +7,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::BodyExt as _;
-use hyper::{body::Incoming, upgrade::Upgraded};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::{
     sync::mpsc,
@@ -188,7 +188,7 @@ async fn read_sizes(mut from: mpsc::Receiver<Piece>, to: mpsc::Sender<Bytes>, ow
 }
 
 /// Sends what the node says, and returns the status it ends with.
-async fn write(mut from: Incoming, outputs: &Outputs) -> Bytes {
+async fn write(mut from: Body, outputs: &Outputs) -> Bytes {
     let mut decoder = Decoder::default();
     let failed = |reason: String| Bytes::from(ApiError::Internal(reason).to_status().to_string());
     loop {
