@@ -2,11 +2,13 @@
 //!
 //! Phases, each harmless alone because later ones only then refer to it:
 //!
-//! 1. table, sets, chains, rules;
+//! 1. table, sets, new chains with their rules;
 //! 2. new and changed elements of sets and value maps (slots before anybody is sent to them);
-//! 3. verdict maps (which point into chains and slots);
-//! 4. elements of sets and value maps that nobody needs any more;
-//! 5. chains and sets that nobody needs any more (the kernel refuses while an element or rule names them).
+//! 3. new and changed elements of verdict maps (which point into chains);
+//! 4. maps of picks (which point into verdict maps and slots);
+//! 5. chains whose rules changed, each in one step (their rules may look where nothing was before phases 2 to 4);
+//! 6. elements that nobody needs any more;
+//! 7. chains and sets that nobody needs any more (the kernel refuses while an element or rule names them).
 //!
 //! A changed element is deleted and added by one operation: the kernel has no replacement in place.
 
@@ -14,7 +16,9 @@ use std::{cmp::Ordering, collections::BTreeMap};
 
 use crate::{
     model::Family,
-    ruleset::{Base, Chain, Data, Holds, Key, Name, Rule, Ruleset, Set, SetKind, Table, Verdict},
+    ruleset::{
+        Base, Chain, Data, Holds, Key, Name, Rule, Ruleset, Set, SetKind, Table, Verdict, sets,
+    },
 };
 
 /// Elements that one transaction may touch, so that it holds the kernel's nf_tables lock for less than 50 ms
@@ -165,6 +169,15 @@ impl TableDifference {
         }
     }
 
+    /// What was added to the maps of picks.
+    pub fn added_picks(&self) -> impl Iterator<Item = &Data> {
+        sets::OF_PICKS
+            .into_iter()
+            .filter_map(|set| self.elements.get(set))
+            .flat_map(BTreeMap::values)
+            .filter_map(|change| change.new.as_ref())
+    }
+
     /// The chains that added elements go to.
     pub fn added_verdicts(&self) -> impl Iterator<Item = &Name> {
         self.elements
@@ -294,17 +307,17 @@ impl Planner {
         }
     }
 
-    /// Cuts at operations; one operation is never cut.
-    fn bounded(&mut self, operations: Vec<Operation>) {
+    /// Cuts between steps.
+    fn bounded(&mut self, steps: Vec<Vec<Operation>>) {
         let (mut current, mut weight) = (Vec::new(), 0);
-        for operation in operations {
-            let more = operation.action.weight();
+        for step in steps {
+            let more: usize = step.iter().map(|operation| operation.action.weight()).sum();
             if weight + more > ELEMENTS_PER_TRANSACTION && !current.is_empty() {
                 self.transaction(std::mem::take(&mut current));
                 weight = 0;
             }
             weight += more;
-            current.push(operation);
+            current.extend(step);
         }
         self.transaction(current);
     }
@@ -312,7 +325,7 @@ impl Planner {
     fn build(&mut self, family: Family, table: &Table) {
         let mut order = Order::new(family);
         order.build(table);
-        self.bounded(order.operations);
+        self.bounded(order.steps);
     }
 
     /// A rebuilt table replaces the old one at one instant, so it is one transaction however large.
@@ -321,10 +334,10 @@ impl Planner {
         if difference.rebuild {
             order.push(Action::DeleteTable);
             order.build(to);
-            self.transaction(order.operations);
+            self.transaction(order.steps.concat());
         } else {
             order.all(difference, to);
-            self.bounded(order.operations);
+            self.bounded(order.steps);
         }
     }
 }
@@ -338,36 +351,65 @@ fn triples(
         .map(|(key, change)| (key, change.old.as_ref(), change.new.as_ref()))
 }
 
-/// The operations on one table, in the order of the phases.
+/// When the elements of a set come, and in reverse when they go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Values,
+    Verdicts,
+    Picks,
+}
+
+impl Phase {
+    fn of(name: &Name, set: &Set) -> Phase {
+        if sets::OF_PICKS.contains(&&**name) {
+            Phase::Picks
+        } else if set.kind.holds == Holds::Verdicts {
+            Phase::Verdicts
+        } else {
+            Phase::Values
+        }
+    }
+}
+
+fn rules(name: &Name, chain: &Chain) -> impl Iterator<Item = Action> {
+    chain.rules.iter().map(|rule| Action::AddRule {
+        chain: name.clone(),
+        rule: rule.clone(),
+    })
+}
+
+/// The operations on one table, in the order of the phases. What is in one step is never apart.
 struct Order {
     family: Family,
-    operations: Vec<Operation>,
+    steps: Vec<Vec<Operation>>,
 }
 
 impl Order {
     fn new(family: Family) -> Order {
         Order {
             family,
-            operations: Vec::new(),
+            steps: Vec::new(),
         }
     }
 
     fn push(&mut self, action: Action) {
-        self.operations.push(Operation {
-            family: self.family,
-            action,
-        });
+        self.step([action]);
+    }
+
+    fn step(&mut self, actions: impl IntoIterator<Item = Action>) {
+        let family = self.family;
+        let operation = |action| Operation { family, action };
+        self.steps
+            .push(actions.into_iter().map(operation).collect());
     }
 
     /// Everything, where nothing is.
     fn build(&mut self, table: &Table) {
         self.push(Action::AddTable);
-        self.structure(&table.sets, &table.chains, &BTreeMap::new(), &[]);
-        let (verdicts, values): (Vec<_>, Vec<_>) = table
-            .sets
-            .iter()
-            .partition(|(_, set)| set.kind.holds == Holds::Verdicts);
-        for (name, set) in values.into_iter().chain(verdicts) {
+        self.structure(&table.sets, &table.chains);
+        let mut in_order: Vec<_> = table.sets.iter().collect();
+        in_order.sort_by_key(|(name, set)| Phase::of(name, set));
+        for (name, set) in in_order {
             self.elements(
                 name,
                 set.elements
@@ -378,39 +420,32 @@ impl Order {
     }
 
     fn all(&mut self, difference: &TableDifference, to: &Table) {
-        let TableDifference {
-            new_sets,
-            new_chains,
-            changed_chains,
-            old_chains,
-            ..
-        } = difference;
-        self.structure(new_sets, new_chains, changed_chains, old_chains);
-        let holds_verdicts = |name: &Name| {
-            to.sets
-                .get(name)
-                .is_some_and(|set| set.kind.holds == Holds::Verdicts)
-        };
-        let (verdicts, values): (Vec<_>, Vec<_>) = difference
+        self.structure(&difference.new_sets, &difference.new_chains);
+        let mut in_order: Vec<_> = difference
             .elements
             .iter()
-            .partition(|(name, _)| holds_verdicts(name));
-        for (set, changes) in &values {
+            .filter_map(|(name, changes)| Some((to.sets.get(name)?, name, changes)))
+            .collect();
+        in_order.sort_by_key(|(set, name, _)| Phase::of(name, set));
+        for (set, name, changes) in &in_order {
             // A range that goes may overlap one that comes, and then it must go first.
-            if to.sets.get(*set).is_some_and(|set| set.kind.ranges) {
-                self.elements(set, triples(changes).map(|(key, old, _)| (key, old, None)));
-                self.elements(set, triples(changes).map(|(key, _, new)| (key, None, new)));
-                continue;
+            if set.kind.ranges {
+                self.elements(name, triples(changes).map(|(key, old, _)| (key, old, None)));
+                self.elements(name, triples(changes).map(|(key, _, new)| (key, None, new)));
+            } else {
+                self.elements(name, triples(changes).filter(|(_, _, new)| new.is_some()));
             }
-            self.elements(set, triples(changes).filter(|(_, _, new)| new.is_some()));
         }
-        for (set, changes) in &verdicts {
-            self.elements(set, triples(changes));
+        for (name, chain) in &difference.changed_chains {
+            let flush = Action::FlushChain { name: name.clone() };
+            self.step([flush].into_iter().chain(rules(name, chain)));
         }
-        for (set, changes) in &values {
-            if !to.sets.get(*set).is_some_and(|set| set.kind.ranges) {
-                self.elements(set, triples(changes).filter(|(_, _, new)| new.is_none()));
-            }
+        // Who points to others goes first here.
+        for (_, name, changes) in in_order.iter().rev().filter(|(set, ..)| !set.kind.ranges) {
+            self.elements(name, triples(changes).filter(|(_, _, new)| new.is_none()));
+        }
+        for name in &difference.old_chains {
+            self.push(Action::FlushChain { name: name.clone() });
         }
         for name in &difference.old_chains {
             self.push(Action::DeleteChain { name: name.clone() });
@@ -420,13 +455,7 @@ impl Order {
         }
     }
 
-    fn structure(
-        &mut self,
-        new_sets: &BTreeMap<Name, Set>,
-        new_chains: &BTreeMap<Name, Chain>,
-        changed_chains: &BTreeMap<Name, Chain>,
-        old_chains: &[Name],
-    ) {
+    fn structure(&mut self, new_sets: &BTreeMap<Name, Set>, new_chains: &BTreeMap<Name, Chain>) {
         for (name, set) in new_sets {
             self.push(Action::AddSet {
                 name: name.clone(),
@@ -439,16 +468,8 @@ impl Order {
                 base: chain.base,
             });
         }
-        for name in changed_chains.keys().chain(old_chains) {
-            self.push(Action::FlushChain { name: name.clone() });
-        }
-        for (name, chain) in new_chains.iter().chain(changed_chains) {
-            for rule in &chain.rules {
-                self.push(Action::AddRule {
-                    chain: name.clone(),
-                    rule: rule.clone(),
-                });
-            }
+        for (name, chain) in new_chains {
+            rules(name, chain).for_each(|rule| self.push(rule));
         }
     }
 

@@ -99,6 +99,13 @@ impl Kernel for Fake {
                 errno: io::Error::from_raw_os_error(errno),
             })?;
         }
+        if ruleset.tables.values().any(has_loop) {
+            return Err(KernelError::Refused {
+                operation: "let chains lead back to themselves".into(),
+                detail: None,
+                errno: io::Error::from_raw_os_error(libc::EMLINK),
+            });
+        }
         (self.ruleset, self.dynamic) = (ruleset, dynamic);
         self.generation += 1;
         self.commits.push(operations.to_vec());
@@ -224,7 +231,7 @@ fn change_elements(
         set.elements.remove(key).ok_or(libc::ENOENT)?;
     }
     for (key, data) in add {
-        if let Data::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)) = data
+        if let Some(chain) = chain_in(data)
             && !chains.contains(chain)
         {
             return Err(libc::ENOENT);
@@ -253,10 +260,7 @@ fn named_chains(table: &Table) -> BTreeSet<Name> {
         .sets
         .values()
         .flat_map(|set| set.elements.values())
-        .filter_map(|data| match data {
-            Data::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)) => Some(chain),
-            _ => None,
-        });
+        .filter_map(chain_in);
     let statements = table
         .chains
         .values()
@@ -266,6 +270,43 @@ fn named_chains(table: &Table) -> BTreeSet<Name> {
         .chain(statements.filter_map(chain_of))
         .cloned()
         .collect()
+}
+
+/// Whether a chain leads to itself, whatever keys the maps have on the way.
+fn has_loop(table: &Table) -> bool {
+    let next = |name: &Name| -> BTreeSet<&Name> {
+        let statements = table.chains.get(name).into_iter();
+        let statements = statements
+            .flat_map(|chain| &chain.rules)
+            .flat_map(|rule| &rule.statements);
+        let by_maps = statements.clone().filter_map(|statement| match statement {
+            Statement::VerdictMap { map, .. } => table.sets.get(map),
+            _ => None,
+        });
+        let elements = by_maps.flat_map(|map| map.elements.values());
+        elements
+            .filter_map(chain_in)
+            .chain(statements.filter_map(chain_of))
+            .collect()
+    };
+    // Chains that lead to chains which are left, again and again: none are left without a loop.
+    let mut left: BTreeMap<&Name, BTreeSet<&Name>> =
+        table.chains.keys().map(|name| (name, next(name))).collect();
+    loop {
+        let before = left.len();
+        let names: BTreeSet<&Name> = left.keys().copied().collect();
+        left.retain(|_, next| next.iter().any(|name| names.contains(name)));
+        if left.len() == before {
+            return before > 0;
+        }
+    }
+}
+
+fn chain_in(data: &Data) -> Option<&Name> {
+    match data {
+        Data::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)) => Some(chain),
+        _ => None,
+    }
 }
 
 fn chain_of(statement: &Statement) -> Option<&Name> {

@@ -29,6 +29,14 @@ fn networks_of(family: Family, networks: &BTreeSet<IpNet>) -> Vec<IpNet> {
     networks
 }
 
+fn listeners_of(family: Family, listeners: &BTreeSet<Frontend>) -> Vec<IpAddr> {
+    let addresses = listeners.iter().filter_map(|listener| match listener {
+        Frontend::Address { addr, .. } if Family::of(*addr) == family => Some(*addr),
+        _ => None,
+    });
+    addresses.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 impl Ruleset {
     /// The tables for this desired state.
     ///
@@ -65,6 +73,7 @@ fn compile_table(
         masquerade_all: desired.masquerade_all,
         node_port: networks_of(family, &desired.node_port_networks),
         masquerade_egress: desired.masquerade_egress,
+        listeners: listeners_of(family, &desired.local_listeners),
     };
     let mut table = skeleton::table(family, &networks);
     let mut elements_by_set: BTreeMap<&'static str, Vec<(Key, Data)>> = BTreeMap::new();
@@ -119,6 +128,10 @@ fn compile_table(
             .expect("the skeleton declares every set");
         set.elements = BTreeMap::from_iter(elements);
     }
+    let affinity = skeleton::affinity_chains(family, &table);
+    table
+        .chains
+        .extend(affinity.map(|(name, chain)| (name.into(), chain)));
     table.add_pick_chains(family, onto);
     table
 }
@@ -128,29 +141,22 @@ pub(super) fn hairpin_key(addr: IpAddr) -> Key {
 }
 
 impl Table {
-    /// Makes the picking chains that elements name, and keeps those that `onto` has.
+    /// Makes the chains that elements need, and keeps those that `onto` has.
     fn add_pick_chains(&mut self, family: Family, onto: Option<&Table>) {
-        let named = [
-            sets::SERVICES,
-            sets::PERMITTED,
-            sets::NODEPORTS,
-            sets::INSIDE,
-            sets::OUTSIDE,
-            sets::INSIDE_NODEPORTS,
-            sets::OUTSIDE_NODEPORTS,
-            sets::AFFINITY_SERVICES,
-            sets::AFFINITY_NODEPORTS,
-            sets::AFFINITY_INSIDE,
-            sets::AFFINITY_OUTSIDE,
-            sets::AFFINITY_INSIDE_NODEPORTS,
-            sets::AFFINITY_OUTSIDE_NODEPORTS,
-        ]
-        .into_iter()
-        .flat_map(|set| self.sets[set].elements.values())
-        .filter_map(|data| match data {
-            Data::Verdict(Verdict::Goto(name)) => PickChain::parse(name),
-            _ => None,
-        });
+        let of = |set: &str| self.sets[set].elements.values();
+        let picked = sets::OF_PICKS
+            .into_iter()
+            .flat_map(of)
+            .filter_map(PickChain::of_data);
+        let remembering =
+            sets::REMEMBERING
+                .into_iter()
+                .flat_map(of)
+                .filter_map(|data| match data {
+                    Data::Verdict(Verdict::Goto(name)) => PickChain::parse(name),
+                    _ => None,
+                });
+        let named = picked.chain(remembering);
         let kept = onto
             .into_iter()
             .flat_map(|table| table.chains.keys())
@@ -161,6 +167,14 @@ impl Table {
             .collect();
         let next: Vec<PickChain> = wanted.values().filter_map(|chain| chain.next()).collect();
         wanted.extend(next.into_iter().map(|chain| (chain.name(), chain)));
+        for set in sets::OF_CHAINS {
+            let set = self
+                .sets
+                .get_mut(set)
+                .expect("the skeleton declares every set");
+            set.elements
+                .extend(wanted.values().filter_map(|chain| chain.element()));
+        }
         self.chains.extend(
             wanted
                 .into_iter()

@@ -8,7 +8,7 @@ use super::{
     frontend::{Known, elements, frontend_key},
     memory::Memories,
     pick::PickChain,
-    sets,
+    sets, skeleton,
 };
 use crate::{
     model::{Change, Family, Fate, Frontend},
@@ -73,6 +73,7 @@ impl Table {
             );
         }
         self.make_missing_chains(family, &mut difference);
+        self.follow_affinity(family, &mut difference);
         difference
     }
 
@@ -138,20 +139,41 @@ impl Table {
 
     fn make_missing_chains(&mut self, family: Family, difference: &mut TableDifference) {
         let named: BTreeSet<Name> = difference.added_verdicts().cloned().collect();
-        let wanted: Vec<PickChain> = named
+        let mut wanted: Vec<PickChain> = named
             .iter()
             .filter_map(|name| PickChain::parse(name))
             .collect();
-        for chain in wanted
-            .iter()
-            .copied()
-            .chain(wanted.iter().filter_map(|chain| chain.next()))
-        {
+        wanted.extend(difference.added_picks().filter_map(PickChain::of_data));
+        let next: Vec<PickChain> = wanted.iter().filter_map(|chain| chain.next()).collect();
+        for chain in wanted.into_iter().chain(next) {
             let name: Name = chain.name().into();
-            if !self.chains.contains_key(&name) {
-                let chain = chain.chain(family);
-                self.chains.insert(name.clone(), chain.clone());
-                difference.new_chains.insert(name, chain);
+            if self.chains.contains_key(&name) {
+                continue;
+            }
+            if let Some((number, verdict)) = chain.element() {
+                for set in sets::OF_CHAINS {
+                    self.set_element(set, number, Some(verdict.clone()), difference);
+                }
+            }
+            let chain = chain.chain(family);
+            self.chains.insert(name.clone(), chain.clone());
+            difference.new_chains.insert(name, chain);
+        }
+    }
+
+    /// Begins to look for clients to remember with the first frontend that wants it, and ends with the last.
+    fn follow_affinity(&mut self, family: Family, difference: &mut TableDifference) {
+        let sets = [sets::AFFINITY_SERVICES, sets::AFFINITY_NODEPORTS];
+        if !sets
+            .iter()
+            .any(|set| difference.elements.contains_key(*set))
+        {
+            return;
+        }
+        for (name, chain) in skeleton::affinity_chains(family, self) {
+            if self.chains.get(name) != Some(&chain) {
+                difference.changed_chains.insert(name.into(), chain.clone());
+                self.chains.insert(name.into(), chain);
             }
         }
     }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::{
     Bytes, Data, Key, KeyReader, Table, Verdict, chains,
     memory::{Memories, apart},
-    pick::{PickChain, SlotMap, Slots},
+    pick::{self, MAX_SLOTS, PickChain, SlotMap, Slots, pick_data},
     sets,
 };
 use crate::model::{Affinity, Endpoint, Family, Fate, Frontend, Masquerade};
@@ -19,14 +19,14 @@ pub(super) type Element = (&'static str, Key, Data);
 
 /// The sets in which a kind of frontend has its elements.
 struct Places {
-    /// Its key, and the chain that picks an endpoint.
+    /// Its key, and the number of the chain that picks an endpoint.
     picking: &'static str,
-    /// The chain that decides by source, and where it looks then.
-    local_policy: &'static str,
+    /// The number of the chain that decides by source, and where it looks then.
+    local_policy: u32,
     inside: &'static str,
     outside: &'static str,
-    /// The chain that checks sources, the set it looks in, and the map in which it looks then.
-    restricted: Option<(&'static str, &'static str, &'static str)>,
+    /// The set in which sources are checked, and the map in which is looked then.
+    restricted: Option<(&'static str, &'static str)>,
     reject: &'static str,
     drop: &'static str,
     always: &'static str,
@@ -43,10 +43,10 @@ struct Places {
 
 const ADDRESS: Places = Places {
     picking: sets::SERVICES,
-    local_policy: chains::LOCAL_POLICY,
+    local_policy: pick::LOCAL_POLICY,
     inside: sets::INSIDE,
     outside: sets::OUTSIDE,
-    restricted: Some((chains::SOURCE_RANGES, sets::SOURCE_RANGES, sets::PERMITTED)),
+    restricted: Some((sets::SOURCE_RANGES, sets::PERMITTED)),
     reject: sets::REJECT,
     drop: sets::DROP,
     always: sets::MASQUERADE_ALWAYS,
@@ -60,7 +60,7 @@ const ADDRESS: Places = Places {
 
 const NODE_PORT: Places = Places {
     picking: sets::NODEPORTS,
-    local_policy: chains::LOCAL_POLICY_NODEPORTS,
+    local_policy: pick::LOCAL_POLICY_NODEPORTS,
     inside: sets::INSIDE_NODEPORTS,
     outside: sets::OUTSIDE_NODEPORTS,
     restricted: None,
@@ -103,7 +103,7 @@ impl Places {
         .into_iter()
         .chain(self.remembering_apart)
         .chain(self.memories)
-        .chain(self.restricted.map(|(_, _, permitted)| permitted))
+        .chain(self.restricted.map(|(_, permitted)| permitted))
     }
 }
 
@@ -287,7 +287,7 @@ impl Writer<'_> {
                 let Some(slots) = self.slots(Side::Inside, inside) else {
                     return self.mark(self.places.reject);
                 };
-                self.map(self.first, goto(self.places.local_policy));
+                self.map(self.first, pick_data(self.places.local_policy));
                 if affinity.is_some() {
                     self.map(self.places.remembering, goto(self.places.local_affinity));
                 }
@@ -308,10 +308,10 @@ impl Writer<'_> {
 
     /// Lets in only what comes from these networks.
     fn restrict(&mut self, sources: &[IpNet]) {
-        let Some((chain, ranges, permitted)) = self.places.restricted else {
+        let Some((ranges, permitted)) = self.places.restricted else {
             return;
         };
-        self.map(self.places.picking, goto(chain));
+        self.map(self.places.picking, pick_data(pick::SOURCE_RANGES));
         self.first = permitted;
         let of_family = sources
             .iter()
@@ -346,13 +346,13 @@ impl Writer<'_> {
             .onto
             .map(|table| table.endpoints(self.frontend, side))
             .unwrap_or_default();
-        let slots = assign_slots(&current, usable.collect());
+        let slots = assign_slots(&current, usable.take(MAX_SLOTS).collect());
         let map = slot_map(self.frontend);
         for (slot, endpoint) in (side.first_slot()..).zip(&slots) {
             let key = self.key.number(slot);
             self.into.push((map.set(), key, slot_value(endpoint)));
         }
-        let count = u32::try_from(slots.len()).expect("a Service has fewer than 2^31 endpoints");
+        let count = u32::try_from(slots.len()).expect("no more than MAX_SLOTS");
         (count > 0).then_some(Slots { map, side, count })
     }
 
@@ -362,7 +362,11 @@ impl Writer<'_> {
             Some(_) => PickChain::Affinity(slots),
             None => PickChain::Balance(slots),
         };
-        self.map(map, goto(&chain.name()));
+        self.into.extend(
+            chain
+                .number()
+                .map(|number| (map, self.key, pick_data(number))),
+        );
     }
 
     /// Has it remembered where a client was sent.
@@ -447,7 +451,7 @@ impl Table {
             .into_iter()
             .flat_map(|side| self.slots(frontend, side))
             .map(move |(key, data)| (set, key, data.clone()));
-        let ranges = places.restricted.and_then(|(_, set, _)| {
+        let ranges = places.restricted.and_then(|(set, _)| {
             let from_key = self.sets.get(set)?.elements.range(key..);
             let own =
                 from_key.take_while(move |(range, _)| range.as_slice().starts_with(key.as_slice()));

@@ -38,8 +38,19 @@ pub mod chains {
 
 /// Names of sets and maps.
 pub mod sets {
-    /// address . protocol . port : goto the chain that picks an endpoint.
-    pub const SERVICES: &str = "service-ips";
+    /// number : goto the chain of that number, for those who look in `service-picks` or `nodeport-picks`. The maps of picks
+    /// hold numbers instead of verdicts, because the kernel looks at every verdict of a table again, for each hook that
+    /// leads there, when one is added (`nft_table_validate`): 3 ms with 30 000 of them.
+    pub const CHAINS: &str = "chains";
+    /// The same for those who look in `permitted-picks`. Apart, because the kernel refuses a map that leads to where it is
+    /// looked into.
+    pub const PERMITTED_CHAINS: &str = "permitted-chains";
+    /// The same for those who look in the maps for inside and outside.
+    pub const SIDE_CHAINS: &str = "side-chains";
+    /// All of them: each leads to every chain that picks an endpoint.
+    pub const OF_CHAINS: [&str; 3] = [CHAINS, PERMITTED_CHAINS, SIDE_CHAINS];
+    /// address . protocol . port : the number of the chain that picks an endpoint.
+    pub const SERVICES: &str = "service-picks";
     /// address . protocol . port . slot : address . port. The slots for connections from inside the cluster, where they
     /// differ, are numbered from 2^31. Which of the maps is decided by the hash of address . protocol . port: a dump's cost
     /// grows with the square of a map's size, because the kernel begins each message by walking from the first element
@@ -64,20 +75,30 @@ pub mod sets {
     ];
     /// address . protocol . port . source: who may reach an address whose sources are limited.
     pub const SOURCE_RANGES: &str = "source-ranges";
-    /// address . protocol . port : goto what `service-ips` would go to, if the sources were not limited.
-    pub const PERMITTED: &str = "permitted-ips";
-    /// protocol . port : goto the chain that picks an endpoint.
-    pub const NODEPORTS: &str = "nodeports";
+    /// address . protocol . port : what `service-picks` would have, if the sources were not limited.
+    pub const PERMITTED: &str = "permitted-picks";
+    /// protocol . port : the number of the chain that picks an endpoint.
+    pub const NODEPORTS: &str = "nodeport-picks";
     /// protocol . port . slot : address . port.
     pub const NODEPORT_SLOTS: &str = "nodeport-slots";
-    /// address . protocol . port : goto the chain that picks an endpoint for Pods and this node.
-    pub const INSIDE: &str = "inside-ips";
-    /// address . protocol . port : goto the chain that picks an endpoint for clients outside the cluster.
-    pub const OUTSIDE: &str = "outside-ips";
-    /// protocol . port : goto the chain that picks an endpoint for Pods and this node.
-    pub const INSIDE_NODEPORTS: &str = "inside-nodeports";
-    /// protocol . port : goto the chain that picks an endpoint for clients outside the cluster.
-    pub const OUTSIDE_NODEPORTS: &str = "outside-nodeports";
+    /// address . protocol . port : the number of the chain that picks an endpoint for Pods and this node.
+    pub const INSIDE: &str = "inside-picks";
+    /// address . protocol . port : the number of the chain that picks an endpoint for clients outside the cluster.
+    pub const OUTSIDE: &str = "outside-picks";
+    /// protocol . port : the number of the chain that picks an endpoint for Pods and this node.
+    pub const INSIDE_NODEPORTS: &str = "inside-nodeport-picks";
+    /// protocol . port : the number of the chain that picks an endpoint for clients outside the cluster.
+    pub const OUTSIDE_NODEPORTS: &str = "outside-nodeport-picks";
+    /// The maps whose values are numbers of chains.
+    pub const OF_PICKS: [&str; 7] = [
+        SERVICES,
+        PERMITTED,
+        NODEPORTS,
+        INSIDE,
+        OUTSIDE,
+        INSIDE_NODEPORTS,
+        OUTSIDE_NODEPORTS,
+    ];
     /// address . protocol . port of Services without any endpoint.
     pub const REJECT: &str = "reject-ips";
     /// protocol . port of NodePorts without any endpoint.
@@ -112,6 +133,15 @@ pub mod sets {
     pub const AFFINITY_INSIDE_NODEPORTS: &str = "affinity-inside-nodeports";
     /// protocol . port : goto the chain that remembers clients outside the cluster.
     pub const AFFINITY_OUTSIDE_NODEPORTS: &str = "affinity-outside-nodeports";
+    /// The maps that lead to chains which remember.
+    pub const REMEMBERING: [&str; 6] = [
+        AFFINITY_SERVICES,
+        AFFINITY_NODEPORTS,
+        AFFINITY_INSIDE,
+        AFFINITY_OUTSIDE,
+        AFFINITY_INSIDE_NODEPORTS,
+        AFFINITY_OUTSIDE_NODEPORTS,
+    ];
     /// address . protocol . port : the number of the memory of its clients.
     pub const MEMORIES: &str = "memory-ips";
     /// protocol . port : the number of the memory of its clients.

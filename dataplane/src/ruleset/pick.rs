@@ -1,8 +1,8 @@
-//! Chains that are made when the first element names them: one per endpoint count and map of slots, one per
-//! affinity timeout.
+//! Chains that are made when the first element needs them: one per endpoint count and map of slots, one per affinity
+//! timeout. Those that pick an endpoint have a number, by which the elements of frontends know them.
 
 use super::{
-    Chain, Field, Key, Rule, Statement, Verdict,
+    Bytes, Chain, Data, Field, Key, KeyReader, Rule, Statement, Verdict, chains,
     frontend::Side,
     sets,
     skeleton::{SENT_TO, SENT_TO_PORT, TO, TO_PORT, goto, in_set},
@@ -45,6 +45,20 @@ impl SlotMap {
         }
     }
 
+    fn number(self) -> u32 {
+        self.shard().map_or(NODEPORTS_NUMBER, u32::from)
+    }
+
+    fn of_number(number: u32) -> Option<SlotMap> {
+        if number == NODEPORTS_NUMBER {
+            return Some(SlotMap::NodePorts);
+        }
+        let shard = u8::try_from(number).ok()?;
+        sets::SLOTS
+            .get(usize::from(shard))
+            .map(|_| SlotMap::Services { shard })
+    }
+
     pub(super) fn set(self) -> &'static str {
         match self {
             SlotMap::NodePorts => sets::NODEPORT_SLOTS,
@@ -58,11 +72,45 @@ impl SlotMap {
 pub(super) struct Slots {
     pub(super) map: SlotMap,
     pub(super) side: Side,
-    /// How many, at least 1.
+    /// How many, at least 1 and at most [`MAX_SLOTS`].
     pub(super) count: u32,
 }
 
-/// A chain that is named by verdict map elements: made when the first element needs it.
+/// The most slots of one side of a frontend: what is left of a number is 24 bits.
+pub(super) const MAX_SLOTS: usize = (1 << MAP_BIT) - 1;
+
+/// The numbers of chains that every table has.
+pub(super) const SOURCE_RANGES: u32 = 1;
+pub(super) const LOCAL_POLICY: u32 = 2;
+pub(super) const LOCAL_POLICY_NODEPORTS: u32 = 3;
+
+/// Those chains by number, and the map that leads there.
+pub(super) const FIXED: [(&str, u32, &str); 4] = [
+    (sets::CHAINS, SOURCE_RANGES, chains::SOURCE_RANGES),
+    (sets::CHAINS, LOCAL_POLICY, chains::LOCAL_POLICY),
+    (
+        sets::CHAINS,
+        LOCAL_POLICY_NODEPORTS,
+        chains::LOCAL_POLICY_NODEPORTS,
+    ),
+    (sets::PERMITTED_CHAINS, LOCAL_POLICY, chains::LOCAL_POLICY),
+];
+
+/// A [`PickChain`]'s number from its highest bit: two bits say which kind, one the side, five the map, the rest how many slots.
+const KIND_BIT: u32 = 30;
+const SIDE_BIT: u32 = 29;
+const MAP_BIT: u32 = 24;
+const BALANCE: u32 = 1;
+const AFFINITY: u32 = 2;
+/// The map's number in it, where it is not that of a shard.
+const NODEPORTS_NUMBER: u32 = 16;
+
+/// An element of one of [`sets::OF_PICKS`].
+pub(super) fn pick_data(number: u32) -> Data {
+    Data::Value(Bytes::default().number(number))
+}
+
+/// A chain that elements need: made when the first does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PickChain {
     /// `lb-N-MAP`: one of N slots at random; `nodeport-lb-N` of the NodePorts'.
@@ -149,6 +197,46 @@ impl PickChain {
         (chain.name() == name).then_some(chain)
     }
 
+    /// The number by which elements of [`sets::OF_PICKS`] know it; `None` for a chain that picks nothing.
+    pub(super) fn number(self) -> Option<u32> {
+        let (kind, slots) = match self {
+            PickChain::Balance(slots) => (BALANCE, slots),
+            PickChain::Affinity(slots) => (AFFINITY, slots),
+            PickChain::Remember { .. } => return None,
+        };
+        Some(
+            kind << KIND_BIT
+                | (slots.side as u32) << SIDE_BIT
+                | slots.map.number() << MAP_BIT
+                | slots.count,
+        )
+    }
+
+    /// The chain that an element of [`sets::OF_PICKS`] stands for, if it is none of [`FIXED`].
+    pub(super) fn of_data(data: &Data) -> Option<PickChain> {
+        let Data::Value(value) = data else {
+            return None;
+        };
+        let number = KeyReader(value.as_slice()).number()?;
+        let bits = |from: u32, to: u32| (number >> from) & ((1 << (to - from)) - 1);
+        let slots = Slots {
+            map: SlotMap::of_number(bits(MAP_BIT, SIDE_BIT))?,
+            side: Side::ALL[bits(SIDE_BIT, KIND_BIT) as usize],
+            count: Some(bits(0, MAP_BIT)).filter(|count| *count > 0)?,
+        };
+        match number >> KIND_BIT {
+            BALANCE => Some(PickChain::Balance(slots)),
+            AFFINITY => Some(PickChain::Affinity(slots)),
+            _ => None,
+        }
+    }
+
+    /// The element of each of [`sets::OF_CHAINS`] that leads to it.
+    pub(super) fn element(self) -> Option<(Key, Data)> {
+        let verdict = Data::Verdict(Verdict::Goto(self.name().into()));
+        Some((Key::default().number(self.number()?), verdict))
+    }
+
     /// The chain this one goes to.
     pub(super) fn next(self) -> Option<PickChain> {
         match self {
@@ -169,10 +257,13 @@ impl PickChain {
                     modulus: count,
                     offset: side.first_slot(),
                 };
-                vec![rule(vec![Statement::Dnat {
-                    key: [key, &[slot]].concat(),
-                    map: map.set().into(),
-                }])]
+                vec![rule(vec![
+                    Statement::ClearPriority,
+                    Statement::Dnat {
+                        key: [key, &[slot]].concat(),
+                        map: map.set().into(),
+                    },
+                ])]
             }
             PickChain::Affinity(slots) => {
                 let to: &[Field] = if slots.map.is_of_node_ports() {
@@ -295,6 +386,11 @@ mod tests {
         ] {
             assert_eq!(chain.name(), name);
             assert_eq!(PickChain::parse(name), Some(chain));
+            let by_number = chain
+                .number()
+                .and_then(|number| PickChain::of_data(&pick_data(number)));
+            let is_picked = !matches!(chain, PickChain::Remember { .. });
+            assert_eq!(by_number, Some(chain).filter(|_| is_picked), "{name}");
         }
         for name in [
             "lb-3",
@@ -310,6 +406,21 @@ mod tests {
         ] {
             assert_eq!(PickChain::parse(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_number_that_nobody_gives_stands_for_no_chain() {
+        let fixed = FIXED.map(|(_, number, _)| number);
+        let no_slots = BALANCE << KIND_BIT;
+        let no_such_map = BALANCE << KIND_BIT | 17 << MAP_BIT | 1;
+        let no_such_kind = 3 << KIND_BIT | 1;
+        for number in fixed
+            .into_iter()
+            .chain([0, no_slots, no_such_map, no_such_kind])
+        {
+            assert_eq!(PickChain::of_data(&pick_data(number)), None, "{number:#x}");
+        }
+        assert_eq!(PickChain::of_data(&Data::None), None);
     }
 
     #[test]

@@ -3,13 +3,13 @@
 //! Services are map elements. The number of chains grows only with the number of *different* endpoint counts and affinity
 //! timeouts, because `numgen random mod N` and `timeout T` are constants of a rule.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, iter, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
 use super::{
-    Base, Chain, ChainType, Field, Holds, Hook, Name, Rule, Set, SetKind, Statement, Table, Type,
-    Verdict, chains, sets,
+    Base, Chain, ChainType, Data, Field, Holds, Hook, Key, Name, Rule, Set, SetKind, Statement,
+    Table, Type, Verdict, chains, pick, sets,
 };
 use crate::model::{Family, LocalDetector};
 
@@ -43,6 +43,8 @@ pub(super) struct Networks {
     pub(super) masquerade_all: bool,
     pub(super) node_port: Vec<IpNet>,
     pub(super) masquerade_egress: bool,
+    /// The addresses of local listeners.
+    pub(super) listeners: Vec<IpAddr>,
 }
 
 /// A table of this family without any Service.
@@ -60,37 +62,38 @@ pub(super) fn table(family: Family, networks: &Networks) -> Table {
         (chains::SOURCE_RANGES, build.source_ranges()),
         (
             chains::PERMITTED,
-            vec![build.rule([vmap(&TO, sets::PERMITTED)])],
+            vec![build.rule(pick(&TO, sets::PERMITTED))],
         ),
         (
             chains::LOCAL_POLICY,
-            build.by_source(networks, &TO, [sets::INSIDE, sets::OUTSIDE]),
+            build.by_source(
+                networks,
+                [sets::INSIDE, sets::OUTSIDE].map(|map| pick(&TO, map)),
+            ),
         ),
         (
             chains::LOCAL_POLICY_NODEPORTS,
             build.by_source(
                 networks,
-                &TO_PORT,
-                [sets::INSIDE_NODEPORTS, sets::OUTSIDE_NODEPORTS],
+                [sets::INSIDE_NODEPORTS, sets::OUTSIDE_NODEPORTS].map(|map| pick(&TO_PORT, map)),
             ),
         ),
         (
             chains::LOCAL_AFFINITY,
             build.by_source(
                 networks,
-                &SENT_TO,
-                [sets::AFFINITY_INSIDE, sets::AFFINITY_OUTSIDE],
+                [sets::AFFINITY_INSIDE, sets::AFFINITY_OUTSIDE].map(|map| [vmap(&SENT_TO, map)]),
             ),
         ),
         (
             chains::LOCAL_AFFINITY_NODEPORTS,
             build.by_source(
                 networks,
-                &SENT_TO_PORT,
                 [
                     sets::AFFINITY_INSIDE_NODEPORTS,
                     sets::AFFINITY_OUTSIDE_NODEPORTS,
-                ],
+                ]
+                .map(|map| [vmap(&SENT_TO_PORT, map)]),
             ),
         ),
         (chains::MASQUERADE_NODE, build.masquerade_node()),
@@ -104,13 +107,60 @@ pub(super) fn table(family: Family, networks: &Networks) -> Table {
         (chains::CHECK_NODEPORTS, build.check_nodeports(networks)),
         (chains::CHECK_NETWORKS, build.check_networks()),
         (chains::REJECT, build.reject()),
-        (chains::AFFINITY, build.affinity_record()),
     ] {
         table
             .chains
             .insert(name.into(), Chain { base: None, rules });
     }
     table
+}
+
+/// The chains that remember clients of whom the table says so: nobody is looked for in an empty map.
+pub(super) fn affinity_chains(family: Family, table: &Table) -> [(&'static str, Chain); 3] {
+    let build = Builder { family };
+    let who = [
+        (sets::AFFINITY_SERVICES, &SENT_TO[..]),
+        (sets::AFFINITY_NODEPORTS, &SENT_TO_PORT),
+    ];
+    let record: Vec<Rule> = who
+        .into_iter()
+        .filter(|(map, _)| {
+            table
+                .sets
+                .get(*map)
+                .is_some_and(|map| !map.elements.is_empty())
+        })
+        .map(|(map, key)| build.rule([vmap(key, map)]))
+        .collect();
+    // Of type nat, and so once for a connection; before everybody who masquerades (100), for after one who did nobody is asked.
+    let base = |hook| {
+        let enter = || build.rule([Statement::Translated(true), jump(chains::AFFINITY)]);
+        let rules = record.first().map(|_| enter()).into_iter().collect();
+        base_chain(ChainType::Nat, hook, 90, rules)
+    };
+    [
+        ("record-input", base(Hook::Input)),
+        ("record-postrouting", base(Hook::Postrouting)),
+        (
+            chains::AFFINITY,
+            Chain {
+                base: None,
+                rules: record,
+            },
+        ),
+    ]
+}
+
+fn base_chain(kind: ChainType, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {
+    let base = Base {
+        kind,
+        hook,
+        priority,
+    };
+    Chain {
+        base: Some(base),
+        rules,
+    }
 }
 
 fn empty_sets() -> BTreeMap<Name, Set> {
@@ -128,7 +178,16 @@ fn empty_sets() -> BTreeMap<Name, Set> {
         });
         all.insert(name.into(), set);
     };
-    declare(sets::SERVICES, &FRONTEND, Holds::Verdicts, false);
+    for name in sets::OF_CHAINS {
+        declare(name, &[Type::Number], Holds::Verdicts, false);
+    }
+    for name in sets::OF_PICKS {
+        let key: &[Type] = match name {
+            sets::NODEPORTS | sets::INSIDE_NODEPORTS | sets::OUTSIDE_NODEPORTS => &NODEPORT,
+            _ => &FRONTEND,
+        };
+        declare(name, key, number(), false);
+    }
     for name in sets::SLOTS {
         declare(name, &slot(&FRONTEND), endpoint(), false);
     }
@@ -138,13 +197,7 @@ fn empty_sets() -> BTreeMap<Name, Set> {
         Holds::Keys,
         false,
     );
-    declare(sets::PERMITTED, &FRONTEND, Holds::Verdicts, false);
-    declare(sets::INSIDE, &FRONTEND, Holds::Verdicts, false);
-    declare(sets::OUTSIDE, &FRONTEND, Holds::Verdicts, false);
-    declare(sets::NODEPORTS, &NODEPORT, Holds::Verdicts, false);
     declare(sets::NODEPORT_SLOTS, &slot(&NODEPORT), endpoint(), false);
-    declare(sets::INSIDE_NODEPORTS, &NODEPORT, Holds::Verdicts, false);
-    declare(sets::OUTSIDE_NODEPORTS, &NODEPORT, Holds::Verdicts, false);
     declare(sets::AFFINITY, &client, endpoint(), true);
     declare(sets::AFFINITY_SERVICES, &FRONTEND, Holds::Verdicts, false);
     declare(sets::AFFINITY_NODEPORTS, &NODEPORT, Holds::Verdicts, false);
@@ -189,6 +242,11 @@ fn empty_sets() -> BTreeMap<Name, Set> {
     ] {
         declare(name, &NODEPORT, Holds::Keys, false);
     }
+    for (map, number, chain) in pick::FIXED {
+        let verdict = Data::Verdict(Verdict::Goto(chain.into()));
+        let map = all.get_mut(map).expect("declared above");
+        map.elements.insert(Key::default().number(number), verdict);
+    }
     all
 }
 
@@ -212,6 +270,22 @@ fn vmap(key: &[Field], map: &str) -> Statement {
         key: key.to_vec(),
         map: map.into(),
     }
+}
+
+/// `meta priority set … map @map meta priority vmap @chains`: goes to the chain that the map has for a key.
+fn pick(key: &[Field], map: &str) -> [Statement; 2] {
+    let chains = match map {
+        sets::SERVICES | sets::NODEPORTS => sets::CHAINS,
+        sets::PERMITTED => sets::PERMITTED_CHAINS,
+        _ => sets::SIDE_CHAINS,
+    };
+    [
+        Statement::SetPriority {
+            key: key.to_vec(),
+            map: map.into(),
+        },
+        vmap(&[Field::Priority], chains),
+    ]
 }
 
 /// Conditions of which one holds for what Pods of this family send.
@@ -275,23 +349,14 @@ impl Builder {
     }
 
     fn base_chains(&self, networks: &Networks) -> Vec<(&'static str, Chain)> {
-        let base = |kind, hook, priority, rules| Chain {
-            base: Some(Base {
-                kind,
-                hook,
-                priority,
-            }),
-            rules,
-        };
+        let base = base_chain;
         // Answers are made here: what arrives on a link was sent to a listener, and what arrives on loopback is untracked already.
         let from = [Field::SourceAddress, Field::Protocol, Field::SourcePort];
-        let to_listeners = || self.rule([in_set(&TO, sets::LISTENERS), Statement::Untracked]);
-        let from_listeners = self.rule([in_set(&from, sets::LISTENERS), Statement::Untracked]);
+        let to_listeners = || self.untracked(networks, Field::DestinationAddress, &TO);
+        let from_listeners = self.untracked(networks, Field::SourceAddress, &from);
         let services = || vec![self.rule([jump(chains::SERVICES)])];
         // Established connections keep going whatever becomes of their Service, hence `ct state new` on every check.
         let check = |chain| self.rule([Statement::New, Statement::Translated(false), jump(chain)]);
-        // Of type nat, and so once for a connection; before everybody who masquerades (100), for after one who did nobody is asked.
-        let record = || vec![self.rule([Statement::Translated(true), jump(chains::AFFINITY)])];
         let nat_postrouting = vec![
             self.rule([
                 Statement::Translated(true),
@@ -308,12 +373,7 @@ impl Builder {
         vec![
             (
                 "raw-prerouting",
-                base(
-                    ChainType::Filter,
-                    Hook::Prerouting,
-                    -300,
-                    vec![to_listeners()],
-                ),
+                base(ChainType::Filter, Hook::Prerouting, -300, to_listeners()),
             ),
             (
                 "raw-output",
@@ -321,7 +381,7 @@ impl Builder {
                     ChainType::Filter,
                     Hook::Output,
                     -300,
-                    vec![to_listeners(), from_listeners],
+                    [to_listeners(), from_listeners].concat(),
                 ),
             ),
             (
@@ -350,18 +410,19 @@ impl Builder {
                 ),
             ),
             (
-                "record-input",
-                base(ChainType::Nat, Hook::Input, 90, record()),
-            ),
-            (
-                "record-postrouting",
-                base(ChainType::Nat, Hook::Postrouting, 90, record()),
-            ),
-            (
                 "nat-postrouting",
                 base(ChainType::Nat, Hook::Postrouting, 100, nat_postrouting),
             ),
         ]
+    }
+
+    /// This is asked of every packet: a comparison with an address (cluster DNS has one) spares the others the look into a set.
+    fn untracked(&self, networks: &Networks, field: Field, key: &[Field]) -> Vec<Rule> {
+        let rule = |addr: &IpAddr| {
+            let addr = within(field, IpNet::from(*addr));
+            self.rule([addr, in_set(key, sets::LISTENERS), Statement::Untracked])
+        };
+        networks.listeners.iter().map(rule).collect()
     }
 
     /// An endpoint's answer that connection tracking takes for invalid would reach its client with the endpoint's own address,
@@ -375,8 +436,8 @@ impl Builder {
     }
 
     fn services(&self, networks: &Networks) -> Vec<Rule> {
-        let mut rules = vec![self.rule([vmap(&TO, sets::SERVICES)])];
-        rules.extend(self.node_port_rules(networks, &[vmap(&TO_PORT, sets::NODEPORTS)]));
+        let mut rules = vec![self.rule(pick(&TO, sets::SERVICES))];
+        rules.extend(self.node_port_rules(networks, &pick(&TO_PORT, sets::NODEPORTS)));
         rules
     }
 
@@ -390,21 +451,17 @@ impl Builder {
     }
 
     /// Pods and this node are inside the cluster, everybody else is outside.
-    fn by_source(
+    fn by_source<const N: usize>(
         &self,
         networks: &Networks,
-        to: &[Field],
-        [inside, outside]: [&str; 2],
+        [inside, outside]: [[Statement; N]; 2],
     ) -> Vec<Rule> {
-        let pods = networks
-            .from_pods
-            .iter()
-            .map(|from_pod| self.rule([from_pod.clone(), vmap(to, inside)]));
-        let others = [
-            self.rule([Statement::Local(Field::SourceAddress), vmap(to, inside)]),
-            self.rule([vmap(to, outside)]),
-        ];
-        pods.chain(others).collect()
+        let node = Statement::Local(Field::SourceAddress);
+        let from_inside = networks.from_pods.iter().chain([&node]).map(|from| {
+            let then = inside.iter().cloned();
+            Rule::new(self.family, iter::once(from.clone()).chain(then).collect())
+        });
+        from_inside.chain([self.rule(outside.clone())]).collect()
     }
 
     /// What a client sent to decides; what it was translated to does not matter, but for hairpin.
@@ -545,13 +602,6 @@ impl Builder {
         vec![
             self.rule([Statement::Reset]),
             self.rule([Statement::Reject]),
-        ]
-    }
-
-    fn affinity_record(&self) -> Vec<Rule> {
-        vec![
-            self.rule([vmap(&SENT_TO, sets::AFFINITY_SERVICES)]),
-            self.rule([vmap(&SENT_TO_PORT, sets::AFFINITY_NODEPORTS)]),
         ]
     }
 }

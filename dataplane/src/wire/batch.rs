@@ -19,7 +19,8 @@ pub const FLAG_PERSIST: u32 = NFT_TABLE_F_PERSIST;
 /// The type of our private entry in a rule's userdata; nft skips types it does not know.
 pub(super) const UDATA_FINGERPRINT: u8 = 0x6d;
 
-/// `NFTNL_UDATA_SET_DATABYTEORDER` (libnftnl/udata.h) and nft's `BYTEORDER_HOST_ENDIAN` (datatype.h).
+/// `NFTNL_UDATA_SET_KEYBYTEORDER`, `NFTNL_UDATA_SET_DATABYTEORDER` (libnftnl/udata.h) and nft's `BYTEORDER_HOST_ENDIAN` (datatype.h).
+const UDATA_SET_KEY_BYTEORDER: u8 = 0;
 const UDATA_SET_DATA_BYTEORDER: u8 = 1;
 const UDATA_BYTEORDER_HOST: u32 = 1;
 
@@ -332,10 +333,20 @@ fn set(out: &mut Buffer, family: Family, kind: &SetKind) {
         out.u32(NFTA_SET_DATA_TYPE, data_type);
         out.u32(NFTA_SET_DATA_LEN, data_len);
     }
-    // Only nft reads this: without it, it prints a number in a map's value as if it were big-endian.
-    if kind.holds == Holds::Values(vec![Type::Number]) {
-        let byte_order = UDATA_BYTEORDER_HOST.to_ne_bytes();
-        let userdata = [&[UDATA_SET_DATA_BYTEORDER, 4][..], &byte_order].concat();
+    // Only nft reads this: without it, it prints a number that is all of a key or value as if it were big-endian.
+    let numbers = [
+        (UDATA_SET_KEY_BYTEORDER, kind.key == [Type::Number]),
+        (
+            UDATA_SET_DATA_BYTEORDER,
+            kind.holds == Holds::Values(vec![Type::Number]),
+        ),
+    ];
+    let userdata: Vec<u8> = numbers
+        .into_iter()
+        .filter(|(_, is_number)| *is_number)
+        .flat_map(|(of, _)| [&[of, 4][..], &UDATA_BYTEORDER_HOST.to_ne_bytes()].concat())
+        .collect();
+    if !userdata.is_empty() {
         out.bytes(NFTA_SET_USERDATA, &userdata);
     }
     out.nest(NFTA_SET_DESC, |out| {

@@ -219,7 +219,9 @@ impl Encoder {
     fn within(&mut self, field: Field, net: IpNet, negated: bool) {
         self.load(&[field], NFT_REG32_00);
         let (mask, network) = (octets(net.netmask()), octets(net.network()));
-        self.bitwise(&mask);
+        if net.prefix_len() < net.max_prefix_len() {
+            self.bitwise(&mask);
+        }
         self.compare(if negated { NFT_CMP_NEQ } else { NFT_CMP_EQ }, &network);
     }
 

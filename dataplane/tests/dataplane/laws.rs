@@ -13,7 +13,7 @@ use dataplane::{
     Dataplane, Verified,
     kernel::{Fake, Fault, Kernel},
     model::{Change, Desired, Endpoint, Family, Fate, Frontend, Masquerade, Protocol, Scope},
-    plan::{Action, Operation, plan},
+    plan::plan,
     ruleset::{ConnectionState, Landing, Origin, Packet, Ruleset, Source, World},
 };
 use proptest::{collection::vec, prelude::*};
@@ -594,79 +594,4 @@ fn an_affinity_is_forgotten_when_its_endpoint_leaves_and_kept_over_a_restart() {
         dataplane.kernel_mut().dynamic[&at],
         [remembered(7, other_memory, 1)]
     );
-}
-
-/// However many Services come at once: nothing that is there is touched, and no transaction holds the kernel for long.
-/// So many Services of some endpoints.
-fn many_services(count: u16, endpoints: &[&str]) -> Desired {
-    let service = |number: u16| {
-        let [high, low] = number.to_be_bytes();
-        let frontend = common::address(&format!("10.96.{high}.{low}"), Protocol::Tcp, 80);
-        (frontend, common::balance(endpoints))
-    };
-    Desired {
-        frontends: (0..count).map(service).collect(),
-        ..Desired::default()
-    }
-}
-
-/// Some 2000 elements hold the kernel for less than 50 ms, whatever is done to them.
-#[test]
-fn every_change_is_made_in_short_transactions() {
-    let others = [
-        "10.244.0.7:80",
-        "10.244.0.8:80",
-        "10.244.0.9:80",
-        "10.244.0.10:80",
-    ];
-    let states = [
-        many_services(0, &THREE),
-        many_services(8000, &THREE),
-        many_services(8000, &others),
-        many_services(8000, &others[..1]),
-        many_services(1, &others[..1]),
-    ]
-    .map(|desired| compiled(&desired));
-    for pair in states.windows(2) {
-        let transactions = plan(&pair[0], &pair[1]).transactions;
-        let counts: Vec<usize> = transactions
-            .iter()
-            .map(|operations| operations.iter().map(touched).sum())
-            .collect();
-        let most = counts.iter().max().expect("something changes");
-        assert!(
-            *most <= 2048,
-            "{most} elements in one of {} transactions",
-            counts.len()
-        );
-        assert!(counts.len() > 1);
-    }
-}
-
-fn touched(operation: &Operation) -> usize {
-    match &operation.action {
-        Action::Elements { delete, add, .. } => delete.len() + add.len(),
-        _ => 0,
-    }
-}
-
-#[test]
-fn growth_only_adds_and_in_short_transactions() {
-    let plan = plan(
-        &compiled(&many_services(1, &THREE)),
-        &compiled(&many_services(20_000, &THREE)),
-    );
-    for operations in &plan.transactions {
-        let mut added = 0;
-        for operation in operations {
-            match &operation.action {
-                Action::Elements { delete, add, .. } if delete.is_empty() => added += add.len(),
-                Action::Elements { .. } | Action::DeleteTable | Action::DeleteSet { .. } => {
-                    panic!("{operation:?}")
-                }
-                _ => {}
-            }
-        }
-        assert!(added <= 2048, "{added} elements in one transaction");
-    }
 }

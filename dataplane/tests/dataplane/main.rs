@@ -1,7 +1,8 @@
-//! Tests of the whole crate through its public face: [`laws`] on the kernel in memory, [`kernel`], [`packets`], [`policies`],
+//! Tests of the whole crate through its public face: [`laws`] and [`cost`] on the kernel in memory, [`kernel`], [`packets`], [`policies`],
 //! [`flows`], [`invalid`], [`robust`], [`sctp`] and [`differential`] on the real one, in private network namespaces.
 
 mod common;
+mod cost;
 mod differential;
 mod flows;
 mod invalid;

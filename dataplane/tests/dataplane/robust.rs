@@ -9,7 +9,7 @@ use std::{
 use dataplane::{
     Verified,
     kernel::{Kernel, Netlink, Ownership},
-    model::{Family, LocalDetector},
+    model::{Change, Family, LocalDetector, Protocol},
     plan::plan,
     ruleset::Ruleset,
 };
@@ -19,7 +19,7 @@ use proptest::{
 };
 
 use crate::{
-    common::{Netns, balance, need, node_port, open, random, run},
+    common::{Netns, address, balance, need, node_port, open, random, run, with_affinity},
     net::{ALL, Met, Net, SOON, desired, tcp, web},
 };
 
@@ -108,6 +108,32 @@ fn any_state_converges_in_one_pass_and_an_undamaged_service_is_never_missed() {
     assert_eq!(missed, []);
 }
 
+#[test]
+fn the_first_service_with_affinity_comes_and_the_last_goes_without_a_miss() {
+    let net = Net::new();
+    let mut dataplane = net.node.run(|| {
+        let mut dataplane = open(Ownership::WhenPossible);
+        let right = desired([(web(), balance(&ALL))]);
+        dataplane.replace(&right).expect("replace");
+        dataplane
+    });
+    let other = address("10.96.0.3", Protocol::Tcp, 80);
+    let missed = while_connecting(&net, "10.96.0.2:80", || {
+        net.node.run(|| {
+            for round in 0..40 {
+                let fate = (round % 2 == 0).then(|| with_affinity(balance(&ALL), 60));
+                let change = Change {
+                    frontends: [(other, fate)].into(),
+                    ..Change::default()
+                };
+                let applied = dataplane.update(&change).expect("update");
+                assert_eq!(applied.transactions, 1, "round {round}");
+            }
+        });
+    });
+    assert_eq!(missed, []);
+}
+
 /// What an older minik, half a crash or a hand may leave under our name: each is right after one pass.
 #[test]
 fn half_a_table_and_tables_of_another_make_are_replaced() {
@@ -117,9 +143,9 @@ fn half_a_table_and_tables_of_another_make_are_replaced() {
         "nft add table ip minik",
         // A map of our name with another key, in use.
         "nft add table ip minik
-         nft add map ip minik service-ips { type ipv4_addr . inet_service : verdict ; }
+         nft add map ip minik service-picks { type ipv4_addr . inet_service : verdict ; }
          nft add chain ip minik services
-         nft add rule ip minik services ip daddr . tcp dport vmap @service-ips",
+         nft add rule ip minik services ip daddr . tcp dport vmap @service-picks",
         // A base chain of our name on another hook.
         "nft add table ip minik
          nft add chain ip minik nat-prerouting { type nat hook postrouting priority 0 ; }",
