@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    let tests: [(&str, Test); 25] = [
+    let tests: [(&str, Test); 26] = [
         (
             "output_and_exit_code_are_kept",
             output_and_exit_code_are_kept,
@@ -47,6 +47,10 @@ fn main() -> ExitCode {
         (
             "volumes_are_read_where_they_are_wanted_and_lead_nowhere_else",
             volumes_are_read_where_they_are_wanted_and_lead_nowhere_else,
+        ),
+        (
+            "a_volume_that_leads_to_where_volumes_wait_loses_nothing",
+            a_volume_that_leads_to_where_volumes_wait_loses_nothing,
         ),
         ("limits_and_user_are_enforced", limits_and_user_are_enforced),
         (
@@ -474,6 +478,42 @@ fn volumes_are_read_where_they_are_wanted_and_lead_nowhere_else(fixture: &Fixtur
     let refused = pod.start_container(&missing).expect_err("no such volume");
     assert!(refused.to_string().contains("bind a volume"), "{refused}");
     pod.remove().expect("remove");
+}
+
+/// Volumes wait in `/.volumes` until they are placed. What is led in there, by its path or by a link in another volume, is not
+/// cleared away with it.
+fn a_volume_that_leads_to_where_volumes_wait_loses_nothing(fixture: &Fixture) {
+    let dir = tempfile::tempdir().expect("a directory");
+    for name in ["kept", "links"] {
+        fs::create_dir(dir.path().join(name)).expect("a volume");
+        fs::write(dir.path().join(name).join("file"), "k").expect("a file");
+    }
+    std::os::unix::fs::symlink("/.volumes", dir.path().join("links/back")).expect("a link");
+    let mount = |name: &str, target: &str| Mount {
+        source: dir.path().join(name),
+        target: target.to_owned(),
+        read_only: false,
+    };
+    for mounts in [
+        vec![mount("kept", "/.volumes")],
+        vec![mount("kept", "/.volumes/x")],
+        vec![mount("kept", "/.volumes/1"), mount("links", "/data")],
+        vec![mount("links", "/data"), mount("kept", "/data/back/x")],
+    ] {
+        let spec = ContainerSpec {
+            mounts,
+            ..container(&["look"])
+        };
+        let pod = fixture.pod();
+        let refused = pod.start_container(&spec).expect_err("not there");
+        let refused = refused.to_string();
+        assert!(refused.contains("volume"), "{:?}: {refused}", spec.mounts);
+        pod.remove().expect("remove");
+        for name in ["kept", "links"] {
+            let file = dir.path().join(name).join("file");
+            assert_eq!(fs::read_to_string(file).expect("the file"), "k");
+        }
+    }
 }
 
 fn limits_and_user_are_enforced(fixture: &Fixture) {

@@ -310,6 +310,9 @@ impl Exec {
     }
 }
 
+/// The longest report that is read. Ours are one line; whoever gets hold of the pipe's other end can write without end.
+const REPORT_BYTES: u64 = 4096;
+
 /// How a child tells that it did not get to its program: a pipe that the exec closes.
 struct Report {
     from: File,
@@ -325,10 +328,12 @@ impl Report {
     /// In the parent: the child's pid, or what it reported.
     fn outcome(self, pid: Pid) -> Result<Pid, String> {
         drop(self.to);
-        let mut text = String::new();
-        let mut from = self.from;
-        let _ = from.read_to_string(&mut text);
-        if text.is_empty() { Ok(pid) } else { Err(text) }
+        let mut text = Vec::new();
+        let _ = self.from.take(REPORT_BYTES).read_to_end(&mut text);
+        if text.is_empty() {
+            return Ok(pid);
+        }
+        Err(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// In the child: the end to report to. The other end is closed here, so that it is open as long as the shim lives.
@@ -361,4 +366,26 @@ fn os_pipe() -> Result<(File, OwnedFd), String> {
         "standard descriptors are open"
     );
     Ok((from.into(), to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_without_end_is_read_to_its_limit() {
+        let report = Report::new().expect("a pipe");
+        let to = report.to.try_clone().expect("a descriptor");
+        // Many times what may be read, if nobody stops it; not text, at that.
+        let writing = std::thread::spawn(move || {
+            let mut to = File::from(to);
+            (0..1024).all(|_| to.write_all(&[0xff; 4096]).is_ok())
+        });
+        let text = report.outcome(Pid::this()).expect_err("a report");
+        assert_eq!(text.chars().count(), 4096);
+        assert!(!writing.join().expect("no panic"), "all of it was read");
+
+        let silent = Report::new().expect("a pipe");
+        assert_eq!(silent.outcome(Pid::this()), Ok(Pid::this()));
+    }
 }

@@ -153,7 +153,18 @@ fn place(mounts: &[Mount]) -> Result<(), Failure> {
             ),
         )?;
     }
-    fs::remove_dir_all(held).map_err(|error| ("remove the places of volumes", error))
+    // One by one, and only what is empty: a mountPath, or a link in a volume, may have led a volume in here, whose files are
+    // somebody's. Then the container does not start.
+    (0..mounts.len())
+        .map(|number| held.join(number.to_string()))
+        .chain([held.clone()])
+        .try_for_each(fs::remove_dir)
+        .map_err(|error| {
+            (
+                "remove the places of volumes: no mountPath may be in /.volumes",
+                error,
+            )
+        })
 }
 
 fn built_in(root: &Path, program: &Path) -> Result<(), Failure> {

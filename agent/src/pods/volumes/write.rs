@@ -29,13 +29,14 @@ const NEW_DATA: &str = "..data_tmp";
 pub(in crate::pods) fn write(dir: &Path, payload: &Payload, group: Option<u32>) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
     let data = dir.join(DATA);
-    if is_current(&data, payload)? {
-        return Ok(());
-    }
     let old = fs::read_link(&data).ok();
+    let old = old.as_deref().and_then(Path::to_str).unwrap_or_default();
+    if is_current(&data, payload)? {
+        return finish(dir, old, payload);
+    }
     let number = old
-        .as_deref()
-        .and_then(|old| old.to_str()?.strip_prefix("..")?.parse::<u64>().ok());
+        .strip_prefix("..")
+        .and_then(|number| number.parse::<u64>().ok());
     let new = format!("..{}", number.map_or(1, |number| number + 1));
     // What a killed agent may have left.
     remove(&dir.join(&new))?;
@@ -48,9 +49,19 @@ pub(in crate::pods) fn write(dir: &Path, payload: &Payload, group: Option<u32>) 
     remove(&dir.join(NEW_DATA))?;
     symlink(&new, dir.join(NEW_DATA))?;
     fs::rename(dir.join(NEW_DATA), &data)?;
+    finish(dir, &new, payload)
+}
+
+/// Links the names to the files, which are in `current` now, and removes all older ones, also those that an agent which was
+/// killed on the way has left: they may be Secrets.
+fn finish(dir: &Path, current: &str, payload: &Payload) -> io::Result<()> {
     link_names(dir, payload)?;
-    if let Some(old) = old {
-        remove(&dir.join(old))?;
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let ours = name.to_str().is_some_and(|name| name.starts_with(".."));
+        if ours && name != DATA && name != current {
+            remove(&dir.join(name))?;
+        }
     }
     Ok(())
 }
@@ -185,6 +196,34 @@ mod tests {
         let mut old = String::new();
         io::Read::read_to_string(&mut open, &mut old).expect("the old file");
         assert_eq!(old, "1");
+        fs::remove_dir_all(root).expect("removed");
+    }
+
+    #[test]
+    fn what_a_killed_agent_left_is_mended_and_goes() {
+        let root = std::env::temp_dir().join(format!("minik-killed-{}", std::process::id()));
+        let dir = root.join("v");
+        write(&dir, &payload(&[("token", "1")]), None).expect("written");
+        for files in [[("token", "1")], [("token", "2")], [("token", "2")]] {
+            let current = fs::read_link(dir.join(DATA)).expect("a link");
+            // Killed while it wrote, before it removed what was old, and before it linked the name.
+            for left in ["..7", "..8"] {
+                fs::create_dir(dir.join(left)).expect("made");
+                fs::write(dir.join(left).join("token"), "old").expect("written");
+            }
+            symlink("..8", dir.join(NEW_DATA)).expect("linked");
+            fs::remove_file(dir.join("token")).expect("removed");
+            write(&dir, &payload(&files), None).expect("written");
+            let new = fs::read_link(dir.join(DATA)).expect("a link");
+            let new = new.to_str().expect("a name").to_owned();
+            assert_eq!(
+                names(&dir),
+                [new.as_str(), "..data", "token"],
+                "{current:?}"
+            );
+            let read = fs::read_to_string(dir.join("token")).expect("a file");
+            assert_eq!(read, files[0].1);
+        }
         fs::remove_dir_all(root).expect("removed");
     }
 }
