@@ -16,6 +16,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::audit;
+
 /// One kind of request, as upstream's `apiserver_request_total` labels it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -53,7 +55,24 @@ pub(crate) struct RequestKind {
 
 impl Default for Metrics {
     fn default() -> Self {
+        Self::new(None)
+    }
+}
+
+impl Metrics {
+    /// The series, with those of the audit log if there is one.
+    pub(crate) fn new(audit: Option<&audit::Log>) -> Self {
         let mut registry = Registry::default();
+        if let Some(log) = audit {
+            let plugin = [("plugin".into(), "log".into())];
+            registry
+                .sub_registry_with_labels(plugin.into_iter())
+                .register(
+                    "apiserver_audit_error",
+                    "Audit events that were lost, because the log's disk was too slow or full",
+                    log.losses(),
+                );
+        }
         let requests = Family::default();
         registry.register(
             "apiserver_request",
@@ -88,9 +107,7 @@ impl Default for Metrics {
             revision,
         }
     }
-}
 
-impl Metrics {
     /// A change of a Service has arrived on every ready node.
     pub(crate) fn service_programmed(&self, took: Duration) {
         self.programmed.observe(took.as_secs_f64());

@@ -611,7 +611,7 @@ impl Authorizer for Patcher {
         if user.name == "patcher" && attributes.verb != "patch" {
             return Decision::Deny(String::new());
         }
-        Decision::Allow
+        Decision::allow()
     }
 
     fn rules(&self, _user: &User, _namespace: Option<&str>) -> Vec<api::rbac::PolicyRule> {

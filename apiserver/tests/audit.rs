@@ -7,7 +7,7 @@ mod control;
 use std::{os::unix::fs::PermissionsExt as _, path::Path};
 
 use apiserver::audit::LogConfig;
-use control::Running;
+use control::{Running, eventually};
 use serde_json::{Value, json};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -56,6 +56,29 @@ async fn n11_each_request_is_told_by_its_audit_id_without_bodies_and_credentials
     assert!(headers.contains_key("audit-id"));
     let watch = format!("{MAPS}?watch=true&timeoutSeconds=1");
     assert_eq!(admin.get_text(&watch).await.0, 200);
+    // What another one may do, by a role; and what a rule keeps him from although he may.
+    let admin_of = json!({
+        "metadata": {"name": "joe"}, "roleRef": {"kind": "ClusterRole", "name": "admin"},
+        "subjects": [{"kind": "User", "name": "joe"}],
+    });
+    let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    let bound = admin.post(&format!("{roles}/rolebindings"), admin_of).await;
+    assert_eq!(bound.0, 201, "{}", bound.1);
+    let joe = server.admin().with_header("impersonate-user", "joe".into());
+    let of_joe = format!("{MAPS}/m?pretty=false");
+    eventually("joe is an administrator", async || {
+        (joe.get(&of_joe).await.0 == 200).then_some(())
+    })
+    .await;
+    let too_much = json!({
+        "metadata": {"name": "all"},
+        "rules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
+    });
+    let (code, _) = joe.post(&format!("{roles}/roles"), too_much).await;
+    assert_eq!(code, 403);
+    let (_, metrics) = admin.get_text("/metrics").await;
+    let losses = "apiserver_audit_error_total{plugin=\"log\"} 0\n";
+    assert!(metrics.contains(losses), "{metrics}");
     server.stop().await;
 
     let text = std::fs::read_to_string(&path).unwrap();
@@ -99,6 +122,22 @@ async fn n11_each_request_is_told_by_its_audit_id_without_bodies_and_credentials
     assert_eq!(refused["annotations"][decision], "forbid");
     let reason = &refused["annotations"]["authorization.k8s.io/reason"];
     assert!(reason.as_str().unwrap().contains("jane"), "{reason}");
+
+    let reason = "authorization.k8s.io/reason";
+    assert_eq!(
+        created["annotations"][reason], "",
+        "as upstream says of administrators"
+    );
+    let by_role =
+        find(&|event| event["requestURI"] == of_joe && event["responseStatus"]["code"] == 200);
+    let wanted =
+        "RBAC: allowed by RoleBinding \"joe/default\" of ClusterRole \"admin\" to User \"joe\"";
+    assert_eq!(by_role["annotations"][decision], "allow");
+    assert_eq!(by_role["annotations"][reason], wanted);
+    let kept = find(&|event| event["requestURI"] == format!("{roles}/roles"));
+    assert_eq!(kept["responseStatus"]["code"], 403);
+    assert_eq!(kept["annotations"][decision], "allow");
+    assert_eq!(kept["annotations"][reason], wanted);
 
     let unknown = find(&|event| event["responseStatus"]["code"] == 401);
     assert_eq!(unknown["user"], json!({}));

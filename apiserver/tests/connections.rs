@@ -4,47 +4,29 @@
 
 mod common;
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
-use apiserver::{auth::User, http::Limits, tunnels::Tunnels};
+use apiserver::{auth::User, http::Limits};
 use axum::{body::Body, response::Response};
-use common::{Api, PODS};
-use futures_util::{StreamExt as _, stream};
+use common::{
+    Api, PODS,
+    node::{LOG, connect, running_pod},
+};
 use http::Request;
 use http_body_util::BodyExt as _;
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
 };
 
-/// A node whose logs say one line and then nothing more, and where everything that is dialled answers HTTP.
-async fn node(tunnels: &Tunnels, name: &'static str) {
-    let (server, agent) = tokio::io::duplex(1 << 16);
-    let serving = tunnels.clone();
-    tokio::spawn(async move { serving.serve(name, TokioIo::new(server)).await });
-    let answer = async |request: Request<Incoming>| {
-        let mut asked = request.into_body();
-        let first = asked.frame().await.unwrap().unwrap().into_data().unwrap();
-        let is_dialled = String::from_utf8_lossy(&first).contains("Dial");
-        let said = stream::once(async move {
-            if !is_dialled {
-                return Ok::<_, Infallible>("a line\n");
-            }
-            let _head = asked.frame().await;
-            Ok("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhere")
-        });
-        // As long as the server wants to hear more.
-        Ok::<_, Infallible>(Response::new(Body::from_stream(
-            said.chain(stream::pending()),
-        )))
-    };
-    tokio::spawn(
-        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .serve_connection(TokioIo::new(agent), service_fn(answer)),
-    );
+/// Answers `here`, whatever is asked.
+async fn backend() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = axum::Router::new().fallback(async || "here");
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
 }
 
 /// An API with the Pod `p` on node `n` and the Pod `q` on node `m`.
@@ -55,18 +37,10 @@ async fn api(connections_per_user: usize, connections_per_node: usize) -> Api {
         ..Limits::default()
     };
     let api = Api::limited(limits, Vec::new()).await;
-    for (pod, node_name) in [("p", "n"), ("q", "m")] {
-        node(&api.tunnels, node_name).await;
-        let mut body = common::pod(pod);
-        body["spec"]["nodeName"] = json!(node_name);
-        api.made(PODS, body).await;
-        let status = json!({
-            "phase": "Running", "podIP": "10.244.0.2", "podIPs": [{"ip": "10.244.0.2"}],
-            "containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}}],
-        });
-        let path = format!("{PODS}/{pod}/status");
-        let (code, answer) = api.merge(&path, json!({"status": status})).await;
-        assert_eq!(code, 200, "{answer}");
+    let backend = backend().await;
+    for (pod, node) in [("p", "n"), ("q", "m")] {
+        connect(&api.tunnels, node, backend);
+        running_pod(&api, pod, node).await;
     }
     api
 }
@@ -91,7 +65,7 @@ async fn first_line(response: Response) -> Body {
     assert_eq!(response.status(), 200);
     let mut body = response.into_body();
     let line = body.frame().await.unwrap().unwrap().into_data().unwrap();
-    assert_eq!(&line[..], b"a line\n");
+    assert_eq!(line, LOG);
     body
 }
 

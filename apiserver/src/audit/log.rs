@@ -11,12 +11,13 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread,
     time::Duration,
 };
 
+use prometheus_client::metrics::counter::Counter;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
@@ -47,7 +48,7 @@ enum Order {
 pub struct Log {
     orders: mpsc::Sender<Order>,
     full: Arc<AtomicBool>,
-    lost: Arc<AtomicU64>,
+    lost: Counter,
 }
 
 impl Log {
@@ -58,7 +59,7 @@ impl Log {
     pub fn open(config: LogConfig) -> io::Result<Self> {
         let file = Rotated::open(config)?;
         let (orders, received) = mpsc::channel(WAITING);
-        let lost = Arc::<AtomicU64>::default();
+        let lost = Counter::default();
         let losses = lost.clone();
         thread::Builder::new()
             .name("audit".into())
@@ -99,13 +100,18 @@ impl Log {
     }
 
     fn lose(&self) {
-        self.lost.fetch_add(1, Ordering::Relaxed);
+        self.lost.inc();
     }
 
     /// How many events were lost.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+        self.lost.get()
+    }
+
+    /// Where they are counted.
+    pub(crate) fn losses(&self) -> Counter {
+        self.lost.clone()
     }
 
     /// Waits until all that was written so far is in the file.
@@ -117,7 +123,7 @@ impl Log {
     }
 }
 
-fn write_all(mut file: Rotated, mut orders: mpsc::Receiver<Order>, lost: &AtomicU64) {
+fn write_all(mut file: Rotated, mut orders: mpsc::Receiver<Order>, lost: &Counter) {
     let mut failed = false;
     while let Some(order) = orders.blocking_recv() {
         match order {
@@ -127,7 +133,7 @@ fn write_all(mut file: Rotated, mut orders: mpsc::Receiver<Order>, lost: &Atomic
             Order::Line(line) => match file.write(&line) {
                 Ok(()) => failed = false,
                 Err(error) => {
-                    lost.fetch_add(1, Ordering::Relaxed);
+                    lost.inc();
                     if !failed {
                         let path = file.config.path.display();
                         tracing::error!(%path, %error, "the audit log cannot be written: events are lost");
@@ -262,7 +268,11 @@ mod tests {
         for _ in 0..2 * WAITING {
             log.write(&event).await;
         }
-        assert!(log.lost() > 0);
+        let lost = log.lost();
+        assert!(lost > 0);
+        let metrics = crate::metrics::Metrics::new(Some(&log)).text(0);
+        let line = format!("apiserver_audit_error_total{{plugin=\"log\"}} {lost}\n");
+        assert!(metrics.contains(&line), "{metrics}");
         drop(reader);
     }
 }

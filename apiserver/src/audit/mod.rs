@@ -35,9 +35,9 @@ pub struct Described {
     pub verb: String,
     /// The ObjectReference of what it is about, for resources.
     pub object: Option<Value>,
-    /// `allow` or `forbid`.
+    /// `allow` or `forbid`; empty when nobody was asked.
     pub decision: &'static str,
-    /// Why it is forbidden, or nothing.
+    /// Which binding allows it, why it is forbidden, or nothing.
     pub reason: String,
 }
 
@@ -120,7 +120,7 @@ impl Asked {
         event["responseStatus"] = json!({"metadata": {}, "code": answer.code.as_u16()});
         event["requestReceivedTimestamp"] = json!(micros(self.received));
         event["stageTimestamp"] = json!(micros(now));
-        if let Some(described) = described {
+        if let Some(described) = described.filter(|described| !described.decision.is_empty()) {
             event["annotations"] = json!({
                 "authorization.k8s.io/decision": described.decision,
                 "authorization.k8s.io/reason": described.reason,

@@ -197,7 +197,7 @@ mod tests {
                 asked.name.unwrap_or_default(),
             );
             match self.0.contains(&row) {
-                true => Decision::Allow,
+                true => Decision::allow(),
                 false => Decision::Deny(String::new()),
             }
         }

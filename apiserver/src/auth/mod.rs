@@ -101,10 +101,24 @@ pub struct Attributes<'a> {
 /// An authorizer's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Go on.
-    Allow,
+    /// Go on; with what allows it, for the audit log, or nothing.
+    Allow(String),
     /// 403, with a reason worth reading, or an empty one.
     Deny(String),
+}
+
+impl Decision {
+    /// Go on, without many words.
+    #[must_use]
+    pub fn allow() -> Self {
+        Self::Allow(String::new())
+    }
+
+    /// Whether to go on.
+    #[must_use]
+    pub fn is_allowed(&self) -> bool {
+        matches!(self, Self::Allow(_))
+    }
 }
 
 /// Decides what a caller may do.

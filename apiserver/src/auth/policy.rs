@@ -38,16 +38,19 @@ impl Authorizer for Policy {
                 .iter()
                 .any(|path| is_below(attributes.path, path));
         if open || user.is_master() {
-            return Decision::Allow;
+            return Decision::allow();
         }
         let decision = match user.node() {
             Some(node) => self.nodes.authorize(node, attributes).await,
             None => Decision::Deny(String::new()),
         };
-        if decision == Decision::Allow || self.rbac.allows(user, attributes) {
-            return Decision::Allow;
+        if decision.is_allowed() {
+            return decision;
         }
-        decision
+        match self.rbac.allowed_by(user, attributes) {
+            Some(reason) => Decision::Allow(reason),
+            None => decision,
+        }
     }
 
     fn rules(&self, user: &User, namespace: Option<&str>) -> Vec<PolicyRule> {
@@ -92,7 +95,8 @@ mod tests {
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(policy.authorize(user, attributes)) == Decision::Allow
+        let decision = runtime.block_on(policy.authorize(user, attributes));
+        decision.is_allowed()
     }
 
     #[test]

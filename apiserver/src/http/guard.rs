@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Call, route::Target};
 use crate::{
     auth::{
-        Attributes, Decision, User,
+        Attributes, User,
         endpoint_restriction::EndpointRestriction,
         node::restriction,
         rbac::escalation::{self, Escalation},
@@ -134,7 +134,8 @@ pub(super) async fn check_service_status(
         ..Attributes::default()
     };
     let authorizer = &call.state.authorizer;
-    if authorizer.authorize(&call.user, &everything).await == Decision::Allow {
+    let decision = authorizer.authorize(&call.user, &everything).await;
+    if decision.is_allowed() {
         return Ok(());
     }
     let name = target.name.clone().unwrap_or_default();

@@ -9,7 +9,8 @@
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::{Arc, Mutex},
+    net::IpAddr,
+    sync::{Arc, Mutex, OnceLock},
     time::Instant,
 };
 
@@ -63,6 +64,10 @@ pub use limits::Limits;
 use query::Query;
 use route::{Route, Target};
 
+/// The other end of the connection a request came over: an extension of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source(pub IpAddr);
+
 /// What the handlers share.
 #[derive(Clone)]
 pub struct State {
@@ -104,6 +109,9 @@ pub(crate) struct Call {
     raw_query: String,
     /// The host that the client asked.
     host: String,
+    source: Option<Source>,
+    /// What the authorizer allowed it by.
+    allowed_by: OnceLock<String>,
     headers: HeaderMap,
     /// Behind a mutex only because a body is not `Sync`, and the call is borrowed across awaits.
     body: Mutex<Body>,
@@ -117,6 +125,11 @@ impl Call {
         value
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default()
+    }
+
+    /// Keeps what the authorizer allowed first: what the request itself is about.
+    fn allowed(&self, by: String) {
+        let _ = self.allowed_by.set(by);
     }
 
     /// A place for a connection of the caller, to a node if it leads there.
@@ -138,9 +151,11 @@ async fn handle(Shared((state, lanes)): Shared<(State, Lanes)>, request: Request
     let named = parts.headers.get(header::HOST);
     let named = named.and_then(|host| host.to_str().ok());
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
-    let call = Call {
+    let mut call = Call {
         raw_query: parts.uri.query().unwrap_or_default().to_owned(),
         host: named.or(authority).unwrap_or_default().to_owned(),
+        source: parts.extensions.get().copied(),
+        allowed_by: OnceLock::new(),
         state,
         lanes,
         user: user.unwrap_or_else(User::anonymous),
@@ -154,8 +169,9 @@ async fn handle(Shared((state, lanes)): Shared<(State, Lanes)>, request: Request
     let form = finish::Form::of(&call);
     let described = parts.extensions.get::<audit::Wanted>();
     let described = described.map(|_| described_as(&call));
-    let response = dispatch(call).await;
-    let described = described.map(|described| judged(described, &response));
+    let response = dispatch(&mut call).await;
+    let allowed_by = call.allowed_by.into_inner();
+    let described = described.map(|described| judged(described, allowed_by, &response));
     let response = response.unwrap_or_else(|error| status_of(&error));
     let mut response = finish::finish(response, form).await;
     if let Some(described) = described {
@@ -194,11 +210,16 @@ fn described_as(call: &Call) -> Described {
     described
 }
 
-/// The same with what became of it.
-fn judged(described: Described, answer: &Result<Response, ApiError>) -> Described {
-    let (decision, reason) = match answer {
-        Err(error @ ApiError::Forbidden { .. }) => ("forbid", error.to_string()),
-        _ => ("allow", String::new()),
+/// The same with what the authorizer said, if it was asked. What is refused afterwards, for what it would make, it has allowed.
+fn judged(
+    described: Described,
+    allowed_by: Option<String>,
+    answer: &Result<Response, ApiError>,
+) -> Described {
+    let (decision, reason) = match (allowed_by, answer) {
+        (Some(reason), _) => ("allow", reason),
+        (None, Err(error @ ApiError::Forbidden { .. })) => ("forbid", error.to_string()),
+        (None, _) => ("", String::new()),
     };
     Described {
         decision,
@@ -207,10 +228,10 @@ fn judged(described: Described, answer: &Result<Response, ApiError>) -> Describe
     }
 }
 
-async fn dispatch(mut call: Call) -> Result<Response, ApiError> {
+async fn dispatch(call: &mut Call) -> Result<Response, ApiError> {
     let kinds = call.state.registry.kinds();
     let Some(route) = route::parse(&kinds, &call.path) else {
-        permit_path(&call).await?;
+        permit_path(call).await?;
         // Without a `Status`, kubectl would say that the object does not exist.
         if let Some((kind, name, subresource)) = route::unserved(&kinds, &call.path) {
             return Err(ApiError::UnservedSubresource {
@@ -222,9 +243,9 @@ async fn dispatch(mut call: Call) -> Result<Response, ApiError> {
         return Ok(plain(StatusCode::NOT_FOUND, "404 page not found\n".into()));
     };
     if let Route::Resource(target) = route {
-        let verb = resource::verb(&call, &target)?;
+        let verb = resource::verb(call, &target)?;
         let started = Instant::now();
-        let mut result = serve_resource(&mut call, &target, verb).await;
+        let mut result = serve_resource(call, &target, verb).await;
         if let (Ok(response), Some(instead)) = (&mut result, target.kind.rules.deprecated) {
             render::warn(response, &[instead.to_owned()]);
         }
@@ -243,14 +264,14 @@ async fn dispatch(mut call: Call) -> Result<Response, ApiError> {
         call.state.metrics.request(kind, code, started.elapsed());
         return result;
     }
-    permit_path(&call).await?;
+    permit_path(call).await?;
     if !matches!(call.method, Method::GET | Method::HEAD) {
         return Err(ApiError::MethodNotAllowed {
             allow: "GET, HEAD".to_owned(),
         });
     }
     match route {
-        Route::Health { probe, check } => Ok(health::serve(&call, probe, check.as_deref())),
+        Route::Health { probe, check } => Ok(health::serve(call, probe, check.as_deref())),
         Route::Metrics => {
             let revision = call.state.registry.backend().current();
             let text = call.state.metrics.text(revision.0);
@@ -258,15 +279,15 @@ async fn dispatch(mut call: Call) -> Result<Response, ApiError> {
             Ok(respond(StatusCode::OK, format, text))
         }
         Route::Version => Ok(json_value(StatusCode::OK, &version())),
-        Route::OpenIdConfiguration => Ok(openid::configuration(&call)),
-        Route::OpenIdKeys => Ok(openid::keys(&call)),
-        Route::OpenApiV2 => Ok(openapi::v2(&call)),
-        Route::OpenApiV3 => Ok(openapi::v3_root(&call)),
+        Route::OpenIdConfiguration => Ok(openid::configuration(call)),
+        Route::OpenIdKeys => Ok(openid::keys(call)),
+        Route::OpenApiV2 => Ok(openapi::v2(call)),
+        Route::OpenApiV3 => Ok(openapi::v3_root(call)),
         Route::OpenApiV3Document { group, version } => {
-            Ok(openapi::v3_document(&call, &group, &version))
+            Ok(openapi::v3_document(call, &group, &version))
         }
         Route::Core | Route::Groups | Route::Group(_) | Route::Resources { .. } => {
-            discovery::serve(&call, &route)
+            discovery::serve(call, &route)
         }
         Route::Resource(_) => Err(ApiError::UnknownPath),
     }
@@ -313,13 +334,13 @@ async fn permit(call: &Call, target: &Target, verb: &str) -> Result<(), ApiError
         field_selector: call.query.get("fieldSelector"),
         path: &call.path,
     };
-    let Decision::Deny(reason) = call
-        .state
-        .authorizer
-        .authorize(&call.user, &attributes)
-        .await
-    else {
-        return Ok(());
+    let authorizer = &call.state.authorizer;
+    let reason = match authorizer.authorize(&call.user, &attributes).await {
+        Decision::Allow(by) => {
+            call.allowed(by);
+            return Ok(());
+        }
+        Decision::Deny(reason) => reason,
     };
     let resource = match target.subresource {
         Some(subresource) => format!("{}/{}", kind.plural, subresource.name),
@@ -373,7 +394,10 @@ async fn permit_path(call: &Call) -> Result<(), ApiError> {
         .authorize(&call.user, &attributes)
         .await
     {
-        Decision::Allow => Ok(()),
+        Decision::Allow(by) => {
+            call.allowed(by);
+            Ok(())
+        }
         Decision::Deny(_) => Err(ApiError::Forbidden {
             message: format!(
                 "forbidden: User \"{}\" cannot {verb} path \"{}\"",

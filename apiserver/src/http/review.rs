@@ -155,7 +155,8 @@ async fn access(call: &Call, target: &Target, spec: Spec) -> Result<Value, ApiEr
     };
     let authorizer = &call.state.authorizer;
     Ok(match authorizer.authorize(&user, &attributes).await {
-        Decision::Allow => json!({"allowed": true}),
+        Decision::Allow(reason) if reason.is_empty() => json!({"allowed": true}),
+        Decision::Allow(reason) => json!({"allowed": true, "reason": reason}),
         Decision::Deny(reason) if reason.is_empty() => json!({"allowed": false}),
         Decision::Deny(reason) => json!({"allowed": false, "reason": reason}),
     })

@@ -164,6 +164,10 @@ impl Gate {
             Err(error) => (None, rest::status_of(&error)),
             Ok((caller, mut request)) => {
                 request.extensions_mut().insert(audit::Wanted);
+                if let Some(source) = origin.source {
+                    let source = rest::Source(source.to_canonical());
+                    request.extensions_mut().insert(source);
+                }
                 let response = match self.router.oneshot(request).await {
                     Ok(response) => response,
                     Err(never) => match never {},

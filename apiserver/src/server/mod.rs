@@ -245,7 +245,7 @@ impl Server {
         let nodes = NodeAuthorizer::new(self.registry.clone(), named);
         let policy = Policy::new(nodes, rbac);
         let (applied, announcers) = (Applied::default(), Announcers::default());
-        let metrics = Metrics::default();
+        let metrics = Metrics::new(self.audit.as_ref());
         let controllers = controller::start(
             self.registry.clone(),
             cluster,

@@ -9,6 +9,7 @@
 
 pub mod cluster;
 pub mod kubectl;
+pub mod node;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -36,7 +37,7 @@ impl Authorizer for Lenient {
         if user.name == "nobody" {
             Decision::Deny(String::new())
         } else {
-            Decision::Allow
+            Decision::allow()
         }
     }
 

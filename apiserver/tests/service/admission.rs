@@ -234,7 +234,7 @@ struct Tenants;
 impl Authorizer for Tenants {
     async fn authorize(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
         if attributes.resource == "services" || user.is_master() {
-            Decision::Allow
+            Decision::allow()
         } else {
             Decision::Deny(String::new())
         }

@@ -115,12 +115,12 @@ impl NodeAuthorizer {
                 continue;
             }
             decision = match which {
-                Which::Any => Decision::Allow,
+                Which::Any => Decision::allow(),
                 Which::Own => own(node, attributes),
                 Which::OwnPods => self.own_pods(node, attributes).await,
                 Which::Named(kind) => self.named(node, *kind, attributes).await,
             };
-            if decision == Decision::Allow {
+            if decision.is_allowed() {
                 break;
             }
         }
@@ -134,10 +134,10 @@ impl NodeAuthorizer {
         let name = attributes.name.unwrap_or_default();
         let pod = self.registry.get(&PODS, attributes.namespace, name).await;
         match pod.and_then(|pod| pod.decode::<Pod>()) {
-            Ok(pod) if *pod.spec.node_name == *node => Decision::Allow,
+            Ok(pod) if *pod.spec.node_name == *node => Decision::allow(),
             Ok(_) => Decision::Deny(format!("the Pod is not bound to node {node}")),
             // A node that asks for a Pod that is gone may learn so.
-            Err(error) if error.is_not_found() => Decision::Allow,
+            Err(error) if error.is_not_found() => Decision::allow(),
             Err(error) => Decision::Deny(error.to_string()),
         }
     }
@@ -153,7 +153,7 @@ impl NodeAuthorizer {
         let mut graph = self.graph.clone();
         let reached = tokio::time::timeout(PATIENCE, graph.wait_for(reaches)).await;
         match reached {
-            Ok(Ok(_)) => Decision::Allow,
+            Ok(Ok(_)) => Decision::allow(),
             _ => Decision::Deny(format!("no Pod of node {node} names this object")),
         }
     }
@@ -164,14 +164,14 @@ fn own(node: &str, attributes: &Attributes<'_>) -> Decision {
         Some(name) if name != node => {
             Decision::Deny(format!("node {node} may change its own object only"))
         }
-        _ => Decision::Allow,
+        _ => Decision::allow(),
     }
 }
 
 fn own_selection(node: &str, field_selector: &str) -> Decision {
     let selector = field_selector.parse::<FieldSelector>().unwrap_or_default();
     if selector.required_value("spec.nodeName") == Some(node) {
-        return Decision::Allow;
+        return Decision::allow();
     }
     Decision::Deny(format!(
         "a node sees its own Pods only: add fieldSelector=spec.nodeName={node}"

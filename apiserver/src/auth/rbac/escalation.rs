@@ -77,7 +77,7 @@ impl Escalation {
                 name: Some(name),
                 ..question
             };
-            if authorizer.authorize(user, &question).await != Decision::Allow {
+            if !authorizer.authorize(user, &question).await.is_allowed() {
                 escalation.may = May::Held;
             }
         } else if let Ok(role) = serde_json::from_value::<RoleRef>(value["roleRef"].clone()) {
@@ -92,7 +92,7 @@ impl Escalation {
                 ..question
             };
             let rules = match authorizer.authorize(user, &question).await {
-                Decision::Allow => None,
+                Decision::Allow(_) => None,
                 Decision::Deny(_) => Some(rules_of(registry, &role, namespace).await?),
             };
             escalation.may = May::Bind(role, rules);

@@ -1,7 +1,7 @@
 //! All roles and bindings by subject: a request looks at the bindings of its user and groups only.
 //! Source: kubernetes/kubernetes pkg/registry/rbac/validation/rule.go.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use api::rbac::{PolicyRule, RoleRef, Subject};
 
@@ -41,8 +41,65 @@ pub struct Binding {
 /// Namespace (empty for cluster-scoped objects) and name.
 type ObjectKey = (Box<str>, Box<str>);
 
-/// The roles one subject has: everywhere (an empty namespace), and by namespace. A role counts as often as bindings give it.
-type Given = HashMap<Box<str>, Vec<RoleKey>>;
+/// A role that somebody has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Grant {
+    role: RoleKey,
+    /// The binding that gives it.
+    binding: Box<str>,
+    /// As what that names him.
+    subject: SubjectKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SubjectKind {
+    User,
+    Group,
+    ServiceAccount,
+}
+
+/// The roles one subject has: everywhere (an empty namespace), and by namespace.
+type Given = HashMap<Box<str>, Vec<Grant>>;
+
+/// By what somebody has a role. The words are those of kubernetes/kubernetes pkg/registry/rbac/validation/rule.go.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    grant: &'a Grant,
+    /// The binding's, empty for a ClusterRoleBinding.
+    namespace: &'a str,
+    /// The name of the user or group.
+    subject: &'a str,
+}
+
+impl fmt::Display for Source<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Grant {
+            role,
+            binding,
+            subject,
+        } = self.grant;
+        match self.namespace {
+            "" => write!(f, "ClusterRoleBinding {binding:?}")?,
+            namespace => write!(f, "RoleBinding \"{binding}/{namespace}\"")?,
+        }
+        let cluster = if role.namespace.is_empty() {
+            "Cluster"
+        } else {
+            ""
+        };
+        write!(f, " of {cluster}Role {:?} to ", role.name)?;
+        match subject {
+            SubjectKind::User => write!(f, "User {:?}", self.subject),
+            SubjectKind::Group => write!(f, "Group {:?}", self.subject),
+            SubjectKind::ServiceAccount => {
+                let account = self.subject.strip_prefix(SERVICE_ACCOUNT_PREFIX);
+                let account = account.and_then(|account| account.split_once(':'));
+                let (home, name) = account.unwrap_or_default();
+                write!(f, "ServiceAccount \"{name}/{home}\"")
+            }
+        }
+    }
+}
 
 /// Roles and bindings.
 #[derive(Debug, Default)]
@@ -66,10 +123,10 @@ impl Index {
     pub fn set_binding(&mut self, namespace: &str, name: &str, binding: Option<Binding>) {
         let key: ObjectKey = (namespace.into(), name.into());
         if let Some(old) = self.bindings.remove(&key) {
-            self.give(namespace, &old, false);
+            self.give(&key, &old, false);
         }
         if let Some(binding) = binding {
-            self.give(namespace, &binding, true);
+            self.give(&key, &binding, true);
             self.bindings.insert(key, binding);
         }
     }
@@ -92,36 +149,41 @@ impl Index {
         }
     }
 
-    fn give(&mut self, namespace: &str, binding: &Binding, given: bool) {
+    fn give(&mut self, (namespace, binding_name): &ObjectKey, binding: &Binding, given: bool) {
         let role = RoleKey::of(&binding.role, namespace);
         for subject in &binding.subjects {
-            let (subjects, name) = match &*subject.kind {
-                "User" => (&mut self.users, subject.name.clone()),
-                "Group" => (&mut self.groups, subject.name.clone()),
+            let (subjects, name, kind) = match &*subject.kind {
+                "User" => (&mut self.users, subject.name.clone(), SubjectKind::User),
+                "Group" => (&mut self.groups, subject.name.clone(), SubjectKind::Group),
                 "ServiceAccount" => {
                     let home = match &*subject.namespace {
-                        "" => namespace,
+                        "" => &**namespace,
                         home => home,
                     };
                     let user = format!("{SERVICE_ACCOUNT_PREFIX}{home}:{}", subject.name);
-                    (&mut self.users, user.into())
+                    (&mut self.users, user.into(), SubjectKind::ServiceAccount)
                 }
                 _ => continue,
             };
+            let grant = Grant {
+                role: role.clone(),
+                binding: binding_name.clone(),
+                subject: kind,
+            };
             if given {
-                let roles = subjects.entry(name).or_default();
-                let roles = roles.entry(namespace.into()).or_default();
-                roles.push(role.clone());
+                let grants = subjects.entry(name).or_default();
+                let grants = grants.entry(namespace.clone()).or_default();
+                grants.push(grant);
                 continue;
             }
             let Some(by_namespace) = subjects.get_mut(&name) else {
                 continue;
             };
-            if let Some(roles) = by_namespace.get_mut(namespace) {
-                if let Some(at) = roles.iter().position(|known| *known == role) {
-                    roles.swap_remove(at);
+            if let Some(grants) = by_namespace.get_mut(namespace) {
+                if let Some(at) = grants.iter().position(|known| *known == grant) {
+                    grants.swap_remove(at);
                 }
-                if roles.is_empty() {
+                if grants.is_empty() {
                     by_namespace.remove(namespace);
                 }
             }
@@ -131,31 +193,43 @@ impl Index {
         }
     }
 
-    /// The rules of every role the user has, everywhere and in the namespace.
+    /// Every role the user has, everywhere and in the namespace: who gives it and what it allows.
     fn roles_of<'a>(
         &'a self,
         user: &'a User,
         namespace: Option<&'a str>,
-    ) -> impl Iterator<Item = &'a Arc<[PolicyRule]>> {
+    ) -> impl Iterator<Item = (Source<'a>, &'a Arc<[PolicyRule]>)> {
         let own = self.users.get(&*user.name);
+        let own = own.map(|given| (&*user.name, given));
         let groups = user.groups.iter();
-        let groups = groups.filter_map(|group| self.groups.get(&**group));
-        own.into_iter().chain(groups).flat_map(move |given| {
-            let everywhere = given.get("");
-            let here = namespace.and_then(|namespace| given.get(namespace));
-            let roles = everywhere.into_iter().chain(here).flatten();
-            roles.filter_map(|role| self.roles.get(role))
-        })
+        let groups = groups.filter_map(|group| Some((&**group, self.groups.get(&**group)?)));
+        own.into_iter()
+            .chain(groups)
+            .flat_map(move |(subject, given)| {
+                let everywhere = given.get("").map(|grants| ("", grants));
+                let here = namespace.and_then(|here| Some((here, given.get(here)?)));
+                let places = everywhere.into_iter().chain(here);
+                places.flat_map(move |(namespace, grants)| {
+                    grants.iter().map(move |grant| Source {
+                        grant,
+                        namespace,
+                        subject,
+                    })
+                })
+            })
+            .filter_map(|source| Some((source, self.roles.get(&source.grant.role)?)))
     }
 
-    /// Whether a role allows this.
+    /// The binding that allows this, in upstream's words.
     #[must_use]
-    pub fn allows(&self, user: &User, attributes: &Attributes<'_>) -> bool {
+    pub fn allowed_by(&self, user: &User, attributes: &Attributes<'_>) -> Option<String> {
         let namespace = attributes
             .namespace
             .filter(|namespace| !namespace.is_empty());
-        self.roles_of(user, namespace)
-            .any(|rules| rules.iter().any(|rule| rule::allows(rule, attributes)))
+        let (source, _) = self
+            .roles_of(user, namespace)
+            .find(|(_, rules)| rules.iter().any(|rule| rule::allows(rule, attributes)))?;
+        Some(format!("RBAC: allowed by {source}"))
     }
 
     /// Every rule that holds for a user, everywhere and in a namespace.
@@ -165,7 +239,7 @@ impl Index {
         let mut rules: Vec<PolicyRule> = Vec::new();
         for rule in self
             .roles_of(user, namespace)
-            .flat_map(|rules| rules.iter())
+            .flat_map(|(_, rules)| rules.iter())
         {
             if !rules.contains(rule) {
                 rules.push(rule.clone());
@@ -227,7 +301,7 @@ mod tests {
             name: Some("a"),
             ..Attributes::default()
         };
-        index.allows(user, &attributes)
+        index.allowed_by(user, &attributes).is_some()
     }
 
     #[test]
@@ -263,6 +337,50 @@ mod tests {
         ] {
             assert_eq!(may(&index, who, namespace), wanted, "{who:?} {namespace:?}");
         }
+    }
+
+    #[test]
+    fn u7_what_allows_something_is_said_in_upstreams_words() {
+        let mut index = Index::default();
+        index.set_role(role("", "reader"), Some(reads_pods()));
+        index.set_role(role("a", "own"), Some(reads_pods()));
+        let everywhere = binding(("ClusterRole", "reader"), &[("Group", "ops")]);
+        index.set_binding("", "ops", Some(everywhere));
+        let here = [("User", "jane"), ("ServiceAccount", "robot")];
+        index.set_binding("a", "team", Some(binding(("ClusterRole", "reader"), &here)));
+        index.set_binding(
+            "a",
+            "mine",
+            Some(binding(("Role", "own"), &[("User", "joe")])),
+        );
+        let attributes = Attributes {
+            verb: "get",
+            resource: "pods",
+            namespace: Some("a"),
+            ..Attributes::default()
+        };
+        for (who, wanted) in [
+            (
+                user("x", &["ops"]),
+                "ClusterRoleBinding \"ops\" of ClusterRole \"reader\" to Group \"ops\"",
+            ),
+            (
+                user("jane", &[]),
+                "RoleBinding \"team/a\" of ClusterRole \"reader\" to User \"jane\"",
+            ),
+            (
+                user("system:serviceaccount:a:robot", &[]),
+                "RoleBinding \"team/a\" of ClusterRole \"reader\" to ServiceAccount \"robot/a\"",
+            ),
+            (
+                user("joe", &[]),
+                "RoleBinding \"mine/a\" of Role \"own\" to User \"joe\"",
+            ),
+        ] {
+            let wanted = format!("RBAC: allowed by {wanted}");
+            assert_eq!(index.allowed_by(&who, &attributes), Some(wanted));
+        }
+        assert_eq!(index.allowed_by(&user("jack", &[]), &attributes), None);
     }
 
     #[test]

@@ -22,10 +22,10 @@ pub struct Rbac {
 }
 
 impl Rbac {
-    /// Whether a role allows this.
+    /// The binding that allows this, in upstream's words.
     #[must_use]
-    pub fn allows(&self, user: &User, attributes: &Attributes<'_>) -> bool {
-        self.read().allows(user, attributes)
+    pub fn allowed_by(&self, user: &User, attributes: &Attributes<'_>) -> Option<String> {
+        self.read().allowed_by(user, attributes)
     }
 
     /// Every rule that holds for a user, everywhere and in a namespace.

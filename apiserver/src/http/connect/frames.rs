@@ -64,7 +64,9 @@ async fn pass(mut body: Body, mut socket: Socket, message: fn(Bytes) -> Message)
             },
         };
         let Some(Ok(frame)) = frame else { break };
+        // The last piece may be nothing but the end.
         if let Ok(piece) = frame.into_data()
+            && !piece.is_empty()
             && socket.send(message(piece)).await.is_err()
         {
             return;

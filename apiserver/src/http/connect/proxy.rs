@@ -17,7 +17,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 
 use super::{
-    super::{Call, plain, route, route::Target},
+    super::{Call, Source, plain, route, route::Target},
     location::rewritten,
     proxy_target::Backend,
     proxy_tls,
@@ -35,6 +35,8 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 pub(super) async fn serve(call: &mut Call, target: &Target) -> Result<Response, ApiError> {
     let path = call.path.clone();
@@ -111,7 +113,7 @@ async fn connect(call: &Call, backend: &Backend) -> Result<SendRequest<Body>, Ap
         other => other?,
     };
     if backend.tls {
-        let stream = proxy_tls::connect(stream, &backend.host).await;
+        let stream = proxy_tls::connect(stream, &backend.host, proxy_tls::HANDSHAKE_LIMIT).await;
         let stream = stream.map_err(|error| failed(&error))?;
         return speak(stream).await.map_err(|error| failed(&error));
     }
@@ -162,6 +164,19 @@ fn passed_on(
     if let Entry::Vacant(place) = headers.entry(header::HOST) {
         // HTTP/2 names the host elsewhere.
         place.insert(value(&host)?);
+    }
+    // What came may be made up; who asks here is the last one.
+    let mut via: Vec<&[u8]> = headers
+        .get_all(FORWARDED_FOR)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    let source = call.source.map(|Source(ip)| ip.to_string());
+    via.extend(source.as_ref().map(String::as_bytes));
+    let via = HeaderValue::from_bytes(&via.join(&b", "[..]));
+    headers.remove(FORWARDED_FOR);
+    if let (Some(_), Ok(via)) = (source, via) {
+        headers.insert(FORWARDED_FOR, via);
     }
     let forwarded = [
         ("x-forwarded-uri", format!("{object}{tail}")),
