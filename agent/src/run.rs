@@ -11,8 +11,8 @@ use std::{
 
 use api::core::Node;
 use dataplane::{
-    Dataplane, DataplaneError, Verified,
-    kernel::{KernelError, Netlink, Ownership, Serving},
+    Dataplane, DataplaneError, Serving, Verified,
+    kernel::{KernelError, Netlink, Ownership},
     model::{self, Change, Desired, Family, Frontend},
 };
 use dns::Zone;
@@ -410,6 +410,10 @@ fn base(
 impl Rules for Dataplane<Netlink> {
     type Error = String;
 
+    fn left_behind(&self) -> BTreeSet<Frontend> {
+        self.frontends().collect()
+    }
+
     fn replace(&mut self, desired: Desired) -> Result<(), String> {
         Self::replace(self, &desired)
             .map(drop)
@@ -423,7 +427,7 @@ impl Rules for Dataplane<Netlink> {
     }
 
     fn forget_flows(&mut self, serving: Serving) -> Result<usize, String> {
-        let forgotten = self.kernel_mut().forget_udp_flows(&serving);
+        let forgotten = Self::forget_udp_flows(self, &serving);
         forgotten.map_err(|error| chain(&error))
     }
 

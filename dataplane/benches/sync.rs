@@ -16,7 +16,7 @@ use dataplane::{
     kernel::{Holder, Kernel, KernelError, Netlink, Ownership, Snapshot},
     model::{Change, Desired, Endpoint, Family, Fate, Frontend, Masquerade, Protocol},
     plan::Operation,
-    wire::Chunk,
+    wire::{Chunk, UdpFlow},
 };
 use nix::{
     sched::{CloneFlags, unshare},
@@ -244,6 +244,18 @@ impl Kernel for Timed {
         self.longest.elapsed = self.longest.elapsed.max(took.elapsed);
         self.longest.cpu = self.longest.cpu.max(took.cpu);
         result
+    }
+
+    fn udp_flows(
+        &mut self,
+        family: Family,
+        each: &mut dyn FnMut(UdpFlow),
+    ) -> Result<(), KernelError> {
+        self.kernel.udp_flows(family, each)
+    }
+
+    fn delete_flow(&mut self, flow: &UdpFlow) -> Result<bool, KernelError> {
+        self.kernel.delete_flow(flow)
     }
 
     fn is_exclusive(&self) -> bool {

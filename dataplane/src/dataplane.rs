@@ -1,6 +1,7 @@
 //! The facade: desired state in, kernel state follows.
 
 mod affinity;
+mod flows;
 
 use std::{
     thread,
@@ -8,6 +9,7 @@ use std::{
 };
 
 use self::affinity::touches_affinity;
+pub use self::flows::Serving;
 use crate::{
     kernel::{Holder, Kernel, KernelError, Snapshot},
     model::{Change, Desired, Family},

@@ -44,4 +44,4 @@ pub mod wire;
 
 mod dataplane;
 
-pub use self::dataplane::{Applied, Dataplane, DataplaneError, Verified};
+pub use self::dataplane::{Applied, Dataplane, DataplaneError, Serving, Verified};

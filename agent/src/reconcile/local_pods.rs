@@ -6,7 +6,7 @@ use std::{
 };
 
 use dataplane::{
-    kernel::Serving,
+    Serving,
     model::{Endpoint, Frontend, Protocol},
 };
 

@@ -18,7 +18,7 @@ use std::{
 };
 
 use dataplane::{
-    kernel::Serving,
+    Serving,
     model::{Change, Desired, Fate, Frontend, Protocol},
 };
 use dns::{Zone, records};
@@ -103,6 +103,7 @@ impl Reconciler {
         (health, announcements, localhost): (Health, Announcements, LocalhostNodePorts),
     ) -> std::io::Result<(Self, watch::Receiver<Option<Position>>)> {
         let (applied, reader) = watch::channel(None);
+        let left_behind = rules.left_behind();
         let reconciler = Self {
             here,
             base,
@@ -116,7 +117,8 @@ impl Reconciler {
             local_pods,
             applied_pods: LocalPods::default(),
             pending: Dirty::default(),
-            gone: BTreeSet::new(),
+            // Those that are still wanted are claimed before anything is done about this.
+            gone: udp(left_behind.iter()).collect(),
             known: false,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
             applied,

@@ -1,16 +1,18 @@
 //! The thread that talks to the kernel's packet filter, so that a long batch never holds up the runtime.
 
-use std::{fmt, sync::mpsc, thread};
+use std::{collections::BTreeSet, fmt, sync::mpsc, thread};
 
 use dataplane::{
-    kernel::Serving,
-    model::{Change, Desired},
+    Serving,
+    model::{Change, Desired, Frontend},
 };
 use tokio::sync::oneshot;
 
 /// What programs the node's rules: the kernel, or a fake in tests.
 pub(crate) trait Rules: Send + 'static {
     type Error: fmt::Display + Send + 'static;
+    /// The frontends that a former agent has left in the rules, before the first of the others is called.
+    fn left_behind(&self) -> BTreeSet<Frontend>;
     /// Makes the rules exactly these.
     fn replace(&mut self, desired: Desired) -> Result<(), Self::Error>;
     /// Applies a difference, atomically.

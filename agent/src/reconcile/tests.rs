@@ -14,12 +14,18 @@ struct FakeRules {
 #[derive(Default)]
 struct FakeState {
     frontends: BTreeMap<Frontend, Fate>,
+    /// What was there before the reconciler.
+    left_behind: BTreeSet<Frontend>,
     log: Vec<String>,
     failures: usize,
 }
 
 impl Rules for FakeRules {
     type Error = &'static str;
+
+    fn left_behind(&self) -> BTreeSet<Frontend> {
+        self.state.lock().expect("lock").left_behind.clone()
+    }
 
     fn replace(&mut self, desired: Desired) -> Result<(), Self::Error> {
         let mut state = self.state.lock().expect("lock");
@@ -83,7 +89,13 @@ struct Bench {
 }
 
 fn bench() -> Bench {
+    bench_on(BTreeSet::new())
+}
+
+/// On rules that a former agent has left.
+fn bench_on(left_behind: BTreeSet<Frontend>) -> Bench {
     let rules = FakeRules::default();
+    rules.state.lock().expect("lock").left_behind = left_behind;
     let zone = Zone::new(dns::zone::Config::default()).expect("zone");
     let (pods, local_pods) = watch::channel(LocalPods::default());
     let (reconciler, applied) = Reconciler::new(
@@ -237,6 +249,29 @@ async fn the_udp_flows_of_what_changed_are_looked_through_after_its_rules() {
         Some("flows gone 55 54"),
         "{log:?}"
     );
+}
+
+#[tokio::test]
+async fn the_udp_flows_of_what_went_while_no_agent_ran_are_looked_through_once() {
+    let at = |protocol, port: u16| Frontend::Address {
+        addr: "10.96.0.2".parse().expect("address"),
+        protocol,
+        port: std::num::NonZeroU16::new(port).expect("a port"),
+    };
+    let left_behind = [
+        at(Protocol::Udp, 80),
+        at(Protocol::Udp, 54),
+        at(Protocol::Tcp, 55),
+    ];
+    let mut bench = bench_on(left_behind.into());
+    let mut stays = service("a", "10.96.0.2", 3);
+    stays.spec.ports[0].protocol = crate::objects::Protocol::Udp;
+    bench.sync(vec![stays]);
+    bench.reconciler.reconcile().await;
+    assert_eq!(bench.log(), ["replace 1", "flows gone 54 80"]);
+    bench.change(vec![Delta::Put(service("b", "10.96.0.3", 1001))]);
+    bench.reconciler.reconcile().await;
+    assert_eq!(bench.log(), ["put 80"]);
 }
 
 #[tokio::test]

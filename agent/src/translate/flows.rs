@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use dataplane::{
-    kernel::Serving,
+    Serving,
     model::{self, Frontend},
 };
 

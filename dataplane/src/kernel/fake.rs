@@ -10,7 +10,7 @@ use crate::{
     model::Family,
     plan::{Action, Operation},
     ruleset::{Chain, Data, Key, Name, Ruleset, Set, Statement, Table, Verdict},
-    wire::Chunk,
+    wire::{Chunk, UdpFlow},
 };
 
 /// What a kernel may do besides its work.
@@ -20,7 +20,7 @@ pub enum Fault {
     AnswersLost,
     /// Somebody else commits first (ERESTART).
     Overtaken,
-    /// The ruleset moves under every attempt to read it (EINTR).
+    /// The ruleset moves under every attempt to read it; a dump of flows ends half-way (EINTR).
     Unsteady,
 }
 
@@ -33,6 +33,8 @@ pub struct Fake {
     pub generation: u32,
     /// Elements of dynamic sets, by family and set.
     pub dynamic: BTreeMap<(Family, String), Chunk>,
+    /// UDP flows that are tracked.
+    pub flows: Vec<UdpFlow>,
     /// How many commits will fail from now on, each having applied nothing.
     pub failures: u32,
     /// What goes wrong from now on, one for each call that it can happen to.
@@ -113,6 +115,30 @@ impl Kernel for Fake {
             Some(Fault::AnswersLost) => Err(KernelError::AnswersLost),
             _ => Ok(()),
         }
+    }
+
+    fn udp_flows(
+        &mut self,
+        family: Family,
+        each: &mut dyn FnMut(UdpFlow),
+    ) -> Result<(), KernelError> {
+        let all = self.flows.iter().cloned();
+        let all: Vec<_> = all
+            .filter(|flow| Family::of(flow.sent_to.ip()) == family)
+            .collect();
+        let (seen, error) = match self.meets(&[Fault::AnswersLost, Fault::Unsteady]) {
+            None => (all.len(), None),
+            Some(Fault::AnswersLost) => (all.len() / 2, Some(KernelError::AnswersLost)),
+            Some(_) => (all.len() / 2, Some(KernelError::Unsteady)),
+        };
+        all.into_iter().take(seen).for_each(each);
+        error.map_or(Ok(()), Err)
+    }
+
+    fn delete_flow(&mut self, flow: &UdpFlow) -> Result<bool, KernelError> {
+        let before = self.flows.len();
+        self.flows.retain(|other| other != flow);
+        Ok(self.flows.len() < before)
     }
 
     fn is_exclusive(&self) -> bool {

@@ -8,7 +8,6 @@ mod sys;
 use std::{collections::BTreeMap, io};
 
 pub use self::{
-    conntrack::Serving,
     fake::{Fake, Fault},
     netlink::{Netlink, Ownership},
     sys::release_free_memory,
@@ -17,7 +16,7 @@ use crate::{
     model::Family,
     plan::{Action, Operation},
     ruleset::{Ruleset, TABLE},
-    wire::{Chunk, ParseError},
+    wire::{Chunk, ParseError, UdpFlow},
 };
 
 /// Who may change a table of our name.
@@ -64,6 +63,17 @@ pub trait Kernel {
         operations: &[Operation],
         generation: Option<u32>,
     ) -> Result<(), KernelError>;
+
+    /// Hands out the UDP flows of a family that are tracked. After [`KernelError::Unsteady`] or
+    /// [`KernelError::AnswersLost`] those that were handed out are right, and others may be missing.
+    fn udp_flows(
+        &mut self,
+        family: Family,
+        each: &mut dyn FnMut(UdpFlow),
+    ) -> Result<(), KernelError>;
+
+    /// Ends exactly this flow; false when it had ended by itself.
+    fn delete_flow(&mut self, flow: &UdpFlow) -> Result<bool, KernelError>;
 
     /// Whether nobody but us can change a table that we hold.
     fn is_exclusive(&self) -> bool;

@@ -11,7 +11,7 @@ use crate::{
     model::Family,
     plan::Operation,
     ruleset::{Chain, Holds, Rule, Ruleset, Set, SetKind, TABLE, Table},
-    wire::{self, Batch, Chunk, Message, Messages},
+    wire::{self, Batch, Chunk, Message, Messages, UdpFlow},
 };
 
 /// Dumps are tried this often when the ruleset moves under them.
@@ -172,27 +172,8 @@ impl Netlink {
                         },
                     },
                 )?;
-            for message in Messages(&self.receive[..len]).filter(|message| message.seq == seq) {
-                let answer = wire::answer(&message);
-                let last = answer != wire::Answer::Object || !message.is_of_dump();
-                let outcome = match answer {
-                    _ if message.is_interrupted() => Err(KernelError::Unsteady),
-                    wire::Answer::Done => Ok(()),
-                    wire::Answer::Object => each(&message),
-                    wire::Answer::Error(libc::EINTR, _) => Err(KernelError::Unsteady),
-                    wire::Answer::Error(errno, detail) => {
-                        let errno = io::Error::from_raw_os_error(errno);
-                        Err(KernelError::Refused {
-                            operation: "read our tables".into(),
-                            detail,
-                            errno,
-                        })
-                    }
-                };
-                result = result.and(outcome);
-                if last {
-                    return result;
-                }
+            if take_answers(&self.receive[..len], seq, &mut result, &mut each) {
+                return result;
             }
         }
     }
@@ -308,6 +289,41 @@ impl Netlink {
     }
 }
 
+/// Hands every answer to a request to `each`; true after the last. One that the kernel marks as of an interrupted dump is as
+/// good as the others, only that some may be missing.
+fn take_answers(
+    bytes: &[u8],
+    seq: u32,
+    result: &mut Result<(), KernelError>,
+    mut each: impl FnMut(&Message<'_>) -> Result<(), KernelError>,
+) -> bool {
+    for message in Messages(bytes).filter(|message| message.seq == seq) {
+        let answer = wire::answer(&message);
+        let last = answer != wire::Answer::Object || !message.is_of_dump();
+        let outcome = match answer {
+            wire::Answer::Done => Ok(()),
+            wire::Answer::Object => each(&message),
+            wire::Answer::Error(libc::EINTR, _) => Err(KernelError::Unsteady),
+            wire::Answer::Error(errno, detail) => Err(KernelError::Refused {
+                operation: "read our tables".into(),
+                detail,
+                errno: io::Error::from_raw_os_error(errno),
+            }),
+        };
+        let outcome = match message.is_interrupted() {
+            true => Err(KernelError::Unsteady),
+            false => outcome,
+        };
+        if result.is_ok() {
+            *result = outcome;
+        }
+        if last {
+            return true;
+        }
+    }
+    false
+}
+
 /// A declaration that no table of ours has.
 const UNKNOWN_KIND: SetKind = SetKind {
     key: Vec::new(),
@@ -395,7 +411,75 @@ impl Kernel for Netlink {
         self.send_batch(&batch, operations)
     }
 
+    fn udp_flows(
+        &mut self,
+        family: Family,
+        each: &mut dyn FnMut(UdpFlow),
+    ) -> Result<(), KernelError> {
+        self.dump_udp_flows(family, each)
+    }
+
+    fn delete_flow(&mut self, flow: &UdpFlow) -> Result<bool, KernelError> {
+        self.delete_udp_flow(flow)
+    }
+
     fn is_exclusive(&self) -> bool {
         self.table_flags != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEQ: u32 = 7;
+    const NLMSG_DONE: u16 = 3;
+    const NLM_F_MULTI: u16 = 0x2;
+    const NLM_F_DUMP_INTR: u16 = 0x10;
+
+    /// `struct nlmsghdr` and four bytes behind it.
+    fn message(kind: u16, flags: u16, seq: u32, body: u8) -> Vec<u8> {
+        let mut bytes = 20_u32.to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend(seq.to_ne_bytes());
+        bytes.extend([0, 0, 0, 0, body, 0, 0, 0]);
+        bytes
+    }
+
+    /// The bodies that were handed out, and what came of the dump.
+    fn dump(datagrams: &[Vec<u8>]) -> (Vec<u8>, Result<(), KernelError>) {
+        let (mut seen, mut result) = (Vec::new(), Ok(()));
+        for (index, bytes) in datagrams.iter().enumerate() {
+            let last = take_answers(bytes, SEQ, &mut result, |message| {
+                seen.push(message.payload[0]);
+                Ok(())
+            });
+            assert_eq!(last, index + 1 == datagrams.len());
+        }
+        (seen, result)
+    }
+
+    #[test]
+    fn an_interrupted_dump_is_read_to_its_end_and_told_apart() {
+        let object = |flags, body| message(0x100, NLM_F_MULTI | flags, SEQ, body);
+        let done = |flags| message(NLMSG_DONE, NLM_F_MULTI | flags, SEQ, 0);
+        let whole = [[object(0, 1), object(0, 2)].concat(), done(0)];
+        let (seen, result) = dump(&whole);
+        assert_eq!(seen, [1, 2]);
+        assert!(result.is_ok());
+        // The kernel marks the message at which it noticed, and that one only.
+        let marked = [
+            [object(0, 1), object(NLM_F_DUMP_INTR, 2)].concat(),
+            [object(0, 3), message(0x100, NLM_F_MULTI, SEQ + 1, 9)].concat(),
+            done(0),
+        ];
+        let (seen, result) = dump(&marked);
+        assert_eq!(seen, [1, 2, 3]);
+        assert!(matches!(result, Err(KernelError::Unsteady)), "{result:?}");
+        let at_the_end = [object(0, 1), done(NLM_F_DUMP_INTR)];
+        let (seen, result) = dump(&at_the_end);
+        assert_eq!(seen, [1]);
+        assert!(matches!(result, Err(KernelError::Unsteady)), "{result:?}");
     }
 }

@@ -391,6 +391,18 @@ impl Table {
         self.sets.get(set)?.elements.get(key)
     }
 
+    /// Every frontend, whatever its fate.
+    pub(crate) fn frontends(&self, family: Family) -> BTreeSet<Frontend> {
+        let of = |places: &'static Places| {
+            let sets = [places.picking, places.reject, places.drop].into_iter();
+            let keys = sets
+                .filter_map(|set| self.sets.get(set))
+                .flat_map(|set| set.elements.keys());
+            keys.filter_map(move |key| frontend_of(family, places, key))
+        };
+        of(&ADDRESS).chain(of(&NODE_PORT)).collect()
+    }
+
     /// Every endpoint that a client may have in a memory, with the memory's number.
     pub(crate) fn remembered_endpoints(&self, family: Family) -> BTreeSet<(u32, Endpoint)> {
         let mut all = BTreeSet::new();

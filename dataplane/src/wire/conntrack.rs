@@ -37,6 +37,24 @@ pub struct UdpFlow {
     handle: Handle,
 }
 
+#[cfg(test)]
+impl UdpFlow {
+    /// A flow of the kernel in memory, told from others by its id.
+    pub(crate) fn of(sent_to: SocketAddr, answered_by: SocketAddr, id: u32) -> Self {
+        let handle = Handle {
+            family: Family::of(sent_to.ip()),
+            tuple: Box::default(),
+            id,
+            zone: None,
+        };
+        Self {
+            sent_to,
+            answered_by,
+            handle,
+        }
+    }
+}
+
 /// The attributes by which the kernel finds a flow, as it gave them. The id makes sure that a flow which came meanwhile
 /// between the same ports is not meant.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,8 @@ use std::{
 
 use crate::common::{Netns, address, balance, open, port, run};
 use dataplane::{
-    kernel::{Ownership, Serving},
+    Serving,
+    kernel::Ownership,
     model::{Change, Desired, Endpoint, Family, Fate, Frontend, Protocol},
 };
 
@@ -142,12 +143,7 @@ fn exactly_the_udp_flows_of_an_endpoint_that_left_are_deleted() {
             "flows outlive the rules' change"
         );
 
-        let mut forget = |serving| {
-            dataplane
-                .kernel_mut()
-                .forget_udp_flows(&serving)
-                .expect("forget")
-        };
+        let mut forget = |serving| dataplane.forget_udp_flows(&serving).expect("forget");
         // One that still serves while it terminates keeps its flows.
         assert_eq!(
             forget(serving(&[(web, &["10.1.0.1:53", "10.1.0.2:53"])])),
@@ -220,12 +216,7 @@ fn flows_from_before_the_service_end_and_those_to_other_hosts_go_on() {
                 ..Desired::default()
             })
             .expect("replace");
-        let mut forget = |serving| {
-            dataplane
-                .kernel_mut()
-                .forget_udp_flows(&serving)
-                .expect("forget")
-        };
+        let mut forget = |serving| dataplane.forget_udp_flows(&serving).expect("forget");
         let now = serving(&[(port, &["10.1.0.1:53"])]);
         assert_eq!(forget(now.clone()), 1, "the flow that led to nobody");
         assert_eq!(client.ask(), "10.1.0.1:53");
