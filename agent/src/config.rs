@@ -41,7 +41,7 @@ pub struct Options {
     pub dns_upstreams: Vec<IpAddr>,
     /// `--nodeport-address CIDR|primary`: which of the node's addresses answer on NodePorts; none means all but loopback.
     pub node_port_addresses: Vec<String>,
-    /// `--localhost-nodeports`: the agent serves TCP NodePorts on loopback.
+    /// `--localhost-nodeports`: the agent serves NodePorts of TCP and UDP on loopback.
     pub localhost_node_ports: bool,
     /// `--detect-local-mode`: what tells Pods' connections from others; empty means ClusterCIDR.
     pub detect_local_mode: String,

@@ -1,17 +1,18 @@
 //! NodePorts on loopback, for those who ask for it (`--localhost-nodeports`).
 //!
 //! The rules never translate what is sent to a loopback address: that needs `route_localnet`, by which neighbours reach what a
-//! host keeps on loopback (CVE-2020-8558). So the agent itself listens on 127.0.0.1 and ::1 and carries the bytes, as
-//! KEP-6032 has it: TCP only, since UDP and SCTP have no end by which to know when to forget a client. A process of this node
-//! is inside the cluster, so it gets every endpoint whatever the external policy; where no endpoint is, nothing listens, and
-//! the client is refused as everywhere.
+//! host keeps on loopback (CVE-2020-8558). So the agent itself listens on 127.0.0.1 and ::1 and carries the bytes. KEP-6032
+//! does so for TCP only, since UDP has no end by which to know when to forget a client; here time decides, and room, as in
+//! connection tracking. SCTP is left out. A process of this node is inside the cluster, so it gets every endpoint whatever the
+//! external policy; where no endpoint is, nothing listens, and the client is refused as everywhere.
 
+mod datagrams;
 mod relay;
 
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     num::NonZeroU16,
     sync::Arc,
     time::Duration,
@@ -26,10 +27,13 @@ use tokio::{
 };
 
 use crate::backoff::Backoff;
+use datagrams::{Clients, Limits};
 use relay::Relay;
 
 /// Connections carried at once, by all ports: who comes later waits in the listener's queue.
 const AT_ONCE: usize = 1024;
+/// Clients of UDP at once, by all ports; a newcomer takes the place of the one of his port that was silent for longest.
+const CLIENTS_AT_ONCE: usize = 1024;
 const BACKLOG: u32 = 128;
 /// A port that is taken is tried again at most this late.
 const BIND_AGAIN: Duration = Duration::from_secs(30);
@@ -39,18 +43,42 @@ const BIND_AGAIN: Duration = Duration::from_secs(30);
 struct Port {
     number: NonZeroU16,
     family: Family,
+    spoken: Spoken,
+}
+
+/// The protocols that are carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Spoken {
+    Tcp,
+    Udp,
+}
+
+/// What a port is served by.
+enum Socket {
+    Tcp(TcpListener),
+    Udp(UdpSocket),
 }
 
 impl Port {
     fn of(frontend: &Frontend) -> Option<Self> {
-        match *frontend {
-            Frontend::NodePort {
-                family,
-                protocol: Protocol::Tcp,
-                port: number,
-            } => Some(Self { number, family }),
-            _ => None,
-        }
+        let Frontend::NodePort {
+            family,
+            protocol,
+            port: number,
+        } = *frontend
+        else {
+            return None;
+        };
+        let spoken = match protocol {
+            Protocol::Tcp => Spoken::Tcp,
+            Protocol::Udp => Spoken::Udp,
+            Protocol::Sctp => return None,
+        };
+        Some(Self {
+            number,
+            family,
+            spoken,
+        })
     }
 
     fn addr(self) -> SocketAddr {
@@ -61,7 +89,14 @@ impl Port {
         SocketAddr::new(addr, self.number.get())
     }
 
-    fn bind(self) -> io::Result<TcpListener> {
+    fn bind(self) -> io::Result<Socket> {
+        match self.spoken {
+            Spoken::Tcp => self.listen().map(Socket::Tcp),
+            Spoken::Udp => UdpSocket::bind(self.addr()).map(Socket::Udp),
+        }
+    }
+
+    fn listen(self) -> io::Result<TcpListener> {
         let socket = match self.family {
             Family::V4 => TcpSocket::new_v4()?,
             Family::V6 => TcpSocket::new_v6()?,
@@ -127,13 +162,18 @@ impl LocalhostNodePorts {
         Ports(ports.collect())
     }
 
-    /// Serves them as they come and go. Never ends. Connections outlive their NodePort, as translated ones do.
+    /// Serves them as they come and go. Never ends. Connections outlive their NodePort, as translated ones do; clients of UDP
+    /// do not, as their flows.
     pub(crate) async fn serve(self) {
         let mut changes = self.wanted.subscribe();
         let mut listeners = Listeners {
             open: BTreeMap::new(),
             tasks: JoinSet::new(),
             places: Arc::new(Semaphore::new(AT_ONCE)),
+            clients: Limits {
+                places: Arc::new(Semaphore::new(CLIENTS_AT_ONCE)),
+                idle: datagrams::IDLE,
+            },
             wanted: changes.clone(),
         };
         let mut backoff = Backoff::new(Duration::from_secs(1), BIND_AGAIN);
@@ -156,6 +196,7 @@ struct Listeners {
     open: BTreeMap<Port, AbortHandle>,
     tasks: JoinSet<()>,
     places: Arc<Semaphore>,
+    clients: Limits,
     wanted: watch::Receiver<BTreeMap<Port, Fate>>,
 }
 
@@ -180,21 +221,30 @@ impl Listeners {
             if self.open.contains_key(port) {
                 continue;
             }
-            match port.bind() {
-                Ok(listener) => self.open(*port, listener),
-                Err(error) => {
-                    failed += 1;
-                    tracing::warn!(addr = %port.addr(), %error, "a NodePort cannot be served on loopback");
-                }
+            let opened = port.bind().and_then(|socket| self.open(*port, socket));
+            if let Err(error) = opened {
+                failed += 1;
+                tracing::warn!(addr = %port.addr(), protocol = ?port.spoken, %error, "a NodePort cannot be served on loopback");
             }
         }
         failed
     }
 
-    fn open(&mut self, port: Port, listener: TcpListener) {
-        let (places, wanted) = (Arc::clone(&self.places), self.wanted.clone());
-        let task = self.tasks.spawn(accept(listener, port, places, wanted));
+    fn open(&mut self, port: Port, socket: Socket) -> io::Result<()> {
+        let wanted = self.wanted.clone();
+        let task = match socket {
+            Socket::Tcp(listener) => {
+                let places = Arc::clone(&self.places);
+                self.tasks.spawn(accept(listener, port, places, wanted))
+            }
+            Socket::Udp(socket) => {
+                let clients = Clients::new(socket, self.clients.clone())?;
+                let fate = move || wanted.borrow().get(&port).cloned();
+                self.tasks.spawn(clients.serve(fate))
+            }
+        };
         self.open.insert(port, task);
+        Ok(())
     }
 }
 

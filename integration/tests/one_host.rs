@@ -6,7 +6,8 @@ use integration::{Answer, DEADLINE, Flow, Lab, echo_pod, eventually, minik};
 use serde_json::Value;
 
 const SERVICE: &str = "---\napiVersion: v1\nkind: Service\nmetadata: {name: my-service}\n\
-    spec: {type: NodePort, selector: {app: a}, ports: [{name: http, port: 80, targetPort: 9376, nodePort: 30080}, {name: lines, port: 81, targetPort: 9377}]}\n";
+    spec: {type: NodePort, selector: {app: a}, ports: [{name: http, port: 80, targetPort: 9376, nodePort: 30080}, {name: lines, port: 81, targetPort: 9377}, \
+    {name: datagrams, protocol: UDP, port: 82, targetPort: 9378, nodePort: 30080}]}\n";
 
 /// The lab's client host, which is no node of the lab's own cluster.
 struct OneHost(Lab);
@@ -93,9 +94,8 @@ fn a_cluster_on_one_host_runs_pods_and_services_and_survives_kill_9() {
     };
     host.eventually("the Service answers by name", by_name);
     let on_loopback = || {
-        host.0
-            .minik_on("client", &["fetch", "http://127.0.0.1:30080/"])
-            .result()
+        let fetch = |url| host.0.minik_on("client", &["fetch", url]).result();
+        Ok(fetch("http://127.0.0.1:30080/")? + &fetch("udp://127.0.0.1:30080")?)
     };
     host.eventually("the NodePort answers on loopback", on_loopback);
     let mut flow = Flow::open(&host.0, "client", Some("a1"), "my-service:81");

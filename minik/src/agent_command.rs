@@ -37,7 +37,8 @@ pub(crate) struct LocalArgs {
     /// Network whose addresses of this node answer on NodePorts, or `primary`; can be repeated [default: all].
     #[arg(long, value_name = "CIDR|primary")]
     nodeport_address: Vec<String>,
-    /// Serve TCP NodePorts on 127.0.0.1 and ::1, too: the agent carries their bytes.
+    /// Serve NodePorts on 127.0.0.1 and ::1, too: the agent carries the bytes of TCP and UDP; 1024 connections and 1024 clients
+    /// of UDP at once, of which one that is silent for two minutes is forgotten.
     #[arg(long)]
     localhost_nodeports: bool,
     /// What tells Pods' connections, which keep their source, from others: ClusterCIDR, NodeCIDR, BridgeInterface or

@@ -23,7 +23,7 @@ const ATTEMPTS: usize = 3;
 const KEEP_ALIVE_SECS: u32 = 300;
 
 /// Where a process of this node may go, and whether it comes back to the same.
-fn choices(fate: &Fate) -> (&[Endpoint], Option<Affinity>) {
+pub(super) fn choices(fate: &Fate) -> (&[Endpoint], Option<Affinity>) {
     match fate {
         Fate::Balance {
             endpoints,
@@ -43,7 +43,7 @@ pub(super) fn has_endpoints(fate: &Fate) -> bool {
     !choices(fate).0.is_empty()
 }
 
-/// The connections to one port. All come from this host's loopback, so one memory is enough for session affinity.
+/// The clients of one port. All come from this host's loopback, so one memory is enough for session affinity.
 #[derive(Debug, Default)]
 pub(super) struct Relay {
     last: Mutex<Option<(Endpoint, Instant)>>,
@@ -72,8 +72,7 @@ impl Relay {
             let addr = SocketAddr::new(endpoint.addr, endpoint.port.get());
             match timeout(CONNECT, TcpStream::connect(addr)).await {
                 Ok(Ok(stream)) => {
-                    let mut last = self.last.lock().expect("no holder of this lock panics");
-                    *last = affinity.map(|_| (endpoint, Instant::now()));
+                    self.remember(endpoint, affinity);
                     return Some(stream);
                 }
                 Ok(Err(error)) => {
@@ -87,8 +86,14 @@ impl Relay {
         None
     }
 
+    /// What session affinity has to know of the endpoint that was chosen.
+    pub(super) fn remember(&self, endpoint: Endpoint, affinity: Option<Affinity>) {
+        let mut last = self.last.lock().expect("no holder of this lock panics");
+        *last = affinity.map(|_| (endpoint, Instant::now()));
+    }
+
     /// The endpoints to try: the one remembered first, if it is one still, then others from a random one on.
-    fn order(
+    pub(super) fn order(
         &self,
         endpoints: &[Endpoint],
         affinity: Option<Affinity>,
@@ -113,7 +118,7 @@ impl Relay {
 }
 
 /// The standard library seeds its hashers at random; nothing secret depends on it here.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 

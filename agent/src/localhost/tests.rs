@@ -52,6 +52,14 @@ fn node_port(number: NonZeroU16, family: Family) -> Frontend {
     }
 }
 
+fn tcp(number: NonZeroU16, family: Family) -> Port {
+    Port {
+        number,
+        family,
+        spoken: Spoken::Tcp,
+    }
+}
+
 fn local(inside: Endpoint) -> Fate {
     Fate::Local {
         outside: Arc::new([]),
@@ -108,7 +116,7 @@ fn serve(ports: &LocalhostNodePorts) -> JoinHandle<()> {
 async fn a_node_port_is_served_on_loopback_of_both_families_as_long_as_it_has_endpoints() {
     let (ports, number) = (LocalhostNodePorts::default(), free_port());
     let (v4, v6) = (node_port(number, Family::V4), node_port(number, Family::V6));
-    let addr = |family| Port { number, family }.addr();
+    let addr = |family| tcp(number, family).addr();
     let refused = Err(io::ErrorKind::ConnectionRefused);
     let a = endpoint("a", Family::V4).await;
     let b = endpoint("b", Family::V6).await;
@@ -162,19 +170,79 @@ async fn a_client_without_an_endpoint_that_accepts_is_reset_and_a_taken_port_is_
     serving.abort();
 }
 
+/// The protocols of one number have nothing to do with each other.
+#[tokio::test]
+async fn a_udp_node_port_is_served_beside_the_tcp_one_and_refused_when_it_goes() {
+    let (ports, number) = (LocalhostNodePorts::default(), free_port());
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0")
+        .await
+        .expect("bind");
+    let of_udp = socket.local_addr().expect("address");
+    tokio::spawn(async move {
+        while let Ok((_, from)) = socket.recv_from(&mut [0; 64]).await {
+            socket.send_to(b"by UDP", from).await.expect("send");
+        }
+    });
+    let of_udp = Endpoint {
+        addr: of_udp.ip(),
+        port: NonZeroU16::new(of_udp.port()).expect("a port"),
+    };
+    let (v4, udp) = (
+        node_port(number, Family::V4),
+        Frontend::NodePort {
+            family: Family::V4,
+            protocol: Protocol::Udp,
+            port: number,
+        },
+    );
+    let of_tcp = endpoint("a", Family::V4).await;
+    ports.replace(LocalhostNodePorts::of(
+        &[(v4, balance(of_tcp)), (udp, local(of_udp))].into(),
+    ));
+    let serving = serve(&ports);
+    let at = tcp(number, Family::V4).addr();
+    let client = tokio::net::UdpSocket::bind("127.0.0.1:0")
+        .await
+        .expect("bind");
+    client.connect(at).await.expect("connect");
+    let ask = async |wanted: Result<&str, io::ErrorKind>| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut buffer = [0; 64];
+            let asked = async {
+                client.send(b"hello").await?;
+                client.recv(&mut buffer).await
+            };
+            let got = timeout(Duration::from_millis(200), asked).await;
+            let got = got.map(|length| length.map_err(|error| error.kind()));
+            if got == Ok(wanted.map(str::len)) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "wanted {wanted:?}, got {got:?}");
+        }
+    };
+    ask(Ok("by UDP")).await;
+    eventually(at, Ok("a hello")).await;
+    change(&ports, udp, Some(Fate::Reject));
+    ask(Err(io::ErrorKind::ConnectionRefused)).await;
+    eventually(at, Ok("a hello")).await;
+    serving.abort();
+}
+
 #[tokio::test]
 async fn who_comes_when_all_places_are_taken_waits_for_one() {
     let (ports, number) = (LocalhostNodePorts::default(), free_port());
     let a = endpoint("a", Family::V4).await;
     change(&ports, node_port(number, Family::V4), Some(balance(a)));
-    let port = Port {
-        number,
-        family: Family::V4,
-    };
+    let port = tcp(number, Family::V4);
     let mut listeners = Listeners {
         open: BTreeMap::new(),
         tasks: JoinSet::new(),
         places: Arc::new(Semaphore::new(1)),
+        clients: Limits {
+            places: Arc::new(Semaphore::new(0)),
+            idle: PATIENCE,
+        },
         wanted: ports.wanted.subscribe(),
     };
     assert_eq!(listeners.follow(&[port]).await, 0);
