@@ -346,3 +346,75 @@ fn a_balancer_with_a_local_policy_finds_the_node_and_the_client_keeps_its_addres
     );
     assert!(nothing.result().is_err(), "node2 is not among the sources");
 }
+
+/// An Event tells it, in the reference proxy's words, once; the port is served as soon as it is free.
+#[test]
+fn a_health_check_port_that_is_taken_is_told_to_the_services_owner() {
+    const PORT: &str = "32123";
+    let lab = Lab::up(2, &[]);
+    lab.echo_pods(&[("a1", "a", "node1")]);
+    let minik = integration::minik().to_string_lossy().into_owned();
+    lab.start_on("node1", "taken", &[&minik, "echo", "--http", PORT]);
+    let health = format!("http://198.18.0.11:{PORT}/");
+    eventually("somebody has the port", DEADLINE, || {
+        lab.minik_on("client", &["fetch", &health]).result()
+    });
+    let spec = format!(
+        "{{type: LoadBalancer, loadBalancerClass: example.com/outside, externalTrafficPolicy: Local, \
+         healthCheckNodePort: {PORT}, selector: {{app: a}}, ports: [{{port: 80, targetPort: 9376}}]}}"
+    );
+    let _ = lab.apply(&service("a", &spec)).ok();
+    let selector = "--field-selector=reason=FailedToStartServiceHealthcheck";
+    let events = || {
+        lab.get(&["events", selector])["items"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default()
+    };
+    let event = eventually("it is told", DEADLINE, || {
+        events()
+            .into_iter()
+            .next()
+            .ok_or_else(|| lab.log("node1", "agent"))
+    });
+    let message = "node node1 failed to start healthcheck \"default/a\" on port 32123: listen tcp 0.0.0.0:32123: \
+                   bind: address already in use";
+    for (field, wanted) in [
+        ("/message", message),
+        ("/type", "Warning"),
+        ("/action", "Listen"),
+        ("/involvedObject/kind", "Service"),
+        ("/involvedObject/name", "a"),
+        ("/involvedObject/namespace", "default"),
+        ("/reportingInstance", "node1"),
+    ] {
+        assert_eq!(
+            event.pointer(field).and_then(Value::as_str),
+            Some(wanted),
+            "{field} of {event}"
+        );
+    }
+    let described = lab.kubectl(&["describe", "service", "a"]).ok();
+    assert!(described.contains(message), "{described}");
+
+    // The other node serves it meanwhile; this one when it can.
+    let elsewhere = format!("http://198.18.0.12:{PORT}/");
+    let none = |answer: integration::Answer| {
+        let said = answer.err + &answer.out;
+        said.contains("\"localEndpoints\": 0")
+            .then_some(())
+            .ok_or(said)
+    };
+    eventually("node2 has no endpoint", DEADLINE, || {
+        none(lab.minik_on("client", &["fetch", &elsewhere]))
+    });
+    lab.kill_on("node1", "taken");
+    eventually("node1 has one", 2 * DEADLINE, || {
+        let answer = lab.minik_on("client", &["fetch", &health]).result()?;
+        answer
+            .contains("\"localEndpoints\": 1")
+            .then_some(())
+            .ok_or(answer)
+    });
+    assert_eq!(events().len(), 1, "it is told once");
+}

@@ -4,6 +4,7 @@
 //! cluster asks it to learn which nodes have endpoints. Besides, every node answers on one port for itself. Both speak the
 //! words of the reference proxy, because the balancers of clouds read them.
 
+mod event;
 mod proxy;
 mod server;
 mod service;

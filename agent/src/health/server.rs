@@ -17,7 +17,6 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{setsockopt, sockopt::Ipv6V6Only};
-use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
@@ -25,12 +24,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Health, Moment, service::Answer};
-use crate::{
-    backoff::Backoff,
-    client::{Client, encode},
-    objects::Key,
-};
+use super::{Health, Moment, event::report, service::Answer};
+use crate::{backoff::Backoff, client::Client, objects::Key};
 
 /// How long a question may take: these ports are open to the network.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -48,12 +43,17 @@ struct Listen {
 }
 
 impl Listen {
-    /// Binds every address of the family, and none of the other.
-    fn bind(self) -> io::Result<TcpListener> {
+    /// Every address of the family.
+    fn addr(self) -> SocketAddr {
         let addr: IpAddr = match self.family {
             Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
             Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
         };
+        SocketAddr::new(addr, self.port.get())
+    }
+
+    /// Binds every address of the family, and none of the other.
+    fn bind(self) -> io::Result<TcpListener> {
         let socket = match self.family {
             Family::V4 => TcpSocket::new_v4()?,
             Family::V6 => {
@@ -63,7 +63,7 @@ impl Listen {
             }
         };
         socket.set_reuseaddr(true)?;
-        socket.bind(SocketAddr::new(addr, self.port.get()))?;
+        socket.bind(self.addr())?;
         socket.listen(BACKLOG)
     }
 }
@@ -109,7 +109,7 @@ impl Health {
                 let port = listen.port;
                 tracing::warn!(service = %key, %port, %error, "the health-check node port cannot be served");
                 if sockets.reported.insert((*listen, key.clone())) {
-                    report(&client, &node, key, port, error).await;
+                    report(&client, &node, key, listen.addr(), error).await;
                 }
             }
             let again = if failed.is_empty() {
@@ -251,27 +251,6 @@ fn respond(answer: Option<Answer>) -> Response<Full<Bytes>> {
         headers.insert("x-load-balancing-endpoint-weight", weight.into());
     }
     response
-}
-
-/// Tells the Service's owner that its health-check node port is not served here.
-async fn report(client: &Client, node: &str, key: &Key, port: NonZeroU16, error: &io::Error) {
-    let Key { namespace, name } = key;
-    let now = jiff::Timestamp::now();
-    let event = json!({
-        "apiVersion": "v1", "kind": "Event",
-        "metadata": {"generateName": format!("{name}."), "namespace": namespace},
-        "involvedObject": {"apiVersion": "v1", "kind": "Service", "namespace": namespace, "name": name},
-        "type": "Warning", "reason": "FailedToStartServiceHealthcheck",
-        "message": format!("node {node} failed to start healthcheck \"{key}\" on port {port}: {error}"),
-        "source": {"component": "minik-agent", "host": node},
-        "firstTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        "lastTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        "count": 1,
-    });
-    let path = format!("/api/v1/namespaces/{}/events", encode(namespace));
-    if let Err(error) = client.create::<serde_json::Value>(&path, &event).await {
-        tracing::warn!(%error, "an event could not be written");
-    }
 }
 
 #[cfg(test)]
