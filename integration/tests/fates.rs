@@ -3,6 +3,8 @@
 //!
 //! What the rules make of them is traced exhaustively in `agent::translate`; this is the proof that kernel and network agree.
 
+#[path = "fates/ping.rs"]
+mod ping;
 #[path = "fates/sctp.rs"]
 mod sctp;
 
@@ -120,13 +122,19 @@ impl Of {
 enum To {
     ClusterIp(Of),
     UndefinedPort(Of),
-    Unallocated,
+    /// Addresses of the Services' networks that no Service has.
+    Unallocated([&'static str; 2]),
+    /// The cluster's DNS server, of IPv4, by a port that it does not listen on.
+    OtherPortOfDns,
     NodePort(Of),
     NodePortOfLoopback(Of),
     ExternalIp(Of),
     Vip(Of),
 }
-use To::{ClusterIp, ExternalIp, NodePort, NodePortOfLoopback, Unallocated, UndefinedPort, Vip};
+use To::{
+    ClusterIp, ExternalIp, NodePort, NodePortOfLoopback, OtherPortOfDns, Unallocated,
+    UndefinedPort, Vip,
+};
 
 /// What must come of it.
 #[derive(Clone, Copy, Debug)]
@@ -151,9 +159,13 @@ const BOTH: &[&str] = &["a1", "a2"];
 const HERE: &[&str] = &["a2"];
 const THERE: &[&str] = &["b1"];
 
+const SOME: [&str; 2] = ["10.96.250.250", "fd00:10:96::fafa"];
+const FIRST: [&str; 2] = ["10.96.0.0", "fd00:10:96::"];
+const LAST: [&str; 2] = ["10.96.255.255", "fd00:10:96::ffff"];
+
 /// The table: destination and condition, then what a Pod, a node and a client outside meet.
 #[rustfmt::skip]
-const ROWS: [(To, [Fate; 3]); 28] = [
+const ROWS: [(To, [Fate; 3]); 31] = [
     (ClusterIp(Cluster),      [Answered(BOTH, Kept),    Answered(BOTH, OfNode),  Answered(BOTH, OfNode)]),
     (ClusterIp(Local),        [Answered(HERE, Kept),    Answered(HERE, OfNode),  Answered(HERE, OfNode)]),
     (ClusterIp(Elsewhere),    [Dropped,                 Dropped,                 Dropped]),
@@ -161,7 +173,10 @@ const ROWS: [(To, [Fate; 3]); 28] = [
     // Source ranges are for VIPs.
     (ClusterIp(Closed),       [Answered(BOTH, Kept),    Answered(BOTH, OfNode),  Answered(BOTH, OfNode)]),
     (UndefinedPort(Cluster),  [Refused,                 Refused,                 Refused]),
-    (Unallocated,             [Dropped,                 Dropped,                 Dropped]),
+    (Unallocated(SOME),       [Dropped,                 Dropped,                 Dropped]),
+    (Unallocated(FIRST),      [Dropped,                 Dropped,                 Dropped]),
+    (Unallocated(LAST),       [Dropped,                 Dropped,                 Dropped]),
+    (OtherPortOfDns,          [Refused,                 Refused,                 Refused]),
     (NodePort(Cluster),       [Answered(BOTH, OfNode),  Answered(BOTH, OfNode),  Answered(BOTH, OfNode)]),
     (NodePort(Local),         [Answered(BOTH, Kept),    Answered(BOTH, OfNode),  Answered(HERE, Kept)]),
     (NodePort(Elsewhere),     [Answered(THERE, Kept),   Answered(THERE, OfNode), Dropped]),
@@ -224,12 +239,10 @@ impl World {
         let target = match to {
             ClusterIp(of) => (cluster_ip(of), 80),
             UndefinedPort(of) => (cluster_ip(of), 81),
-            Unallocated => (
-                ["10.96.250.250", "fd00:10:96::fafa"][family]
-                    .parse()
-                    .expect("address"),
-                80,
-            ),
+            Unallocated(addresses) => (addresses[family].parse().expect("address"), 80),
+            // It is an address of the node itself, whose kernel may know no SCTP.
+            OtherPortOfDns if family == 1 || protocol == Protocol::Sctp => return None,
+            OtherPortOfDns => ([10, 96, 0, 10].into(), 80),
             NodePort(of) => (self.addresses[&Node][family], node_port(of)),
             // Only a process of the node can ask there, and a raw socket would hear its own question.
             NodePortOfLoopback(_) if client != Node || protocol == Protocol::Sctp => return None,
@@ -304,6 +317,37 @@ impl World {
                 Err(format!("only {seen:?} answered"))
             }
         }
+    }
+}
+
+impl World {
+    /// What is no protocol of Services is refused or dropped all the same. Runs in the client's namespace.
+    fn check_pings(&self, client: Client, family: usize) -> Vec<String> {
+        use ping::Pinged;
+        let address = |to| {
+            self.target(to, client, Protocol::Udp, family)
+                .expect("possible")
+                .ip()
+        };
+        let rows = [
+            (address(ClusterIp(Cluster)), Pinged::Refused),
+            (address(ClusterIp(Nobody)), Pinged::Refused),
+            (address(ClusterIp(Elsewhere)), Pinged::Refused),
+            (address(Unallocated(SOME)), Pinged::Silent),
+            (address(Unallocated(LAST)), Pinged::Silent),
+            // The way is open.
+            (self.addresses[&Node][family], Pinged::Answered),
+        ];
+        let wrong = rows.into_iter().filter_map(|(target, wanted)| {
+            let wait = match wanted {
+                Pinged::Silent => net::SILENCE,
+                _ => DEADLINE,
+            };
+            let got = ping::ask(target, wait);
+            (got != wanted)
+                .then(|| format!("{client:?} pings {target}: wanted {wanted:?}, got {got:?}"))
+        });
+        wrong.collect()
     }
 }
 
@@ -431,6 +475,14 @@ fn every_row_of_the_fate_table_holds_for_real_packets() {
                     wrong.collect::<Vec<_>>()
                 }));
             }
+        }
+        ping::allow(&world.namespaces[&client]);
+        for family in [0, 1] {
+            let world = Arc::clone(&world);
+            askers.push(thread::spawn(move || {
+                world.namespaces[&client].enter();
+                world.check_pings(client, family)
+            }));
         }
     }
     let wrong: Vec<String> = askers
