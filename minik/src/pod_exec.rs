@@ -56,6 +56,7 @@ pub(crate) fn run(args: &PodExecArgs) -> Result<u8> {
         container: container.clone(),
         argv: args.command.clone(),
         tty: false,
+        dies_with_caller: false,
     };
     let (input, output, errors) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let code = pod

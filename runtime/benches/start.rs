@@ -82,6 +82,7 @@ fn measure(runtime: &Runtime, title: &str, limits: &Limits) {
             container: "main".to_owned(),
             argv: ["/minik", "exit", "0"].map(str::to_owned).to_vec(),
             tty: false,
+            dies_with_caller: false,
         };
         timed(&mut took[2], || {
             assert_eq!(pod.exec(&spec, [null.as_fd(); 3]).expect("exec"), 0);

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::{ContainerSpec, ExecSpec, PodSpec};
 
-/// Raised when something is added that an older shim cannot do. 2 attaches, and makes terminals.
-pub const VERSION: u32 = 2;
+/// Raised when something is added that an older shim cannot do. 2 attaches, and makes terminals; 3 kills a program whose caller
+/// is gone.
+pub const VERSION: u32 = 3;
 
 /// The agent's side.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -165,11 +166,14 @@ mod tests {
         r#"{"Exec":{"container":"main","argv":["/minik"],"tty":true}}"#,
         r#"{"Attach":{"container":"main","stdin":true}}"#,
     ];
+    /// What came with version 3.
+    const REQUESTS_3: [&str; 1] =
+        [r#"{"Exec":{"container":"main","argv":["/minik"],"tty":false,"dies_with_caller":true}}"#];
     const REPLIES_2: [&str; 1] = [r#"{"Attached":{"tty":true,"stdin":true}}"#];
 
     #[test]
-    fn version_2_is_understood() {
-        for text in REQUESTS_2 {
+    fn versions_2_and_3_are_understood() {
+        for text in REQUESTS_2.iter().chain(&REQUESTS_3) {
             serde_json::from_str::<Request>(text).expect(text);
         }
         for text in REPLIES_2 {

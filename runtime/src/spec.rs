@@ -191,6 +191,10 @@ pub struct ExecSpec {
     /// Whether its standard streams are a terminal.
     #[serde(default)]
     pub tty: bool,
+    /// Whether it and what it started are killed when the connection on which it was asked for is closed before its end. A shim of
+    /// version 2 lets it run.
+    #[serde(default)]
+    pub dies_with_caller: bool,
 }
 
 #[cfg(test)]

@@ -99,6 +99,10 @@ fn main() -> ExitCode {
             exec_returns_the_exit_code_and_leaves_no_zombie,
         ),
         (
+            "a_program_whose_caller_is_gone_is_killed_if_it_was_asked_for_so",
+            a_program_whose_caller_is_gone_is_killed_if_it_was_asked_for_so,
+        ),
+        (
             "a_subscriber_that_does_not_read_stops_nobody_and_misses_nothing_new",
             a_subscriber_that_does_not_read_stops_nobody_and_misses_nothing_new,
         ),
@@ -805,6 +809,7 @@ fn exec_returns_the_exit_code_and_leaves_no_zombie(fixture: &Fixture) {
             container: "main".to_owned(),
             argv,
             tty: false,
+            dies_with_caller: false,
         };
         pod.exec(&spec, [input.as_fd(), output.as_fd(), output.as_fd()])
     };
@@ -828,6 +833,42 @@ fn exec_returns_the_exit_code_and_leaves_no_zombie(fixture: &Fixture) {
         137,
         "an exec'd zombie would keep it from ending"
     );
+    pod.remove().expect("remove");
+}
+
+fn a_program_whose_caller_is_gone_is_killed_if_it_was_asked_for_so(fixture: &Fixture) {
+    let pod = fixture.pod();
+    pod.start_container(&container(&["wait"])).expect("start");
+    let input = File::open("/dev/null").expect("null");
+    for (dies_with_caller, left) in [(true, false), (false, true)] {
+        let (mut output, end) = std::io::pipe().expect("a pipe");
+        let spec = ExecSpec {
+            container: "main".to_owned(),
+            argv: ["/minik", "wait"].map(str::to_owned).to_vec(),
+            tty: false,
+            dies_with_caller,
+        };
+        let exec = pod
+            .start_exec(&spec, [input.as_fd(), end.as_fd(), end.as_fd()])
+            .expect("exec");
+        drop(end);
+        let mut said = [0; 8];
+        output.read_exact(&mut said).expect("it runs");
+        assert_eq!(&said, b"waiting\n");
+        drop(exec);
+        let mut polled = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
+        if !left {
+            let ended = poll(&mut polled, PollTimeout::from(20_000_u16)).expect("poll");
+            assert_eq!(ended, 1, "its output ends with it");
+            continue;
+        }
+        // By the answer to the second question the shim has looked at all its connections at least once.
+        for _ in 0..2 {
+            let _ = pod.state().expect("the shim answers");
+        }
+        let ended = poll(&mut polled, PollTimeout::ZERO).expect("poll");
+        assert_eq!(ended, 0, "it runs on");
+    }
     pod.remove().expect("remove");
 }
 
@@ -977,6 +1018,7 @@ fn cgroup_v2_alone_is_enough(fixture: &Fixture) {
         container: "main".to_owned(),
         argv: ["/minik", "exit", "3"].map(str::to_owned).to_vec(),
         tty: false,
+        dies_with_caller: false,
     };
     assert_eq!(pod.exec(&spec, [null.as_fd(); 3]).expect("exec"), 3);
     pod.remove().expect("remove");
@@ -1018,6 +1060,7 @@ fn a_program_runs_in_a_terminal_of_the_container(fixture: &Fixture) {
         container: "main".to_owned(),
         argv: ["/minik", "terminal"].map(str::to_owned).to_vec(),
         tty: true,
+        dies_with_caller: false,
     };
     let (exec, master) = pod.start_exec_in_terminal(&spec).expect("exec");
     let mut master = master.expect("a terminal");

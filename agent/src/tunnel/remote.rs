@@ -43,6 +43,7 @@ pub(super) async fn exec(
         container: wanted.container,
         argv: wanted.command,
         tty: wanted.streams.tty,
+        dies_with_caller: false,
     };
     let starting = spawn_blocking(move || start(&pod, &spec, wanted.streams));
     let (running, session) = starting.await.expect("the runtime does not panic")?;

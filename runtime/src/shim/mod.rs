@@ -21,7 +21,7 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
-        signal::Signal,
+        signal::{Signal, killpg},
         signalfd::SignalFd,
         socket::MsgFlags,
         wait::{WaitPidFlag, WaitStatus, waitpid},
@@ -84,6 +84,19 @@ struct Client {
     behind: bool,
     /// The exec'd program whose end it waits for.
     waits_for: Option<Pid>,
+    /// Whether that program is killed when this client goes.
+    takes_along: bool,
+}
+
+impl Client {
+    /// It is gone before what it waits for.
+    fn leave(self) {
+        if let Some(pid) = self.waits_for.filter(|_| self.takes_along) {
+            // It leads a session of its own, and so a group, with what it has started. It has not been waited for yet, so the
+            // number is still its own.
+            let _ = killpg(pid, Signal::SIGKILL);
+        }
+    }
 }
 
 struct Shim {
@@ -258,6 +271,7 @@ impl Shim {
                 subscribed: false,
                 behind: false,
                 waits_for: None,
+                takes_along: false,
             };
             match self.clients.iter_mut().find(|place| place.is_none()) {
                 Some(place) => *place = Some(client),
@@ -281,7 +295,7 @@ impl Shim {
                 let told = client.packets.send(&Reply::Error { reason }, &[]);
                 self.clients[index] = told.ok().map(|()| client);
             }
-            Ok(Received::Closed) | Err(_) => {}
+            Ok(Received::Closed) | Err(_) => client.leave(),
         }
     }
 
@@ -307,6 +321,7 @@ impl Shim {
             Request::Exec(spec) => match self.exec(&spec, &fds) {
                 Ok(pid) => {
                     client.waits_for = Some(pid);
+                    client.takes_along = spec.dies_with_caller;
                     return Some(client);
                 }
                 Err(reason) => Reply::Error { reason },
