@@ -25,6 +25,7 @@ mod node;
 mod pod;
 mod pod_cells;
 mod pod_disruption_budget;
+mod pod_probes;
 mod priority_class;
 pub mod rbac;
 mod replica_set;

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{items, pod_cells, text_at};
+use super::{items, pod_cells, pod_probes, text_at};
 use crate::registry::{
     Context, DefaultTolerations,
     causes::Causes,
@@ -237,11 +237,7 @@ fn fill_container(container: &mut Value, host_network: bool) {
             set_if_absent(port, "hostPort", number);
         }
     }
-    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        if let Some(probe) = container.get_mut(probe) {
-            fill_probe(probe);
-        }
-    }
+    pod_probes::fill(container);
     if let Some(map) = container.as_object_mut() {
         map.retain(|_, field| !field.is_null());
     }
@@ -257,21 +253,6 @@ fn fill_requests(resources: &mut Value) {
     }
     if let Some(map) = resources.as_object_mut() {
         map.retain(|_, field| !field.is_null());
-    }
-}
-
-fn fill_probe(probe: &mut Value) {
-    for (field, value) in [
-        ("timeoutSeconds", 1),
-        ("periodSeconds", 10),
-        ("successThreshold", 1),
-        ("failureThreshold", 3),
-    ] {
-        set_if_absent(probe, field, json!(value));
-    }
-    if let Some(get) = probe.get_mut("httpGet") {
-        set_if_absent(get, "path", json!("/"));
-        set_if_absent(get, "scheme", json!("HTTP"));
     }
 }
 
@@ -327,11 +308,17 @@ pub(super) fn validate_spec(at: &str, spec: &Value, causes: &mut Causes) {
     if items(&spec["containers"]).is_empty() {
         causes.required(format!("{at}.containers"), "");
     }
+    let grace = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or(0);
     let mut names = std::collections::HashSet::new();
     for list in ["initContainers", "containers"] {
         for (index, container) in items(&spec[list]).iter().enumerate() {
             let path = format!("{at}.{list}[{index}]");
             check_container(&path, container, causes);
+            if list == "containers" || text_at(container, &["restartPolicy"]) == "Always" {
+                pod_probes::validate(&path, container, grace, causes);
+            } else {
+                pod_probes::forbid(&path, container, causes);
+            }
             let name = text_at(container, &["name"]);
             if !name.is_empty() && !names.insert(name) {
                 causes.duplicate(format!("{path}.name"), name);
@@ -348,7 +335,6 @@ pub(super) fn validate_spec(at: &str, spec: &Value, causes: &mut Causes) {
     if !supported.contains(&dns) {
         causes.not_supported(format!("{at}.dnsPolicy"), dns, supported);
     }
-    let grace = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or(0);
     if grace < 0 {
         let detail = "must be greater than or equal to 0";
         causes.invalid(format!("{at}.terminationGracePeriodSeconds"), grace, detail);
