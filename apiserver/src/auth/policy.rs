@@ -161,6 +161,8 @@ mod tests {
                 false,
             ),
             ("create", "", "events", "", Some("a"), None, true),
+            ("patch", "", "events", "", Some("a"), Some("e"), true),
+            ("delete", "", "events", "", Some("a"), Some("e"), false),
         ];
         for &(verb, group, resource, subresource, namespace, name, wanted) in cases {
             let attributes = Attributes {

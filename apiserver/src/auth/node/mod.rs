@@ -79,7 +79,7 @@ const RULES: &[Rule] = &[
         &["get", "create", "update", "patch"],
         Which::Own,
     ),
-    ("", "events", None, &["create"], Which::Any),
+    ("", "events", None, &["create", "patch"], Which::Any),
 ];
 
 /// How long a node that asks for something which none of its Pods is known to name has to wait for the answer: it may have
