@@ -30,6 +30,7 @@ pub mod network;
 mod node;
 mod objects;
 mod pods;
+mod ready;
 mod reconcile;
 mod reflector;
 mod run;

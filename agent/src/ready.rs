@@ -5,12 +5,12 @@ use std::{io, os::fd::AsRawFd};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// Registers a descriptor to be waited for until it can be read.
-pub(super) fn readable<T: AsRawFd + Owner>(owner: T) -> io::Result<AsyncFd<T>> {
+pub(crate) fn readable<T: AsRawFd + Owner>(owner: T) -> io::Result<AsyncFd<T>> {
     register(owner, Interest::READABLE)
 }
 
 /// Registers a descriptor to be waited for until it can be written.
-pub(super) fn writable<T: AsRawFd + Owner>(owner: T) -> io::Result<AsyncFd<T>> {
+pub(crate) fn writable<T: AsRawFd + Owner>(owner: T) -> io::Result<AsyncFd<T>> {
     register(owner, Interest::WRITABLE)
 }
 
@@ -22,7 +22,7 @@ fn register<T: AsRawFd + Owner>(owner: T, interest: Interest) -> io::Result<Asyn
 }
 
 /// What owns one descriptor for as long as it lives.
-pub(super) trait Owner {}
+pub(crate) trait Owner {}
 
 impl Owner for runtime::Exec {}
 impl Owner for runtime::Subscription {}

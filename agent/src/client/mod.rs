@@ -24,6 +24,7 @@ use connection::Connection;
 pub use error::ClientError;
 pub use path::{Path, encode};
 pub use server::Server;
+pub(crate) use tls::unverified;
 pub use watch::WatchLines;
 
 /// How long an answer may take, body included; a watch only until its headers.
@@ -159,7 +160,10 @@ impl Client {
         server: &str,
     ) -> Result<(String, CertificateDer<'static>), ClientError> {
         let client = Self {
-            connection: Arc::new(Connection::new(Server::parse(server)?, tls::unverified()?)?),
+            connection: Arc::new(Connection::new(
+                Server::parse(server)?,
+                tls::unverified(&[tls::ALPN_H2])?,
+            )?),
             authorization: None,
         };
         let body = client

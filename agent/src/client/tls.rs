@@ -11,7 +11,7 @@ use rustls::{
 
 use super::{ClientError, Identity};
 
-const ALPN_H2: &[u8] = b"h2";
+pub(super) const ALPN_H2: &[u8] = b"h2";
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
@@ -63,9 +63,9 @@ pub(super) fn verified(
     Ok(Arc::new(config))
 }
 
-/// A configuration that believes any server. Good for one thing: fetching the public CA certificate that is then
-/// compared with a hash known beforehand. Nothing secret may be sent over it.
-pub(super) fn unverified() -> Result<Arc<ClientConfig>, ClientError> {
+/// A configuration that believes any server, and asks for these protocols by ALPN. Good for two things: fetching the public CA
+/// certificate that is then compared with a hash known beforehand, and probes over HTTPS. Nothing secret may be sent over it.
+pub(crate) fn unverified(protocols: &[&[u8]]) -> Result<Arc<ClientConfig>, ClientError> {
     let provider = provider();
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -76,7 +76,7 @@ pub(super) fn unverified() -> Result<Arc<ClientConfig>, ClientError> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
         .with_no_client_auth();
-    config.alpn_protocols = vec![ALPN_H2.to_vec()];
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
 }
 

@@ -84,6 +84,14 @@ pub(super) struct Life {
     pub(super) state: State,
     /// How the attempt before ended.
     pub(super) last_exit: Option<Exit>,
+    /// Whether the postStart hook of this attempt is over: it runs for others only from then on.
+    pub(super) is_hooked: bool,
+    /// Whether the startup probe of this attempt has succeeded, if there is one.
+    pub(super) has_started: bool,
+    /// What the readiness probe of this attempt says, if there is one.
+    pub(super) is_healthy: bool,
+    /// Whether it is being ended because a probe or hook failed: then it is a failure, whatever its exit code.
+    pub(super) is_condemned: bool,
     /// Crashes in a row, each less than [`CRASH_MEMORY`] after its start.
     crashes: u32,
 }
@@ -99,6 +107,10 @@ impl Life {
                 retry_at: None,
             },
             last_exit: None,
+            is_hooked: false,
+            has_started: false,
+            is_healthy: false,
+            is_condemned: false,
             crashes: 0,
         }
     }
@@ -181,6 +193,10 @@ impl Life {
         self.crashes += u32::from(attempt > 0);
         self.attempt = Some(attempt);
         self.state = State::Running { started_at: now };
+        self.is_hooked = false;
+        self.has_started = false;
+        self.is_healthy = false;
+        self.is_condemned = false;
     }
 
     fn keep_last_exit(&mut self) {
@@ -193,10 +209,20 @@ impl Life {
         matches!(self.state, State::Running { .. })
     }
 
+    /// Whether it runs, is past its hook, and has started in the eyes of its probe.
+    pub(super) fn is_started(&self) -> bool {
+        self.is_running() && self.is_hooked && self.has_started
+    }
+
+    /// Whether it can be used.
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_started() && self.is_healthy
+    }
+
     /// How it ended, if it never starts again.
     pub(super) fn ended(&self, policy: RestartPolicy) -> Option<&Exit> {
         match &self.state {
-            State::Exited(exit) if !restarts(policy, exit) => Some(exit),
+            State::Exited(exit) if !self.restarts(policy, exit) => Some(exit),
             _ => None,
         }
     }
@@ -206,7 +232,7 @@ impl Life {
         let due = match &self.state {
             State::Running { .. } => return Decision::Nothing,
             State::Waiting { retry_at, .. } => retry_at.unwrap_or(now),
-            State::Exited(exit) if restarts(policy, exit) => exit.finished_at + self.backoff(),
+            State::Exited(exit) if self.restarts(policy, exit) => exit.finished_at + self.backoff(),
             State::Exited(_) => return Decision::Nothing,
         };
         if due > now {
@@ -226,16 +252,16 @@ impl Life {
     }
 
     /// `restartCount`.
-    pub(super) fn restarts(&self) -> u32 {
+    pub(super) fn restart_count(&self) -> u32 {
         self.attempt.unwrap_or(0)
     }
-}
 
-fn restarts(policy: RestartPolicy, exit: &Exit) -> bool {
-    match policy {
-        RestartPolicy::Always => true,
-        RestartPolicy::OnFailure => exit.code != 0,
-        RestartPolicy::Never => false,
+    fn restarts(&self, policy: RestartPolicy, exit: &Exit) -> bool {
+        match policy {
+            RestartPolicy::Always => true,
+            RestartPolicy::OnFailure => exit.code != 0 || self.is_condemned,
+            RestartPolicy::Never => false,
+        }
     }
 }
 
@@ -318,6 +344,20 @@ mod tests {
     }
 
     #[test]
+    fn a_container_that_its_probe_has_ended_has_failed_whatever_its_exit_code() {
+        let mut life = Life::new("web");
+        life.started(0, at(0));
+        life.is_condemned = true;
+        life.observe(exited(0, 0, 0, 5));
+        let again = Decision::Start { attempt: 1 };
+        assert_eq!(life.decide(RestartPolicy::OnFailure, at(5)), again);
+        assert!(life.ended(RestartPolicy::Never).is_some());
+        life.started(1, at(5));
+        life.observe(exited(1, 0, 5, 6));
+        assert!(life.ended(RestartPolicy::OnFailure).is_some());
+    }
+
+    #[test]
     fn crashes_in_a_row_wait_ten_seconds_doubling_to_five_minutes() {
         let mut life = Life::new("web");
         life.started(0, at(0));
@@ -344,7 +384,7 @@ mod tests {
             life.started(attempt + 1, at(now));
         }
         assert_eq!(waits, [0, 10, 20, 40, 80, 160, 300, 300]);
-        assert_eq!(life.restarts(), 8);
+        assert_eq!(life.restart_count(), 8);
     }
 
     #[test]

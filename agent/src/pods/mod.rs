@@ -7,14 +7,17 @@
 //! ```
 //!
 //! What can be decided without doing is decided in pure modules: [`container`] (when to start what), [`env`], [`files`],
-//! [`spec`], [`status`].
+//! [`probe`]'s `health` and `schedule` (when to ask what, and what the answers come to), [`spec`], [`status`]. A [`handler`] is what
+//! a probe or a hook does once; `worker::care` is where the two begin and end.
 
 mod container;
 mod drain;
 mod env;
 mod events;
 mod files;
+mod handler;
 mod host_ports;
+mod probe;
 mod sandbox;
 mod spec;
 mod status;

@@ -7,10 +7,7 @@ use runtime::{
     ContainerSpec, ContainerState, ContainerStatus, PodSpec, PodState, Runtime, RuntimeError,
     Subscription,
 };
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    task,
-};
+use tokio::{io::unix::AsyncFd, task};
 
 use super::{
     container::{Exit, Report, State},
@@ -19,6 +16,7 @@ use super::{
 use crate::{
     Addresses,
     network::{Network, NetworkError},
+    ready::readable,
 };
 
 /// Why a sandbox cannot be made or used.
@@ -82,7 +80,7 @@ impl Sandbox {
         pod: Arc<runtime::Pod>,
         addresses: Addresses,
     ) -> Result<Self, SandboxError> {
-        let changes = register(pod.subscribe()?).map_err(SandboxError::Watch)?;
+        let changes = readable(pod.subscribe()?).map_err(SandboxError::Watch)?;
         Ok(Self {
             pod,
             addresses,
@@ -116,6 +114,11 @@ impl Sandbox {
         Ok(blocking(move || pod.start_container(&spec)).await?)
     }
 
+    /// The Pod itself, for those who act on it while others hold the sandbox.
+    pub(super) fn pod(&self) -> &Arc<runtime::Pod> {
+        &self.pod
+    }
+
     pub(super) async fn signal(&self, container: &str, signal: i32) -> Result<(), SandboxError> {
         let (pod, container) = (Arc::clone(&self.pod), container.to_owned());
         Ok(blocking(move || pod.signal(&container, signal)).await?)
@@ -131,13 +134,6 @@ impl Sandbox {
     pub(super) fn spec(&self) -> &PodSpec {
         self.pod.spec()
     }
-}
-
-#[expect(unsafe_code, reason = "tokio asks for a promise about the descriptor")]
-fn register(changes: Subscription) -> std::io::Result<AsyncFd<Subscription>> {
-    // SAFETY: a `Subscription` owns its socket, gives the same descriptor as long as it lives, and closes it when dropped.
-    unsafe { AsyncFd::register_with_interest(changes, Interest::READABLE) }
-        .map_err(|error| error.into_parts().1)
 }
 
 /// The runtime's calls block for milliseconds: a thread of the blocking pool makes them.

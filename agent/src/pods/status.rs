@@ -67,9 +67,22 @@ fn phase(lives: &[Life], policy: RestartPolicy) -> &'static str {
     match ended {
         Some(exits) if exits.iter().all(|exit| exit.code == 0) => "Succeeded",
         Some(_) => "Failed",
-        None if lives.iter().all(|life| life.attempt.is_some()) => "Running",
+        None if lives.iter().all(has_run) => "Running",
         None => "Pending",
     }
+}
+
+/// Whether it has started once. Until the postStart hook is over, the first attempt has not.
+fn has_run(life: &Life) -> bool {
+    match life.attempt {
+        Some(0) => !life.is_running() || life.is_hooked,
+        attempt => attempt.is_some(),
+    }
+}
+
+/// `containerID`: each attempt is a container of its own.
+pub(super) fn container_id(pod: &Pod, container: &str, attempt: u32) -> String {
+    format!("minik://{}/{container}/{attempt}", pod.metadata.uid)
 }
 
 fn container_statuses(pod: &Pod, facts: &Facts<'_>, policy: RestartPolicy) -> Vec<ContainerStatus> {
@@ -78,15 +91,15 @@ fn container_statuses(pod: &Pod, facts: &Facts<'_>, policy: RestartPolicy) -> Ve
         .map(|(container, life)| {
             let container_id = life
                 .attempt
-                .map(|attempt| format!("minik://{}/{}/{attempt}", pod.metadata.uid, life.name))
+                .map(|attempt| container_id(pod, &life.name, attempt))
                 .unwrap_or_default();
             let (state, last_state) = states(pod, life, policy, &container_id);
             ContainerStatus {
                 name: container.name.clone(),
                 state,
                 last_state,
-                ready: life.is_running(),
-                restart_count: i32::try_from(life.restarts()).unwrap_or(i32::MAX),
+                ready: life.is_ready(),
+                restart_count: i32::try_from(life.restart_count()).unwrap_or(i32::MAX),
                 image: container.image.clone(),
                 image_id: life
                     .attempt
@@ -94,7 +107,7 @@ fn container_statuses(pod: &Pod, facts: &Facts<'_>, policy: RestartPolicy) -> Ve
                     .unwrap_or_default()
                     .into(),
                 container_id: container_id.into(),
-                started: Some(life.is_running()),
+                started: Some(life.is_started()),
             }
         })
         .collect()
@@ -123,6 +136,7 @@ fn states(
         State::Waiting {
             reason, message, ..
         } => (waiting(reason, message), last),
+        State::Running { .. } if !life.is_hooked => (waiting("ContainerCreating", ""), last),
         State::Running { started_at } => {
             let running = Some(ContainerStateRunning {
                 started_at: Some((*started_at).into()),
@@ -164,17 +178,14 @@ fn terminated(exit: &Exit, container_id: &str) -> ContainerStateTerminated {
 
 fn conditions(pod: &Pod, facts: &Facts<'_>, status: &PodStatus) -> Vec<PodCondition> {
     let (containers_ready, reason, message) = readiness(status);
-    let gates_open = pod.spec.readiness_gates.iter().all(|gate| {
-        let condition = pod.status.condition(&gate.condition_type);
-        condition.is_some_and(|condition| &*condition.status == "True")
-    });
-    let ready = match (containers_ready, gates_open) {
-        (true, false) => (
-            false,
-            "ReadinessGatesNotReady",
-            "a readiness gate is not open".to_owned(),
-        ),
-        _ => (containers_ready, reason, message.clone()),
+    let gates = pod.spec.readiness_gates.iter();
+    let closed: Vec<String> = gates
+        .filter_map(|gate| closed_gate(pod, &gate.condition_type))
+        .collect();
+    let ready = if containers_ready && !closed.is_empty() {
+        (false, "ReadinessGatesNotReady", closed.join(", "))
+    } else {
+        (containers_ready, reason, message.clone())
     };
     let own = [
         (
@@ -212,6 +223,20 @@ fn conditions(pod: &Pod, facts: &Facts<'_>, status: &PodStatus) -> Vec<PodCondit
         }
     });
     made.chain(foreign).collect()
+}
+
+/// Why a readiness gate is closed, if it is.
+fn closed_gate(pod: &Pod, name: &str) -> Option<String> {
+    match pod.status.condition(name) {
+        None => Some(format!(
+            "corresponding condition of pod readiness gate {name:?} does not exist."
+        )),
+        Some(condition) if &*condition.status != "True" => Some(format!(
+            "the status of pod readiness gate {name:?} is not \"True\", but {}",
+            condition.status
+        )),
+        Some(_) => None,
+    }
 }
 
 /// Whether every container is ready, and if not, why.
@@ -285,16 +310,25 @@ mod tests {
 
     #[test]
     fn phase_and_readiness_follow_the_containers() {
-        let mut started = Life::new("c");
-        started.started(0, at(0));
+        let mut created = Life::new("c");
+        created.started(0, at(0));
+        let mut hooked = created.clone();
+        hooked.is_hooked = true;
+        let mut started = hooked.clone();
+        started.has_started = true;
+        let mut ready = started.clone();
+        ready.is_healthy = true;
         let with = |code| {
-            let mut life = started.clone();
+            let mut life = ready.clone();
             life.observe(exit(code));
             life
         };
         let cases = [
             (Life::new("c"), "Always", "Pending", "False"),
-            (started.clone(), "Always", "Running", "True"),
+            (created, "Always", "Pending", "False"),
+            (hooked, "Always", "Running", "False"),
+            (started, "Always", "Running", "False"),
+            (ready.clone(), "Always", "Running", "True"),
             (with(1), "Always", "Running", "False"),
             (with(1), "Never", "Failed", "False"),
             (with(0), "OnFailure", "Succeeded", "False"),
@@ -308,6 +342,40 @@ mod tests {
                 "{policy} {life:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_probes_and_gates_say_is_in_the_conditions() {
+        let mut life = Life::new("c");
+        life.started(0, at(0));
+        life.is_hooked = true;
+        let mut pod = pod("Always");
+        let gates =
+            json!([{"conditionType": "example.org/gate"}, {"conditionType": "example.org/b"}]);
+        pod.spec.readiness_gates = serde_json::from_value(gates).expect("gates");
+        let mut seen = Vec::new();
+        for (has_started, is_healthy) in [(false, true), (true, false), (true, true)] {
+            (life.has_started, life.is_healthy) = (has_started, is_healthy);
+            let status = of(&pod, &life);
+            let container = &status.container_statuses[0];
+            let ready = status.condition("Ready").expect("Ready");
+            seen.push((
+                (container.started, container.ready),
+                ready.reason.to_string(),
+                ready.message.to_string(),
+            ));
+        }
+        let unready = "containers with unready status: [c]";
+        let gate =
+            "corresponding condition of pod readiness gate \"example.org/b\" does not exist.";
+        let wanted = [
+            ((Some(false), false), "ContainersNotReady", unready),
+            ((Some(true), false), "ContainersNotReady", unready),
+            ((Some(true), true), "ReadinessGatesNotReady", gate),
+        ];
+        let wanted =
+            wanted.map(|(flags, reason, text)| (flags, reason.to_owned(), text.to_owned()));
+        assert_eq!(seen, wanted);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use nix::{
 use runtime::{Pod, PodState, Subscription};
 use tokio::io::unix::AsyncFd;
 
-use super::ready::readable;
+use crate::ready::readable;
 
 pub(super) struct Follow {
     container: String,

@@ -7,7 +7,6 @@ mod body;
 mod dial;
 mod follow;
 mod logs;
-mod ready;
 mod remote;
 mod streams;
 

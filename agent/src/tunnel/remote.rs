@@ -22,9 +22,9 @@ use tokio::{
 use super::{
     Node, Refusal,
     body::{Inbound, Outbound, Sender},
-    ready::readable,
     streams::{Input, copy_out},
 };
+use crate::ready::readable;
 
 /// Where a program's streams are on this side.
 struct Session {

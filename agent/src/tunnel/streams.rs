@@ -13,10 +13,8 @@ use nix::{
 use serde::Deserialize;
 use tokio::{io::unix::AsyncFd, sync::watch};
 
-use super::{
-    body::{Inbound, Sender},
-    ready::{readable, writable},
-};
+use super::body::{Inbound, Sender};
+use crate::ready::{readable, writable};
 
 /// How much of an output is sent at once; clients take no longer pieces (S3).
 const PIECE_BYTES: usize = 32 << 10;

@@ -1,8 +1,13 @@
-//! Events about Pods: why a container does not run, where `kubectl describe pod` shows it.
+//! Events about Pods: why a container does not run or is not ready, where `kubectl describe pod` shows it.
+
+mod ledger;
+mod teller;
 
 use api::core::{ContainerStatus, Pod, PodStatus};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+
+pub(super) use teller::Teller;
 
 /// What is on its way, and needs nobody's attention.
 const ON_ITS_WAY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
@@ -40,32 +45,58 @@ fn waiting(container: &ContainerStatus) -> Option<News> {
     })
 }
 
-/// The Event object for one of them.
-pub(super) fn event(pod: &Pod, node: &str, news: &News) -> Value {
-    let (metadata, now) = (&pod.metadata, Timestamp::now());
-    let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    json!({
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": { "generateName": format!("{}.", metadata.name), "namespace": metadata.namespace },
-        "involvedObject": {
+impl News {
+    /// As it is told.
+    pub(super) fn event(&self) -> Happening {
+        Happening {
+            container: self.container.clone(),
+            r#type: "Warning",
+            reason: self.reason.clone(),
+            message: format!("container {}: {}", self.container, self.message),
+        }
+    }
+}
+
+/// Something that happened to a container.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Happening {
+    pub(super) container: String,
+    pub(super) r#type: &'static str,
+    pub(super) reason: String,
+    pub(super) message: String,
+}
+
+impl Happening {
+    /// The Event object for it.
+    pub(super) fn object(&self, pod: &Pod, node: &str) -> Value {
+        let (metadata, now) = (&pod.metadata, time(Timestamp::now()));
+        json!({
             "apiVersion": "v1",
-            "kind": "Pod",
-            "name": metadata.name,
-            "namespace": metadata.namespace,
-            "uid": metadata.uid,
-            "fieldPath": format!("spec.containers{{{}}}", news.container),
-        },
-        "type": "Warning",
-        "reason": news.reason,
-        "message": format!("container {}: {}", news.container, news.message),
-        "source": { "component": "minik-agent", "host": node },
-        "reportingComponent": "minik-agent",
-        "reportingInstance": node,
-        "firstTimestamp": now,
-        "lastTimestamp": now,
-        "count": 1,
-    })
+            "kind": "Event",
+            "metadata": { "generateName": format!("{}.", metadata.name), "namespace": metadata.namespace },
+            "involvedObject": {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "name": metadata.name,
+                "namespace": metadata.namespace,
+                "uid": metadata.uid,
+                "fieldPath": format!("spec.containers{{{}}}", self.container),
+            },
+            "type": self.r#type,
+            "reason": self.reason,
+            "message": self.message,
+            "source": { "component": "minik-agent", "host": node },
+            "reportingComponent": "minik-agent",
+            "reportingInstance": node,
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        })
+    }
+}
+
+fn time(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 #[cfg(test)]
@@ -105,7 +136,7 @@ mod tests {
         (pod.metadata.name, pod.metadata.namespace) = ("p".into(), "n".into());
         let missing = status(&json!([waits("a", "ErrImagePull", "no such image")]));
         let told = news(&PodStatus::default(), &missing);
-        let event = event(&pod, "node1", &told[0]);
+        let event = told[0].event().object(&pod, "node1");
         assert_eq!(event["involvedObject"]["name"], "p");
         assert_eq!(event["involvedObject"]["fieldPath"], "spec.containers{a}");
         assert_eq!(event["message"], "container a: no such image");

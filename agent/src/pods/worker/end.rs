@@ -1,4 +1,4 @@
-//! Ending: traffic first, then SIGTERM, the grace period, SIGKILL; the object last.
+//! Ending: traffic first, then the preStop hooks, SIGTERM, the grace period, SIGKILL; the object last.
 
 use std::time::Duration;
 
@@ -14,18 +14,19 @@ use super::{
         sandbox::{Sandbox, SandboxError},
     },
     Event, Worker,
+    care::{AFTER_HOOK, Care},
 };
 use crate::backoff::Backoff;
 
 const SIGTERM: i32 = 15;
-const SIGKILL: i32 = 9;
 /// The API's default of `terminationGracePeriodSeconds`.
 const GRACE_SECS: i64 = 30;
 /// How long killed containers may take to be gone before the sandbox is removed around them.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 impl Worker {
-    /// The end in good order: no new traffic, SIGTERM, the grace period, SIGKILL, and only then the object goes.
+    /// The end in good order: no new traffic, preStop hooks and SIGTERM within the grace period, SIGKILL, and only then the object
+    /// goes.
     pub(super) async fn terminate(mut self) {
         let grace = self.grace();
         if self.sandbox.is_some() && !grace.is_zero() && self.lives.iter().any(Life::is_running) {
@@ -47,36 +48,25 @@ impl Worker {
         Duration::from_secs(u64::try_from(secs).unwrap_or(0))
     }
 
-    /// SIGTERM, wait up to the grace period, SIGKILL, wait.
+    /// Ends every container, and then the sandbox.
     pub(super) async fn stop(&mut self, grace: Duration) {
-        if !grace.is_zero() {
-            self.signal_all(SIGTERM).await;
-            self.wait_stopped(Instant::now() + grace, true).await;
-        }
-        self.signal_all(SIGKILL).await;
-        self.wait_stopped(Instant::now() + KILL_LIMIT, false).await;
-        self.remove_sandbox().await;
-    }
-
-    async fn signal_all(&self, signal: i32) {
-        let Some(sandbox) = &self.sandbox else { return };
-        for life in self.lives.iter().filter(|life| life.is_running()) {
-            if let Err(error) = sandbox.signal(&life.name, signal).await {
-                tracing::warn!(pod = %self.name(), container = %life.name, signal, %error, "signal not delivered");
-            }
-        }
-    }
-
-    /// Waits until no container runs, the time is up, or (with `hasty`) the object is deleted by force.
-    async fn wait_stopped(&mut self, mut deadline: Instant, hasty: bool) {
+        self.tend();
+        self.end_care();
         let began = Instant::now();
+        let mut deadline = began + grace;
+        self.stop_until(deadline);
         while self.sandbox.is_some() && self.lives.iter().any(Life::is_running) {
-            let Ok(event) = timeout_at(deadline, self.next_event(None)).await else {
-                return;
+            let limit = deadline + AFTER_HOOK + KILL_LIMIT;
+            let Ok(event) = timeout_at(limit, self.next_event(None)).await else {
+                break;
             };
             match event {
                 Event::State(state) => {
                     self.observe(&state);
+                    let _ = self.report().await;
+                }
+                Event::Found(message) => {
+                    self.learn(message);
                     let _ = self.report().await;
                 }
                 Event::ShimGone => self.lost().await,
@@ -86,11 +76,21 @@ impl Worker {
                         Wanted::Run(pod) => pod.metadata.deletion_grace_period_seconds,
                     };
                     // Deleting again may shorten the grace period, never lengthen it.
-                    if let Some(grace) = grace.filter(|_| hasty) {
+                    if let Some(grace) = grace {
                         let grace = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
                         deadline = deadline.min(began + grace);
+                        self.stop_until(deadline);
                     }
                 }
+            }
+        }
+        self.remove_sandbox().await;
+    }
+
+    fn stop_until(&mut self, deadline: Instant) {
+        for index in 0..self.lives.len() {
+            if self.lives[index].is_running() {
+                self.begin_stop(index, deadline);
             }
         }
     }
@@ -138,6 +138,7 @@ impl Worker {
             return;
         };
         self.volumes.forget();
+        self.cares.fill_with(Care::default);
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
         while let Err(error) = sandbox.remove().await {
             tracing::error!(pod = %self.name(), %error, "the Pod's sandbox cannot be removed; trying again");

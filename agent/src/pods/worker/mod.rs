@@ -1,5 +1,6 @@
 //! One Pod's worker: looks, decides, acts, reports; then waits for the next change.
 
+mod care;
 mod end;
 mod start;
 mod volumes;
@@ -11,14 +12,14 @@ use jiff::Timestamp;
 use runtime::{Image, PodState};
 use serde_json::{Value, json};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
 
 use super::{
     Context, Wanted,
     container::{Decision, Life, RestartPolicy},
-    events,
+    events::{self, Teller},
     sandbox::{Sandbox, report},
     spec,
     status::{Facts, is_overruled, status},
@@ -28,11 +29,15 @@ use crate::{
     backoff::Backoff,
     client::{PatchKind, Path},
 };
+use care::{Care, Message};
 pub(super) use end::end;
 use volumes::Volumes;
 
 /// An image that is not there: it does not appear by itself.
 const IMAGE_AGAIN: Duration = Duration::from_secs(300);
+
+/// What may wait to be taken in of one Pod's hooks and probes. They wait themselves when it is more.
+const QUEUE: usize = 16;
 
 pub(super) struct Worker {
     context: Arc<Context>,
@@ -46,6 +51,12 @@ pub(super) struct Worker {
     reported: Option<(Value, PodStatus)>,
     report_backoff: Backoff,
     volumes: Volumes,
+    /// What is under way for each container.
+    cares: Vec<Care>,
+    /// What that finds comes in here.
+    found: mpsc::Receiver<Message>,
+    messages: mpsc::Sender<Message>,
+    teller: Teller,
 }
 
 /// What woke the worker.
@@ -53,6 +64,7 @@ enum Event {
     Wanted,
     State(PodState),
     ShimGone,
+    Found(Message),
     Time,
 }
 
@@ -65,7 +77,7 @@ impl Worker {
         adopted: Option<Sandbox>,
     ) -> Self {
         let now = Timestamp::now();
-        let lives = pod
+        let lives: Vec<Life> = pod
             .spec
             .containers
             .iter()
@@ -84,7 +96,12 @@ impl Worker {
                 }
             })
             .collect();
+        let (messages, found) = mpsc::channel(QUEUE);
         Self {
+            teller: Teller::new(context.client.clone(), Arc::clone(&pod)),
+            cares: lives.iter().map(|_| Care::default()).collect(),
+            found,
+            messages,
             context,
             wanted,
             pod,
@@ -131,6 +148,7 @@ impl Worker {
             match self.next_event(wake).await {
                 Event::State(state) => self.observe(&state),
                 Event::ShimGone => self.lost().await,
+                Event::Found(message) => self.learn(message),
                 Event::Wanted | Event::Time => {}
             }
         }
@@ -148,6 +166,7 @@ impl Worker {
         tokio::select! {
             Ok(()) = self.wanted.changed() => Event::Wanted,
             state = change => state.map_or(Event::ShimGone, Event::State),
+            Some(message) = self.found.recv() => Event::Found(message),
             () = sleep_until(at) => Event::Time,
         }
     }
@@ -183,7 +202,7 @@ impl Worker {
         for (life, container) in self.lives.iter_mut().zip(&self.pod.spec.containers) {
             if life.is_running() {
                 let as_reported = api::core::ContainerStatus {
-                    restart_count: i32::try_from(life.restarts()).unwrap_or(i32::MAX),
+                    restart_count: i32::try_from(life.restart_count()).unwrap_or(i32::MAX),
                     state: api::core::ContainerState {
                         running: Some(api::core::ContainerStateRunning::default()),
                         ..api::core::ContainerState::default()
@@ -197,6 +216,7 @@ impl Worker {
 
     /// Does what can be done now, and says when to look again if nothing happens.
     async fn advance(&mut self) -> Option<Instant> {
+        self.tend();
         let policy = RestartPolicy::parse(&self.pod.spec.restart_policy);
         if let Some(reason) = spec::unsupported(&self.pod) {
             let later = Timestamp::now() + IMAGE_AGAIN;
@@ -210,21 +230,27 @@ impl Worker {
             self.release();
             return None;
         }
+        let mut allowed = 0;
+        // Each container waits for the postStart hooks of those before it.
         for index in 0..self.lives.len() {
+            allowed = index + 1;
             if let Decision::Start { attempt } = self.lives[index].decide(policy, Timestamp::now())
             {
                 self.start(index, attempt).await;
             }
+            if self.lives[index].is_running() && !self.lives[index].is_hooked {
+                break;
+            }
         }
         let now = Timestamp::now();
-        let waits = self
-            .lives
-            .iter()
-            .filter_map(|life| match life.decide(policy, now) {
-                Decision::Wait(until) => Some(until),
-                Decision::Start { .. } => Some(now),
-                Decision::Nothing => None,
-            });
+        let waits =
+            self.lives[..allowed]
+                .iter()
+                .filter_map(|life| match life.decide(policy, now) {
+                    Decision::Wait(until) => Some(until),
+                    Decision::Start { .. } => Some(now),
+                    Decision::Nothing => None,
+                });
         waits
             .min()
             .map(|until| Instant::now() + Duration::try_from(until - now).unwrap_or_default())
@@ -269,7 +295,9 @@ impl Worker {
         {
             Ok(pod) => {
                 self.report_backoff.reset();
-                self.tell(&pod.status).await;
+                for news in events::news(&self.pod.status, &pod.status) {
+                    self.teller.tell(news.event());
+                }
                 // The times of these conditions are the ones to keep from now on.
                 Arc::make_mut(&mut self.pod).status.clone_from(&pod.status);
                 self.reported = Some((patch, pod.status));
@@ -280,19 +308,6 @@ impl Worker {
             Err(error) => {
                 tracing::warn!(pod = %self.name(), %error, "the Pod's status was not written");
                 Some(Instant::now() + self.report_backoff.fail())
-            }
-        }
-    }
-
-    /// Tells in Events what a status says that is new. An Event that is lost is missed by nobody: the status has it, too.
-    async fn tell(&self, new: &PodStatus) {
-        let path = Path::core("events").namespace(&self.pod.metadata.namespace);
-        for news in events::news(&self.pod.status, new) {
-            let event = events::event(&self.pod, &self.pod.spec.node_name, &news);
-            let told: Result<Value, _> =
-                self.context.client.create(&path.to_string(), &event).await;
-            if let Err(error) = told {
-                tracing::debug!(pod = %self.name(), %error, "an Event was not written");
             }
         }
     }

@@ -93,7 +93,10 @@ impl Worker {
         };
         let Some(sandbox) = &self.sandbox else { return };
         match sandbox.start(spec).await {
-            Ok(()) => self.lives[index].started(attempt, Timestamp::now()),
+            Ok(()) => {
+                self.lives[index].started(attempt, Timestamp::now());
+                self.tend();
+            }
             Err(error) => {
                 tracing::warn!(pod = %self.name(), container = %container.name, %error, "container did not start");
                 let again = Timestamp::now() + START_AGAIN;
