@@ -107,6 +107,27 @@ check "the new Pod runs" kubectl wait --for=condition=Ready pod/my-app-4 --timeo
 check "the Service is where the Pods are" kubectl get endpoints my-service
 check_that "40 connections are spread over the Pods there are now" "$forty" spread my-app-1 my-app-3 my-app-4
 
+title "my-deployment: every Pod is replaced, and nobody notices"
+check "applied" kubectl apply -f examples/my-deployment.yaml
+check "rolled out" kubectl rollout status deployment/my-deployment --timeout=60s
+unnoticed() { # requests all the while, each of which must be answered
+  local going failed load
+  going=$(mktemp) failed=$(mktemp)
+  while [ -e "$going" ]; do
+    "$minik" lab exec --pod client -- /minik fetch http://my-deployment/ >/dev/null || echo lost >>"$failed"
+  done &
+  load=$!
+  kubectl rollout restart deployment/my-deployment && kubectl rollout status deployment/my-deployment --timeout=60s
+  local rolled=$? lost
+  rm "$going"
+  wait "$load"
+  lost=$(wc -l <"$failed")
+  rm "$failed"
+  kubectl get replicasets -l app=my-deployment
+  [ "$rolled" = 0 ] && [ "$lost" = 0 ]
+}
+check_that "every request was answered" "kubectl rollout restart deployment/my-deployment" unnoticed
+
 title "external-database: no selector, endpoints written by hand"
 check "applied" kubectl apply -f examples/external-database.yaml
 from_pod "reached through the Service from a Pod" --retry 5 http://external-database/

@@ -2,10 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
@@ -21,15 +18,16 @@ const PODS: [(&str, &str); 4] = [
     ("a3", "node1"),
     ("a4", "node2"),
 ];
-/// Four Pods of the same sort, replaced by whoever sees to it that there are four. Somebody says when each of them listens.
+/// Four Pods of the same sort, replaced by whoever sees to it that there are four.
 const DEPLOYMENT: &str = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec:\n  replicas: 4\n  \
     selector: {matchLabels: {app: a}}\n  template:\n    metadata: {labels: {app: a}}\n    spec:\n      \
-    readinessGates: [{conditionType: example.com/listens}]\n      \
     terminationGracePeriodSeconds: 60\n      containers:\n      - name: app\n        image: minik.dev/echo\n        \
-    args: [\"--http\", \"9376\", \"--tcp\", \"9377\"]\n";
+    args: [\"--http\", \"9376\", \"--tcp\", \"9377\"]\n        \
+    readinessProbe: {httpGet: {path: /healthz, port: 9376}}\n";
 /// Much longer than a Pod needs that ends with its last connection.
-const GRACE: &str =
-    "terminationGracePeriodSeconds: 60\n  readinessGates: [{conditionType: example.com/listens}]";
+const GRACE: &str = "terminationGracePeriodSeconds: 60";
+/// The port that such a Pod opens last.
+const PROBE: &str = "    readinessProbe: {tcpSocket: {port: 9377}}\n";
 /// New connections by one client process, one after the other, and how many such processes a client starts at most.
 const CONNECTIONS: &str = "20";
 const RUNS: usize = 500;
@@ -38,7 +36,8 @@ const ENOUGH_RUNS: usize = 10;
 
 /// A Pod as a rolling update makes it: it may take long to end.
 fn manifest(name: &str, node: &str) -> String {
-    echo_pod(name, "a", node).replace("terminationGracePeriodSeconds: 1", GRACE)
+    let pod = echo_pod(name, "a", node).replace("terminationGracePeriodSeconds: 1", GRACE);
+    pod + PROBE
 }
 
 fn hostname(answer: &str) -> String {
@@ -59,12 +58,8 @@ fn load(stop: &AtomicBool, client: impl Fn() -> Answer) -> Result<usize, String>
     Ok(RUNS)
 }
 
-/// A Pod without a probe is ready when it runs, whether it listens yet or not: one test at a time leaves it time to.
-static ALONE: Mutex<()> = Mutex::new(());
-
 #[test]
 fn no_connection_is_dropped_while_every_pod_is_replaced() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let lab = Lab::up(3, &[]);
     let _ = lab.apply(SERVICE).ok();
     lab.echo_pods(&[("client", "client", "node3")]);
@@ -73,34 +68,17 @@ fn no_connection_is_dropped_while_every_pod_is_replaced() {
         .map(|(name, node)| manifest(name, node))
         .collect();
     let _ = lab.apply(&pods.join("---\n")).ok();
-    while_gates_open(&lab, || {
-        wait_ready(&lab, &PODS.map(|(name, _)| name.to_owned()));
-        under_load(&lab, |ip| replace_all(&lab, ip));
-    });
+    wait_ready(&lab, &PODS.map(|(name, _)| name.to_owned()));
+    under_load(&lab, |ip| replace_all(&lab, ip));
 }
 
 #[test]
 fn no_connection_is_dropped_by_a_rollout_restart() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let lab = Lab::up(3, &[]);
     let _ = lab.apply(SERVICE).ok();
     let _ = lab.apply(DEPLOYMENT).ok();
     lab.echo_pods(&[("client", "client", "node3")]);
-    while_gates_open(&lab, || restart(&lab));
-}
-
-/// Does something while somebody says when each Pod listens.
-fn while_gates_open(lab: &Lab, act: impl FnOnce()) {
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let _stopping = Stop(&stop);
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                open_gates(lab);
-            }
-        });
-        act();
-    });
+    restart(&lab);
 }
 
 fn restart(lab: &Lab) {
@@ -117,35 +95,6 @@ fn restart(lab: &Lab) {
                 .ok_or_else(|| format!("{now:?}"))
         });
     });
-}
-
-/// Says of each Pod that answers that it listens: without a probe a Pod is ready when it runs, which is a moment before.
-fn open_gates(lab: &Lab) {
-    let pods = lab.get(&["pods", "-l", "app=a"]);
-    for pod in pods["items"].as_array().expect("a list") {
-        let conditions = pod["status"]["conditions"].as_array();
-        let is_open = conditions.is_some_and(|all| {
-            let mut all = all.iter();
-            all.any(|one| one["type"] == "example.com/listens" && one["status"] == "True")
-        });
-        let (Some(ip), false) = (pod["status"]["podIP"].as_str(), is_open) else {
-            continue;
-        };
-        let url = format!("http://{ip}:9376/");
-        let name = pod["metadata"]["name"].as_str().expect("a name");
-        if lab
-            .minik_in("node3", "client", &["fetch", &url])
-            .result()
-            .is_err()
-        {
-            continue;
-        }
-        let patch = r#"{"status":{"conditions":[{"type":"example.com/listens","status":"True"}]}}"#;
-        // It may be gone by now.
-        let _ = lab
-            .kubectl(&["patch", "pod", name, "--subresource=status", "-p", patch])
-            .result();
-    }
 }
 
 fn names_of_pods(lab: &Lab) -> BTreeSet<String> {
