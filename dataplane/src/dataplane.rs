@@ -13,7 +13,7 @@ pub use self::flows::Serving;
 use crate::{
     kernel::{Holder, Kernel, KernelError, Snapshot},
     model::{Change, Desired, Family},
-    plan::{Action, Operation, Plan, plan, plan_difference},
+    plan::{Action, Operation, Plan, plan, plan_anew, plan_difference},
     ruleset::{ConnectionState, Landing, Packet, Ruleset, TABLE, World},
 };
 
@@ -246,13 +246,16 @@ impl<K: Kernel> Dataplane<K> {
         Ok(())
     }
 
-    /// Reads back and applies what is missing.
+    /// Reads back and applies what is missing: step by step, or, where the kernel does not let that be, all at once.
     fn repair(&mut self) -> Result<Applied, DataplaneError> {
+        let mut step_by_step = true;
         for _ in 0..ATTEMPTS {
             let snapshot = self.read()?;
             self.generation = Some(snapshot.generation);
-            match self.commit_once(&plan(&snapshot.ruleset, &self.ruleset)) {
+            let way = if step_by_step { plan } else { plan_anew };
+            match self.commit_once(&way(&snapshot.ruleset, &self.ruleset)) {
                 Err(KernelError::Stale) => {}
+                Err(error) if step_by_step && error.is_about_state() => step_by_step = false,
                 done => return Ok(done?),
             }
         }
@@ -262,6 +265,7 @@ impl<K: Kernel> Dataplane<K> {
     fn commit(&mut self, plan: &Plan) -> Result<Applied, DataplaneError> {
         match self.commit_once(plan) {
             Err(KernelError::Stale) => self.repair(),
+            Err(error) if error.is_about_state() => self.repair(),
             done => Ok(done?),
         }
     }

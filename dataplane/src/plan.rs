@@ -8,24 +8,24 @@
 //! 4. maps of picks (which point into verdict maps and slots);
 //! 5. chains whose rules changed, each in one step (their rules may look where nothing was before phases 2 to 4);
 //! 6. elements that nobody needs any more;
-//! 7. chains and sets that nobody needs any more (the kernel refuses while an element or rule names them).
+//! 7. sets and chains that nobody needs any more (the kernel refuses while a rule or element names them).
 //!
-//! A changed element is deleted and added by one operation: the kernel has no replacement in place.
+//! A changed element is deleted and added by one operation: the kernel has no replacement in place. Nor has it one for a set's
+//! declaration: a set of our name but of another make is left for one with a name of its own, and that for the right one.
+
+mod order;
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
+use self::order::Order;
 use crate::{
     model::Family,
-    ruleset::{
-        Base, Chain, Data, Holds, Key, Name, Rule, Ruleset, Set, SetKind, Table, Verdict, sets,
-    },
+    ruleset::{Base, Chain, Data, Key, Name, Rule, Ruleset, Set, SetKind, Table, Verdict, sets},
 };
 
 /// Elements that one transaction may touch, so that it holds the kernel's nf_tables lock for less than 50 ms
 /// (about 5 500 elements took 45 ms in 30 000 Services on an idle machine).
 const ELEMENTS_PER_TRANSACTION: usize = 2048;
-/// Elements in one operation: a netlink attribute is shorter than 64 KiB.
-const ELEMENTS_PER_OPERATION: usize = 512;
 
 /// One change to one of our tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +94,8 @@ impl Action {
     fn weight(&self) -> usize {
         match self {
             Action::Elements { delete, add, .. } => delete.len() + add.len(),
+            // The kernel walks over all of its elements, and how many they are is not known of a stranger's.
+            Action::DeleteSet { .. } => ELEMENTS_PER_TRANSACTION,
             _ => 1,
         }
     }
@@ -128,13 +130,12 @@ pub struct Difference {
 /// What separates two versions of a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableDifference {
-    /// A declaration changed that the kernel cannot change, which only another version of this program does: the table is
-    /// to be made anew, in one transaction.
-    pub rebuild: bool,
     /// Chains to make, with their rules.
     pub new_chains: BTreeMap<Name, Chain>,
     /// Chains whose rules are to be replaced.
     pub changed_chains: BTreeMap<Name, Chain>,
+    /// Chains that hang elsewhere, and are to be made anew.
+    pub moved_chains: BTreeMap<Name, Chain>,
     /// Chains to delete.
     pub old_chains: Vec<Name>,
     /// Sets to make (their elements are in `elements`).
@@ -202,11 +203,60 @@ pub fn plan(from: &Ruleset, to: &Ruleset) -> Plan {
             }]),
             (None, Some(to)) => planner.build(family, to),
             (Some(from), Some(to)) if from == to => {}
-            (Some(from), Some(to)) => planner.change(family, &compare(from, to), to),
+            (Some(from), Some(to)) => {
+                let names = stand_ins(from, to);
+                if names.is_empty() {
+                    planner.change(family, &compare(from, to), to);
+                } else {
+                    let between = to.clone().with_sets_renamed(family, &names);
+                    planner.change(family, &compare(from, &between), &between);
+                    planner.change(family, &compare(&between, to), to);
+                }
+            }
         }
     }
     planner.plan
 }
+
+/// The tables of `from` replaced by those of `to` at one instant, and so in one transaction however large: for states which the
+/// kernel would not let go step by step.
+pub fn plan_anew(from: &Ruleset, to: &Ruleset) -> Plan {
+    let mut operations = Vec::new();
+    for family in Family::ALL {
+        if from.table(family).is_some() {
+            let action = Action::DeleteTable;
+            operations.push(Operation { family, action });
+        }
+        if let Some(table) = to.table(family) {
+            let mut order = Order::new(family);
+            order.build(table);
+            operations.extend(order.steps.into_iter().flatten());
+        }
+    }
+    let mut planner = Planner::default();
+    planner.transaction(operations);
+    planner.plan
+}
+
+/// For each set of another make, the name of one that may stand in for it meanwhile.
+fn stand_ins(from: &Table, to: &Table) -> BTreeMap<Name, Name> {
+    let is_free = |name: &Name, set: &Set| {
+        let held = from.sets.get(name);
+        held.is_none_or(|held| held.kind == set.kind) && !to.sets.contains_key(name)
+    };
+    let of_another_make = to.sets.iter().filter(|(name, set)| {
+        let held = from.sets.get(*name);
+        held.is_some_and(|held| held.kind != set.kind)
+    });
+    let named = of_another_make.filter_map(|(name, set)| {
+        let mut names = (0..).map(|number| Name::from(format!("{name}{STAND_IN}{number}")));
+        Some((name.clone(), names.find(|name| is_free(name, set))?))
+    });
+    named.collect()
+}
+
+/// What a stand-in's name ends with, before a number.
+const STAND_IN: &str = "~";
 
 /// Transactions for a difference that [`Ruleset::edit`] reported; `to` is the ruleset after the edit.
 pub fn plan_difference(difference: &Difference, to: &Ruleset) -> Plan {
@@ -225,7 +275,9 @@ fn compare(from: &Table, to: &Table) -> TableDifference {
     for (name, chain) in &to.chains {
         match from.chains.get(name) {
             None => _ = difference.new_chains.insert(name.clone(), chain.clone()),
-            Some(old) if old.base != chain.base => difference.rebuild = true,
+            Some(old) if old.base != chain.base => {
+                difference.moved_chains.insert(name.clone(), chain.clone());
+            }
             Some(old) if old.rules != chain.rules => {
                 difference
                     .changed_chains
@@ -251,8 +303,7 @@ fn compare(from: &Table, to: &Table) -> TableDifference {
         let old = from.sets.get(name);
         match old {
             None => _ = difference.new_sets.insert(name.clone(), set.clone()),
-            Some(old) if old.kind != set.kind => difference.rebuild = true,
-            Some(_) => {}
+            Some(old) => debug_assert_eq!(old.kind, set.kind, "set {name} has a stand-in"),
         }
         compare_elements(
             name,
@@ -328,176 +379,9 @@ impl Planner {
         self.bounded(order.steps);
     }
 
-    /// A rebuilt table replaces the old one at one instant, so it is one transaction however large.
     fn change(&mut self, family: Family, difference: &TableDifference, to: &Table) {
         let mut order = Order::new(family);
-        if difference.rebuild {
-            order.push(Action::DeleteTable);
-            order.build(to);
-            self.transaction(order.steps.concat());
-        } else {
-            order.all(difference, to);
-            self.bounded(order.steps);
-        }
-    }
-}
-
-/// Changes of elements as key, before, after.
-fn triples(
-    changes: &BTreeMap<Key, ElementChange>,
-) -> impl Iterator<Item = (&Key, Option<&Data>, Option<&Data>)> {
-    changes
-        .iter()
-        .map(|(key, change)| (key, change.old.as_ref(), change.new.as_ref()))
-}
-
-/// When the elements of a set come, and in reverse when they go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
-    Values,
-    Verdicts,
-    Picks,
-}
-
-impl Phase {
-    fn of(name: &Name, set: &Set) -> Phase {
-        if sets::OF_PICKS.contains(&&**name) {
-            Phase::Picks
-        } else if set.kind.holds == Holds::Verdicts {
-            Phase::Verdicts
-        } else {
-            Phase::Values
-        }
-    }
-}
-
-fn rules(name: &Name, chain: &Chain) -> impl Iterator<Item = Action> {
-    chain.rules.iter().map(|rule| Action::AddRule {
-        chain: name.clone(),
-        rule: rule.clone(),
-    })
-}
-
-/// The operations on one table, in the order of the phases. What is in one step is never apart.
-struct Order {
-    family: Family,
-    steps: Vec<Vec<Operation>>,
-}
-
-impl Order {
-    fn new(family: Family) -> Order {
-        Order {
-            family,
-            steps: Vec::new(),
-        }
-    }
-
-    fn push(&mut self, action: Action) {
-        self.step([action]);
-    }
-
-    fn step(&mut self, actions: impl IntoIterator<Item = Action>) {
-        let family = self.family;
-        let operation = |action| Operation { family, action };
-        self.steps
-            .push(actions.into_iter().map(operation).collect());
-    }
-
-    /// Everything, where nothing is.
-    fn build(&mut self, table: &Table) {
-        self.push(Action::AddTable);
-        self.structure(&table.sets, &table.chains);
-        let mut in_order: Vec<_> = table.sets.iter().collect();
-        in_order.sort_by_key(|(name, set)| Phase::of(name, set));
-        for (name, set) in in_order {
-            self.elements(
-                name,
-                set.elements
-                    .iter()
-                    .map(|(key, data)| (key, None, Some(data))),
-            );
-        }
-    }
-
-    fn all(&mut self, difference: &TableDifference, to: &Table) {
-        self.structure(&difference.new_sets, &difference.new_chains);
-        let mut in_order: Vec<_> = difference
-            .elements
-            .iter()
-            .filter_map(|(name, changes)| Some((to.sets.get(name)?, name, changes)))
-            .collect();
-        in_order.sort_by_key(|(set, name, _)| Phase::of(name, set));
-        for (set, name, changes) in &in_order {
-            // A range that goes may overlap one that comes, and then it must go first.
-            if set.kind.ranges {
-                self.elements(name, triples(changes).map(|(key, old, _)| (key, old, None)));
-                self.elements(name, triples(changes).map(|(key, _, new)| (key, None, new)));
-            } else {
-                self.elements(name, triples(changes).filter(|(_, _, new)| new.is_some()));
-            }
-        }
-        for (name, chain) in &difference.changed_chains {
-            let flush = Action::FlushChain { name: name.clone() };
-            self.step([flush].into_iter().chain(rules(name, chain)));
-        }
-        // Who points to others goes first here.
-        for (_, name, changes) in in_order.iter().rev().filter(|(set, ..)| !set.kind.ranges) {
-            self.elements(name, triples(changes).filter(|(_, _, new)| new.is_none()));
-        }
-        for name in &difference.old_chains {
-            self.push(Action::FlushChain { name: name.clone() });
-        }
-        for name in &difference.old_chains {
-            self.push(Action::DeleteChain { name: name.clone() });
-        }
-        for name in &difference.old_sets {
-            self.push(Action::DeleteSet { name: name.clone() });
-        }
-    }
-
-    fn structure(&mut self, new_sets: &BTreeMap<Name, Set>, new_chains: &BTreeMap<Name, Chain>) {
-        for (name, set) in new_sets {
-            self.push(Action::AddSet {
-                name: name.clone(),
-                kind: set.kind.clone(),
-            });
-        }
-        for (name, chain) in new_chains {
-            self.push(Action::AddChain {
-                name: name.clone(),
-                base: chain.base,
-            });
-        }
-        for (name, chain) in new_chains {
-            rules(name, chain).for_each(|rule| self.push(rule));
-        }
-    }
-
-    /// Changes as key, before, after.
-    fn elements<'a>(
-        &mut self,
-        set: &Name,
-        changes: impl Iterator<Item = (&'a Key, Option<&'a Data>, Option<&'a Data>)>,
-    ) {
-        let (mut delete, mut add) = (Vec::new(), Vec::new());
-        for (key, old, new) in changes {
-            delete.extend(old.map(|data| (*key, data.clone())));
-            add.extend(new.map(|data| (*key, data.clone())));
-            if delete.len().max(add.len()) == ELEMENTS_PER_OPERATION {
-                let (delete, add) = (std::mem::take(&mut delete), std::mem::take(&mut add));
-                self.push(Action::Elements {
-                    set: set.clone(),
-                    delete,
-                    add,
-                });
-            }
-        }
-        if !delete.is_empty() || !add.is_empty() {
-            self.push(Action::Elements {
-                set: set.clone(),
-                delete,
-                add,
-            });
-        }
+        order.all(difference, to);
+        self.bounded(order.steps);
     }
 }

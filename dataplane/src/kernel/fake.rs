@@ -216,7 +216,9 @@ fn apply_to_table(table: &mut Table, action: &Action) -> Result<(), Errno> {
         Action::AddRule { chain, rule } => {
             let names = rule.statements.iter().all(|statement| {
                 chain_of(statement).is_none_or(|chain| table.chains.contains_key(chain))
-                    && set_of(statement).is_none_or(|set| table.sets.contains_key(set))
+                    && statement
+                        .set()
+                        .is_none_or(|set| table.sets.contains_key(set))
             });
             let chain = table
                 .chains
@@ -236,7 +238,7 @@ fn apply_to_table(table: &mut Table, action: &Action) -> Result<(), Errno> {
                 .values()
                 .flat_map(|chain| &chain.rules)
                 .flat_map(|rule| &rule.statements);
-            if statements.filter_map(set_of).any(|set| set == name) {
+            if statements.filter_map(Statement::set).any(|set| set == name) {
                 return Err(libc::EBUSY);
             }
             table.sets.remove(name).map(drop).ok_or(libc::ENOENT)
@@ -338,17 +340,6 @@ fn chain_in(data: &Data) -> Option<&Name> {
 fn chain_of(statement: &Statement) -> Option<&Name> {
     match statement {
         Statement::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)) => Some(chain),
-        _ => None,
-    }
-}
-
-fn set_of(statement: &Statement) -> Option<&Name> {
-    match statement {
-        Statement::InSet { set, .. } => Some(set),
-        Statement::VerdictMap { map, .. }
-        | Statement::Dnat { map, .. }
-        | Statement::SetPriority { map, .. }
-        | Statement::Record { map, .. } => Some(map),
         _ => None,
     }
 }

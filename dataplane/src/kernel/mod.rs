@@ -123,6 +123,11 @@ pub enum KernelError {
 }
 
 impl KernelError {
+    /// Whether the kernel refused because of what it holds: another way to the same end may succeed.
+    pub(crate) fn is_about_state(&self) -> bool {
+        matches!(self, KernelError::Refused { errno, .. } if errno.kind() != io::ErrorKind::OutOfMemory)
+    }
+
     /// Whether the kernel said that something named is not there (ENOENT).
     pub fn is_not_found(&self) -> bool {
         matches!(self, KernelError::Refused { errno, .. } if errno.kind() == io::ErrorKind::NotFound)

@@ -60,6 +60,28 @@ pub struct Table {
     pub sets: BTreeMap<Name, Set>,
 }
 
+impl Table {
+    /// The same with other names for some of its sets.
+    pub fn with_sets_renamed(mut self, family: Family, names: &BTreeMap<Name, Name>) -> Table {
+        for (old, new) in names {
+            if let Some(set) = self.sets.remove(old) {
+                self.sets.insert(new.clone(), set);
+            }
+        }
+        let rules = self.chains.values_mut().flat_map(|chain| &mut chain.rules);
+        for rule in rules {
+            let mut statements = rule.statements.clone();
+            for set in statements.iter_mut().filter_map(Statement::set_mut) {
+                if let Some(new) = names.get(set) {
+                    *set = new.clone();
+                }
+            }
+            *rule = Rule::new(family, statements);
+        }
+        self
+    }
+}
+
 /// One chain: a base chain when it hangs on a hook.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chain {

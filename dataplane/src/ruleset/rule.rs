@@ -139,6 +139,32 @@ pub enum Statement {
     Verdict(Verdict),
 }
 
+impl Statement {
+    /// The set or map that it looks into or fills.
+    pub fn set(&self) -> Option<&Name> {
+        match self {
+            Statement::InSet { set: name, .. }
+            | Statement::VerdictMap { map: name, .. }
+            | Statement::Dnat { map: name, .. }
+            | Statement::SetPriority { map: name, .. }
+            | Statement::Record { map: name, .. } => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The same, to have it look elsewhere.
+    pub fn set_mut(&mut self) -> Option<&mut Name> {
+        match self {
+            Statement::InSet { set: name, .. }
+            | Statement::VerdictMap { map: name, .. }
+            | Statement::Dnat { map: name, .. }
+            | Statement::SetPriority { map: name, .. }
+            | Statement::Record { map: name, .. } => Some(name),
+            _ => None,
+        }
+    }
+}
+
 /// One rule.
 ///
 /// Rules read back from the kernel are not decoded: they carry the fingerprint found in their userdata and no statements.

@@ -1,14 +1,14 @@
 //! What a change costs the kernel, counted in operations, and what is there between two of its transactions.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use dataplane::{
-    Dataplane,
+    Dataplane, Verified,
     kernel::{Fake, Kernel},
     model::{Change, Desired, Family, Fate, Frontend, Protocol},
     plan::{Action, Operation, plan},
     ruleset::{
-        ConnectionState, Data, Landing, Name, Origin, Packet, Rule, Ruleset, Statement, Table,
+        ConnectionState, Data, Landing, Origin, Packet, Rule, Ruleset, Statement, Table, Verdict,
         World, sets,
     },
 };
@@ -117,64 +117,91 @@ fn growth_only_adds_and_in_short_transactions() {
     }
 }
 
-/// The same ruleset as another version would have it, who looks Services up in a map of another name.
-fn of_another_version(ruleset: &Ruleset) -> Ruleset {
-    let mut ruleset = ruleset.clone();
-    let name: Name = "older-picks".into();
-    for (family, table) in &mut ruleset.tables {
-        let map = table.sets.remove(sets::SERVICES).expect("the map");
-        table.sets.insert(name.clone(), map);
-        for rule in table.chains.values_mut().flat_map(|chain| &mut chain.rules) {
-            let mut statements = rule.statements.clone();
-            for statement in &mut statements {
-                if let Statement::SetPriority { map, .. } = statement
-                    && **map == *sets::SERVICES
-                {
-                    *map = name.clone();
-                }
-            }
-            *rule = Rule::new(*family, statements);
+/// Goes the planned way from one ruleset to the other; after each transaction every Service has its endpoint.
+fn without_a_miss(from: &Ruleset, to: &Ruleset, services: u16) {
+    let mut kernel = Fake {
+        ruleset: from.clone(),
+        ..Fake::default()
+    };
+    let transactions = plan(from, to).transactions;
+    assert!(transactions.len() > 3);
+    for operations in transactions {
+        let elements: usize = operations.iter().map(touched).sum();
+        assert!(elements <= 2048, "{elements} elements in one transaction");
+        kernel.commit(&operations, None).expect("accepted");
+        for service in [0, 1, services / 2, services - 1] {
+            let [high, low] = service.to_be_bytes();
+            let packet = Packet {
+                origin: Origin::Link,
+                protocol: Protocol::Tcp,
+                source: SocketAddr::from(([192, 0, 2, 9], 40_000)),
+                destination: SocketAddr::from(([10, 96, high, low], 80)),
+            };
+            let landing =
+                kernel
+                    .ruleset
+                    .trace(&packet, ConnectionState::New, &mut World::default());
+            let Landing::Delivered { to, .. } = landing else {
+                panic!("{packet:?}: {landing:?}")
+            };
+            assert_eq!(to.to_string(), THREE[0]);
         }
     }
-    ruleset
+    assert_eq!(&kernel.ruleset, to);
 }
 
-/// A map is filled in many transactions; after each of them every Service is found in one map or the other.
+/// Another version looks Services up in a map of another name: it is filled before the rules look there.
 #[test]
 fn another_version_takes_over_in_short_transactions_without_a_miss() {
-    let services = 6000;
-    let right = compiled(&many_services(services, &THREE[..1]));
-    let other = of_another_version(&right);
+    let right = compiled(&many_services(6000, &THREE[..1]));
+    let names = BTreeMap::from([(sets::SERVICES.into(), "older-picks".into())]);
+    let mut other = right.clone();
+    for (family, table) in &mut other.tables {
+        *table = table.clone().with_sets_renamed(*family, &names);
+    }
     assert_ne!(right, other);
-    for (from, to) in [(&other, &right), (&right, &other)] {
+    without_a_miss(&other, &right, 6000);
+    without_a_miss(&right, &other, 6000);
+}
+
+#[test]
+fn maps_of_another_make_are_replaced_in_short_transactions_without_a_miss() {
+    let right = compiled(&many_services(6000, &THREE[..1]));
+    let other = common::of_another_make(&right);
+    assert_ne!(right, other);
+    without_a_miss(&other, &right, 6000);
+    // Half way somebody was killed: what stood in is used again.
+    let way = plan(&other, &right).transactions;
+    for done in [1, way.len() / 3, way.len() / 2, way.len() * 2 / 3] {
         let mut kernel = Fake {
-            ruleset: from.clone(),
+            ruleset: other.clone(),
             ..Fake::default()
         };
-        let transactions = plan(from, to).transactions;
-        assert!(transactions.len() > 3);
-        for operations in transactions {
-            kernel.commit(&operations, None).expect("accepted");
-            for service in [0, 1, services / 2, services - 1] {
-                let [high, low] = service.to_be_bytes();
-                let packet = Packet {
-                    origin: Origin::Link,
-                    protocol: Protocol::Tcp,
-                    source: SocketAddr::from(([192, 0, 2, 9], 40_000)),
-                    destination: SocketAddr::from(([10, 96, high, low], 80)),
-                };
-                let landing =
-                    kernel
-                        .ruleset
-                        .trace(&packet, ConnectionState::New, &mut World::default());
-                let Landing::Delivered { to, .. } = landing else {
-                    panic!("{packet:?}: {landing:?}")
-                };
-                assert_eq!(to.to_string(), THREE[0]);
-            }
+        for operations in &way[..done] {
+            kernel.commit(operations, None).expect("accepted");
         }
-        assert_eq!(&kernel.ruleset, to);
+        without_a_miss(&kernel.ruleset, &right, 6000);
     }
+}
+
+/// A stranger's rule under our name would make a loop as soon as an element leads there.
+#[test]
+fn what_cannot_be_repaired_step_by_step_is_made_anew() {
+    let desired = many_services(6000, &THREE[..1]);
+    let mut dataplane = open(&desired);
+    let right = dataplane.kernel_mut().ruleset.clone();
+    let kernel = dataplane.kernel_mut();
+    let table = kernel.ruleset.tables.get_mut(&Family::V4).expect("a table");
+    for set in table.sets.values_mut() {
+        set.elements.clear();
+    }
+    let jump = Statement::Verdict(Verdict::Jump("services".into()));
+    let rule = Rule::new(Family::V4, vec![jump]);
+    table.chains.get_mut("lb-1-0").expect("a chain").rules = vec![rule];
+    kernel.generation += 1;
+    assert_eq!(dataplane.verify().expect("verify"), Verified::Repaired);
+    assert_eq!(dataplane.kernel_mut().ruleset, right);
+    assert_eq!(dataplane.verify().expect("verify"), Verified::Intact);
 }
 
 fn adds_verdict(operation: &Operation) -> bool {

@@ -19,7 +19,9 @@ use proptest::{
 };
 
 use crate::{
-    common::{Netns, address, balance, need, node_port, open, random, run, with_affinity},
+    common::{
+        Netns, address, balance, need, node_port, of_another_make, open, random, run, with_affinity,
+    },
     net::{ALL, Met, Net, SOON, desired, tcp, web},
 };
 
@@ -102,6 +104,29 @@ fn any_state_converges_in_one_pass_and_an_undamaged_service_is_never_missed() {
                     0,
                     "one pass was enough"
                 );
+            }
+        });
+    });
+    assert_eq!(missed, []);
+}
+
+#[test]
+fn maps_of_another_make_are_replaced_without_a_miss() {
+    let net = Net::new();
+    let right = desired([(web(), balance(&ALL))]);
+    let mut dataplane = net.node.run(|| {
+        let mut dataplane = open(Ownership::Never);
+        dataplane.replace(&right).expect("replace");
+        dataplane
+    });
+    let missed = while_connecting(&net, "10.96.0.2:80", || {
+        net.node.run(|| {
+            for _ in 0..8 {
+                let other = of_another_make(&Ruleset::compile(&right, &held()));
+                spoil(&other);
+                assert_eq!(held(), other);
+                assert_eq!(dataplane.verify().expect("verify"), Verified::Repaired);
+                assert_eq!(held(), Ruleset::compile(&right, &held()));
             }
         });
     });

@@ -18,6 +18,7 @@ use dataplane::{
     Dataplane,
     kernel::{Netlink, Ownership},
     model::{Affinity, Endpoint, Family, Fate, Frontend, Masquerade, Memory, Protocol, Scope},
+    ruleset::{Holds, Ruleset, Type, sets},
 };
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -211,4 +212,20 @@ pub(crate) fn with_masquerade(fate: Fate, masquerade: Masquerade) -> Fate {
 pub(crate) fn open(ownership: Ownership) -> Dataplane<Netlink> {
     let kernel = Netlink::open(ownership).expect("a netlink socket");
     Dataplane::open(kernel).expect("an open dataplane")
+}
+
+/// The same elements in maps that another version declared: no packet notices the types of columns, but the kernel does not
+/// change them.
+pub(crate) fn of_another_make(ruleset: &Ruleset) -> Ruleset {
+    let mut other = ruleset.clone();
+    let table = other.tables.get_mut(&Family::V4).expect("both families");
+    for name in sets::SLOTS.into_iter().chain([sets::SERVICES]) {
+        let set = table.sets.get_mut(name).expect("of every table");
+        set.kind.holds = Holds::Values(if name == sets::SERVICES {
+            vec![Type::Address]
+        } else {
+            vec![Type::Address, Type::Number]
+        });
+    }
+    other
 }
