@@ -31,6 +31,8 @@ const PROBE: &str = "    readinessProbe: {tcpSocket: {port: 9377}}\n";
 /// New connections by one client process, one after the other, and how many such processes a client starts at most.
 const CONNECTIONS: &str = "20";
 const RUNS: usize = 500;
+/// One takes hardly longer than a few of such processes.
+const RESTARTS: usize = 4;
 /// Fewer would hardly hit the moment in which a Pod leaves.
 const ENOUGH_RUNS: usize = 10;
 
@@ -84,16 +86,18 @@ fn no_connection_is_dropped_by_a_rollout_restart() {
 fn restart(lab: &Lab) {
     let status = ["rollout", "status", "deployment/a", "--timeout=120s"];
     let _ = lab.kubectl(&status).ok();
-    let before = names_of_pods(lab);
     under_load(lab, |_| {
-        let _ = lab.kubectl(&["rollout", "restart", "deployment/a"]).ok();
-        let _ = lab.kubectl(&status).ok();
-        eventually("the old Pods are gone", 4 * DEADLINE, || {
-            let now = names_of_pods(lab);
-            (now.is_disjoint(&before) && now.len() == 4)
-                .then_some(())
-                .ok_or_else(|| format!("{now:?}"))
-        });
+        for _ in 0..RESTARTS {
+            let before = names_of_pods(lab);
+            let _ = lab.kubectl(&["rollout", "restart", "deployment/a"]).ok();
+            let _ = lab.kubectl(&status).ok();
+            eventually("the old Pods are gone", 4 * DEADLINE, || {
+                let now = names_of_pods(lab);
+                (now.is_disjoint(&before) && now.len() == 4)
+                    .then_some(())
+                    .ok_or_else(|| format!("{now:?}"))
+            });
+        }
     });
 }
 
