@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    let tests: [(&str, Test); 26] = [
+    let tests: &[(&str, Test)] = &[
         (
             "output_and_exit_code_are_kept",
             output_and_exit_code_are_kept,
@@ -135,7 +135,7 @@ fn main() -> ExitCode {
         ("cgroup_v2_alone_is_enough", cgroup_v2_alone_is_enough),
     ];
     let wanted = Wanted::from_args();
-    let tests = tests.into_iter().filter(|(name, _)| wanted.includes(name));
+    let tests = tests.iter().filter(|(name, _)| wanted.includes(name));
     if wanted.list {
         tests.for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
