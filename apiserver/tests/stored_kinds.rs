@@ -5,6 +5,7 @@
 
 mod common;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use common::{Api, kubectl::each_version};
 use serde_json::{Value, json};
 
@@ -17,6 +18,9 @@ const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 const QUOTAS: &str = "/api/v1/namespaces/default/resourcequotas";
 const LIMITS: &str = "/api/v1/namespaces/default/limitranges";
 
+/// Made by `openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=jane/O=dev`.
+const CSR: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIWE1IOENBUUF3SFRFTk1Bc0dBMVVFQXd3RWFtRnVaVEVNTUFvR0ExVUVDZ3dEWkdWMk1Ga3dFd1lIS29aSQp6ajBDQVFZSUtvWkl6ajBEQVFjRFFnQUUzOVZFYlZycksrdUppQlFFSWlobkx0WGNrRGdZY2d5K0dleWdCdUZPCnc1bXJyekhsekxST1RmNENMN1dkZFcydVprVm5PbW1FNVVnVkYzaUpBQktCRWFBQU1Bb0dDQ3FHU000OUJBTUMKQTBnQU1FVUNJUUNzVWdXY0NlMUI4V3h6SC9DV3VlanhOMDkrYkF3cGhiZXJkZ1lFQW1veW93SWdPNGpCV0g3bworSW1xcU42ZzFZK29JY1J4eFZuR2k0SVI2b29lVHJ3N1plcz0KLS0tLS1FTkQgQ0VSVElGSUNBVEUgUkVRVUVTVC0tLS0tCg==";
+
 fn job(restart: &str) -> Value {
     json!({
         "metadata": {"name": "j"},
@@ -28,8 +32,15 @@ fn job(restart: &str) -> Value {
 
 fn request(signer: &str) -> Value {
     json!({"metadata": {"name": "r"}, "spec": {
-        "request": "cmVxdWVzdA==", "signerName": signer, "usages": ["client auth"], "username": "root",
+        "request": CSR, "signerName": signer, "usages": ["client auth"], "username": "root",
     }})
+}
+
+/// A request with one field changed.
+fn asks(field: &str, value: Value) -> Value {
+    let mut request = request("example.com/signer");
+    request["spec"][field] = value;
+    request
 }
 
 #[tokio::test]
@@ -70,6 +81,8 @@ async fn m13_a_job_is_filled_in_and_tied_to_its_pods() {
 #[tokio::test]
 async fn v6_wrong_objects_are_refused() {
     let api = Api::new().await;
+    let forged = String::from_utf8(STANDARD.decode(CSR).unwrap()).unwrap();
+    let forged = forged.replace("uejxN09", "uejxN08");
     let named = |rest: Value| {
         let mut object = json!({"metadata": {"name": "x"}});
         for (field, value) in rest.as_object().unwrap() {
@@ -121,6 +134,24 @@ async fn v6_wrong_objects_are_refused() {
         ),
         (LIMITS, named(twice), "spec.limits[1].type"),
         (REQUESTS, request("x"), "spec.signerName"),
+        (
+            REQUESTS,
+            request("kubernetes.io/legacy-unknown"),
+            "spec.signerName",
+        ),
+        (REQUESTS, asks("request", json!("eA==")), "spec.request"),
+        // A bit of the signature: it does not fit the key any more.
+        (
+            REQUESTS,
+            asks("request", json!(STANDARD.encode(forged))),
+            "spec.request",
+        ),
+        (REQUESTS, asks("usages", json!(["x"])), "spec.usages[0]"),
+        (
+            REQUESTS,
+            asks("usages", json!(["client auth", "client auth"])),
+            "spec.usages[1]",
+        ),
         (
             REQUESTS,
             named(json!({"spec": {"signerName": "a.b/c"}})),
@@ -191,7 +222,6 @@ async fn a_certificate_request_says_who_asked_and_is_approved_on_a_path_of_its_o
     );
 }
 
-/// The request was made by `openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=jane/O=dev`.
 const MANIFEST: &str = "
 apiVersion: networking.k8s.io/v1
 kind: IngressClass
@@ -211,14 +241,15 @@ spec: {limits: [{type: Pod, max: {cpu: 1}}]}
 apiVersion: certificates.k8s.io/v1
 kind: CertificateSigningRequest
 metadata: {name: x}
-spec: {request: LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIWE1IOENBUUF3SFRFTk1Bc0dBMVVFQXd3RWFtRnVaVEVNTUFvR0ExVUVDZ3dEWkdWMk1Ga3dFd1lIS29aSQp6ajBDQVFZSUtvWkl6ajBEQVFjRFFnQUUzOVZFYlZycksrdUppQlFFSWlobkx0WGNrRGdZY2d5K0dleWdCdUZPCnc1bXJyekhsekxST1RmNENMN1dkZFcydVprVm5PbW1FNVVnVkYzaUpBQktCRWFBQU1Bb0dDQ3FHU000OUJBTUMKQTBnQU1FVUNJUUNzVWdXY0NlMUI4V3h6SC9DV3VlanhOMDkrYkF3cGhiZXJkZ1lFQW1veW93SWdPNGpCV0g3bworSW1xcU42ZzFZK29JY1J4eFZuR2k0SVI2b29lVHJ3N1plcz0KLS0tLS1FTkQgQ0VSVElGSUNBVEUgUkVRVUVTVC0tLS0tCg==, signerName: example.com/signer, usages: [client auth], expirationSeconds: 3600}
+spec: {request: $CSR, signerName: example.com/signer, usages: [client auth], expirationSeconds: 3600}
 ";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t3_kubectl_creates_shows_and_deletes_them() {
+    let manifest = MANIFEST.replace("$CSR", CSR);
     each_version(async |api, kubectl| {
-        let _ = kubectl.works_with("apply -f -", MANIFEST).await;
-        let same = kubectl.works_with("apply -f -", MANIFEST).await;
+        let _ = kubectl.works_with("apply -f -", &manifest).await;
+        let same = kubectl.works_with("apply -f -", &manifest).await;
         assert_eq!(same.matches("unchanged").count(), 4, "{same}");
         // Generators send protobuf from kubectl 1.32 on (N2).
         for command in [

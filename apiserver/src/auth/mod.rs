@@ -2,7 +2,7 @@
 //!
 //! Reading order: this page (callers, questions, answers), [`authentication`] (who it is: by [`certificate`], by
 //! [`service_account`] token, by [`token`] to join), [`impersonation`] (who they want to be), [`policy`] (what they may do), [`rbac`] (by which roles), [`node`] (what nodes
-//! may do), [`endpoint_restriction`] (what nobody may name as an endpoint).
+//! may do), [`endpoint_restriction`] (what nobody may name as an endpoint), [`signers`] (who decides on requests for certificates).
 
 use std::collections::BTreeMap;
 
@@ -17,6 +17,7 @@ pub mod node;
 pub mod policy;
 pub mod rbac;
 pub mod service_account;
+pub mod signers;
 pub mod token;
 
 /// The group of the administrators: they may do everything.

@@ -10,6 +10,7 @@
 //! [`node_graph`] are apart: the authorizers need them before the first request.
 
 mod bootstrap;
+mod certificates;
 pub mod definitions;
 mod disruption;
 mod endpoint_slice;
@@ -41,6 +42,7 @@ mod write;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -55,13 +57,15 @@ pub use self::{
     load_balancer::{ANNOUNCED_BY, Pool, PoolEntry, PoolEntryError},
     programmed::CONDITION as PROGRAMMED,
 };
-use crate::{announcers::Announcers, applied::Applied, metrics::Metrics, registry::Registry};
+use crate::{
+    announcers::Announcers, applied::Applied, metrics::Metrics, pki::Pki, registry::Registry,
+};
 
 /// What the controllers must know of the cluster.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    /// The CA's certificate in PEM, for every namespace's `kube-root-ca.crt`.
-    pub ca_pem: String,
+    /// The CA: its certificate is in every namespace's `kube-root-ca.crt`, and it signs what users ask for.
+    pub pki: Arc<Pki>,
     /// Where the API is reached.
     pub advertise: SocketAddr,
     /// The ClusterIP of `default/kubernetes`.
@@ -106,13 +110,15 @@ pub fn start(
     let disruption = disruption::run(registry.clone());
     let service_cidr = service_cidr::run(registry.clone());
     let definitions = definitions::run(registry.clone());
+    let certificates = certificates::run(registry.clone(), cluster.pki.clone());
     let main = run::run(registry, cluster, announcers);
-    let loops: [BoxFuture<'static, ()>; 6] = [
+    let loops: [BoxFuture<'static, ()>; 7] = [
         programmed.boxed(),
         garbage.boxed(),
         disruption.boxed(),
         service_cidr.boxed(),
         definitions.boxed(),
+        certificates.boxed(),
         main.boxed(),
     ];
     for each in loops {

@@ -31,7 +31,7 @@ pub(super) fn plan(world: &World, cluster: &Cluster, namespace: &Namespace) -> V
         };
         actions.push(Action::create(&SERVICE_ACCOUNTS, &account));
     }
-    let data = [("ca.crt".into(), cluster.ca_pem.as_str().into())].into();
+    let data = [("ca.crt".into(), cluster.pki.ca_pem().into())].into();
     match world.config_maps.get(&(name.clone(), ROOT_CA.into())) {
         None => {
             let map = ConfigMap {

@@ -90,7 +90,7 @@ async fn release(registry: &Registry, cidr: &Value) -> Result<(), ApiError> {
 }
 
 /// Waits until something of what was looked at changes.
-async fn changed(registry: &Registry, seen: &[(&'static Kind, Revision)]) {
+pub(super) async fn changed(registry: &Registry, seen: &[(&'static Kind, Revision)]) {
     let changes = seen.iter().map(|(kind, after)| {
         Box::pin(async move {
             let query = WatchQuery {

@@ -9,10 +9,11 @@ use crate::{
         endpoint_restriction::EndpointRestriction,
         node::restriction,
         rbac::escalation::{self, Escalation},
+        signers,
     },
     registry::{
         ApiError, Kind, Part,
-        kinds::{NODES, PODS, SERVICES, rbac::GROUP},
+        kinds::{CERTIFICATE_SIGNING_REQUESTS, NODES, PODS, SERVICES, rbac::GROUP, text_at},
         meta,
     },
 };
@@ -100,7 +101,12 @@ impl Guard {
 
     fn restrict(&self, old: Option<&Value>, new: &Value) -> Result<(), ApiError> {
         match old {
-            None => restriction::check_create(&self.user, self.kind, new)?,
+            None => {
+                restriction::check_create(&self.user, self.kind, new)?;
+                if *self.kind == CERTIFICATE_SIGNING_REQUESTS {
+                    signers::check_subject(new)?;
+                }
+            }
             Some(old) => restriction::check_change(&self.user, self.kind, old, new)?,
         }
         match &self.endpoints {
@@ -148,4 +154,24 @@ pub(super) async fn check_service_status(
         group: SERVICES.group.to_owned(),
         name,
     })
+}
+
+/// Who decides on a request for a certificate must have a say with its signer.
+pub(super) async fn check_signer(call: &Call, target: &Target, verb: &str) -> Result<(), ApiError> {
+    let decision = target
+        .subresource
+        .and_then(|sub| signers::verb_of(sub.name));
+    let (true, Some(decision)) = (matches!(verb, "update" | "patch"), decision) else {
+        return Ok(());
+    };
+    if *target.kind != CERTIFICATE_SIGNING_REQUESTS {
+        return Ok(());
+    }
+    // What it was made with stays: nobody can change it in between.
+    let name = target.object_name();
+    let request = call.state.registry.get(target.kind, None, name).await?;
+    let request = request.value();
+    let signer = text_at(&request, &["spec", "signerName"]);
+    let authorizer = &*call.state.authorizer;
+    signers::check(authorizer, &call.user, decision, (name, signer)).await
 }

@@ -6,6 +6,7 @@
 mod files;
 mod kubeconfig;
 mod leaf;
+mod request;
 mod service_account;
 
 use std::{
@@ -23,7 +24,10 @@ use rcgen::{
 use sha2::{Digest as _, Sha256};
 
 use self::files::Access;
-pub use self::leaf::Leaf;
+pub use self::{
+    leaf::Leaf,
+    request::{CertificateRequest, ClientCertificate},
+};
 use crate::auth::service_account::key::{KeyError, Keys};
 
 /// Years a CA certificate is valid.
@@ -214,6 +218,23 @@ impl Pki {
             .signed_by(&self.ca.issuer)
             .map_err(PkiError::BadRequest)?;
         Ok(certificate.pem())
+    }
+
+    /// Signs what somebody asked for and was given, as a client certificate in PEM.
+    ///
+    /// # Errors
+    /// [`PkiError::Make`].
+    pub fn sign_client(&self, wanted: ClientCertificate<'_>) -> Result<String, PkiError> {
+        self.ca.sign_client(wanted, Timestamp::now())
+    }
+}
+
+impl std::fmt::Debug for Pki {
+    /// Without its keys.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pki")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
     }
 }
 

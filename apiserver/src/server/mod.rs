@@ -227,7 +227,7 @@ impl Server {
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let stop = CancellationToken::new();
         let cluster = controller::Cluster {
-            ca_pem: self.pki.ca_pem().to_owned(),
+            pki: self.pki.clone(),
             advertise: SocketAddr::new(self.config.advertised(), self.address.port()),
             api_service_ip: self.config.api_service_ip(),
             cluster_dns: self.config.cluster_dns,

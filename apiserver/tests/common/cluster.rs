@@ -1,12 +1,13 @@
 //! An API with its controllers at work.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use apiserver::{
     announcers::Announcers,
     applied::Applied,
     controller::{self, Cluster, Controllers},
     metrics::Metrics,
+    pki::{Pki, ServerNames},
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -30,8 +31,10 @@ pub async fn cluster_with(node_grace: Duration, applied: Applied) -> (Api, Contr
 
 /// The controllers of an API, until they are dropped.
 pub async fn start(api: &Api, node_grace: Duration, applied: Applied) -> Controllers {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::open(dir.path(), &ServerNames::default()).unwrap();
     let cluster = Cluster {
-        ca_pem: "a certificate".into(),
+        pki: Arc::new(pki),
         advertise: "192.0.2.7:6443".parse().unwrap(),
         api_service_ip: "10.96.0.1".parse().unwrap(),
         cluster_dns: "10.96.0.10".parse().unwrap(),

@@ -11,43 +11,18 @@ mod replica_set;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use apiserver::{
-    announcers::Announcers,
-    applied::Applied,
-    controller::{self, Cluster, Controllers},
-    metrics::Metrics,
-};
-use common::{Api, PODS};
+use apiserver::applied::Applied;
+use common::{Api, PODS, cluster::start};
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 const APPS: &str = "/apis/apps/v1/namespaces/default";
+/// No test here wants a node to be lost.
+const NODE_GRACE: Duration = Duration::from_secs(3600);
 const WAIT: Duration = Duration::from_secs(60);
-
-/// The controllers of an API, until they are dropped.
-async fn control(api: &Api) -> Controllers {
-    let cluster = Cluster {
-        ca_pem: "a certificate".into(),
-        advertise: "192.0.2.7:6443".parse().unwrap(),
-        api_service_ip: "10.96.0.1".parse().unwrap(),
-        cluster_dns: "10.96.0.10".parse().unwrap(),
-        service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
-        pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
-        node_grace: Duration::from_secs(3600),
-        load_balancer_pool: controller::Pool::default(),
-    };
-    controller::bootstrap(&api.registry, &cluster)
-        .await
-        .unwrap();
-    let registry = api.registry.clone();
-    let watchers = (Applied::default(), Announcers::default());
-    let stop = CancellationToken::new();
-    controller::start(registry, cluster, watchers, Metrics::default(), stop)
-}
 
 /// Runs a test on a cluster of these nodes.
 async fn on_nodes(api: &Api, names: &[&str], test: impl Future<Output = ()>) {
-    let _controllers = control(api).await;
+    let _controllers = start(api, NODE_GRACE, Applied::default()).await;
     for name in names {
         node(api, name, &json!({})).await;
     }

@@ -57,6 +57,12 @@ async fn a_replica_set_takes_orphans_in_and_lets_go_what_is_not_its_own_any_more
         let mut orphan = common::pod("orphan");
         orphan["metadata"]["labels"] = json!({"app": "web"});
         api.made(PODS, orphan).await;
+        let orphan = format!("{PODS}/orphan");
+        // The controllers have seen it once it has a node.
+        eventually(&api, &orphan, "on a node", |pod| {
+            pod["spec"]["nodeName"] == "n1"
+        })
+        .await;
         let sets = format!("{APPS}/replicasets");
         let made = api
             .made(&sets, workload("web", &json!({"replicas": 2})))
@@ -64,7 +70,6 @@ async fn a_replica_set_takes_orphans_in_and_lets_go_what_is_not_its_own_any_more
         let path = format!("{sets}/web");
         eventually(&api, &path, "two", available(2)).await;
         assert_eq!(told(&api, "SuccessfulCreate").await.len(), 1);
-        let orphan = format!("{PODS}/orphan");
         let (_, pod) = api.get(&orphan).await;
         let owner = &pod["metadata"]["ownerReferences"][0];
         assert_eq!(owner["uid"], made["metadata"]["uid"]);

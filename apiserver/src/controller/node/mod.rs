@@ -192,16 +192,21 @@ fn free_network(world: &World, range: &IpNet) -> Option<IpNet> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use api::core::PodCondition;
 
     use super::*;
-    use crate::store::Revision;
+    use crate::{
+        pki::{Pki, ServerNames},
+        store::Revision,
+    };
 
     fn cluster() -> Cluster {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::open(dir.path(), &ServerNames::default()).unwrap();
         Cluster {
-            ca_pem: String::new(),
+            pki: Arc::new(pki),
             advertise: "198.18.0.2:6443".parse().unwrap(),
             api_service_ip: "10.96.0.1".parse().unwrap(),
             cluster_dns: "10.96.0.10".parse().unwrap(),

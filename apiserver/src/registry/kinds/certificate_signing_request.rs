@@ -1,13 +1,47 @@
 //! CertificateSigningRequest (certificates.k8s.io/v1).
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use super::{items, text_at};
-use crate::registry::{
-    causes::Causes,
-    kind::{ALL_VERBS, Kind, NameRule, Rules, STATUS, Subresource},
-    table::{AGE, Column, NAME, Table, human_duration},
+use crate::{
+    pki::CertificateRequest,
+    registry::{
+        causes::Causes,
+        kind::{ALL_VERBS, Kind, NameRule, Rules, STATUS, Subresource},
+        table::{AGE, Column, NAME, Table, human_duration},
+    },
 };
+
+/// The signer whose client certificates the cluster's CA makes.
+pub(crate) const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+
+/// What a key may be used for, in the words of the API.
+const USAGES: &[&str] = &[
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
 
 /// CertificateSigningRequest.
 pub static CERTIFICATE_SIGNING_REQUESTS: Kind = Kind {
@@ -46,6 +80,9 @@ pub static CERTIFICATE_SIGNING_REQUESTS: Kind = Kind {
                 validate(&new["spec"], causes);
             }
             conditions(&new["status"], causes);
+            if let Some(old) = old {
+                kept_decisions(&old["status"], &new["status"], causes);
+            }
         },
         ..Rules::GENERIC
     },
@@ -96,11 +133,25 @@ fn state(csr: &Value) -> String {
 /// Source: kubernetes/kubernetes pkg/apis/certificates/validation/validation.go.
 fn validate(spec: &Value, causes: &mut Causes) {
     let request = text_at(spec, &["request"]);
+    // Its schema wants base64.
+    let pem = STANDARD.decode(request).unwrap_or_default();
     if request.is_empty() {
         causes.required("spec.request", "");
+    } else if let Err(reason) = CertificateRequest::from_pem(&pem) {
+        causes.invalid("spec.request", request, reason);
     }
-    if items(&spec["usages"]).is_empty() {
+    let usages = items(&spec["usages"]);
+    if usages.is_empty() {
         causes.required("spec.usages", "usages must be specified");
+    }
+    for (index, usage) in usages.iter().enumerate() {
+        let (path, usage) = (format!("spec.usages[{index}]"), usage.as_str());
+        let usage = usage.unwrap_or_default();
+        if !USAGES.contains(&usage) {
+            causes.not_supported(path, usage, USAGES);
+        } else if usages[..index].iter().any(|other| other == usage) {
+            causes.duplicate(path, usage);
+        }
     }
     let signer = text_at(spec, &["signerName"]);
     let fine = signer.split_once('/').is_some_and(|(domain, path)| {
@@ -110,6 +161,9 @@ fn validate(spec: &Value, causes: &mut Causes) {
     });
     if signer.is_empty() {
         causes.required("spec.signerName", "");
+    } else if signer == "kubernetes.io/legacy-unknown" {
+        let detail = "the legacy signerName is not allowed via this API version";
+        causes.invalid("spec.signerName", signer, detail);
     } else if !fine {
         let detail =
             "must be a fully qualified domain and path of the form 'example.com/signer-name'";
@@ -152,5 +206,18 @@ fn conditions(status: &Value, causes: &mut Causes) {
     if has("Approved") && has("Denied") {
         let detail = "Approved and Denied conditions are mutually exclusive";
         causes.invalid("status.conditions", "Denied", detail);
+    }
+}
+
+/// What was decided stays so.
+fn kept_decisions(old: &Value, new: &Value, causes: &mut Causes) {
+    let new = items(&new["conditions"]);
+    for condition in items(&old["conditions"]) {
+        let kind = text_at(condition, &["type"]);
+        let decided = matches!(kind, "Approved" | "Denied" | "Failed");
+        if decided && !new.contains(condition) {
+            let detail = format!("updates may not remove or change a condition of type {kind:?}");
+            causes.forbidden("status.conditions", &detail);
+        }
     }
 }

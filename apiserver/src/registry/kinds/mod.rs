@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::kind::Kind;
 
 pub(super) mod address;
-mod certificate_signing_request;
+pub(crate) mod certificate_signing_request;
 mod config_map;
 mod controller_revision;
 pub(crate) mod custom_resource_definition;
