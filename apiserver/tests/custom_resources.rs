@@ -737,3 +737,25 @@ async fn n1_custom_resources_have_no_protobuf() {
     let (code, _) = api.call_as("POST", TABS, media_type, tab("a")).await;
     assert_eq!(code, 415);
 }
+
+/// A right to everything in a namespace is none to objects without one.
+#[tokio::test]
+async fn cve_2019_11247_custom_resources_without_a_namespace_are_in_none() {
+    let mut cluster = definition();
+    cluster["spec"]["scope"] = json!("Cluster");
+    let api = with(cluster).await;
+    let everywhere = "/apis/stable.example.com/v1/crontabs";
+    api.made(everywhere, tab("a")).await;
+    assert_eq!(api.get(&format!("{everywhere}/a")).await.0, 200);
+    for path in [
+        TABS.to_owned(),
+        format!("{TABS}/a"),
+        format!("{TABS}/a/status"),
+    ] {
+        assert_eq!(api.get(&path).await.0, 404, "{path}");
+        assert_eq!(api.put(&path, tab("a")).await.0, 404, "{path}");
+        assert_eq!(api.post(&path, tab("b")).await.0, 404, "{path}");
+        assert_eq!(api.delete(&path).await.0, 404, "{path}");
+    }
+    assert_eq!(api.get(&format!("{everywhere}/a")).await.0, 200);
+}

@@ -11,7 +11,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn copies_of_a_json_patch_do_not_grow_without_end() {
+async fn cve_2019_1002100_copies_of_a_json_patch_do_not_grow_without_end() {
     let api = Api::new().await;
     api.made(CONFIG_MAPS, config_map("a")).await;
     let add = json!({"op": "add", "path": "/data/x", "value": "x".repeat(1000)});
@@ -90,7 +90,7 @@ async fn post_yaml(api: &Api, query: &str, text: String) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn yaml_that_nests_or_repeats_itself_without_end_is_refused() {
+async fn cve_2019_11253_yaml_that_nests_or_repeats_itself_without_end_is_refused() {
     let api = Api::new().await;
     let (code, message) = post_yaml(&api, "", "[".repeat(200_000)).await;
     assert_eq!(code, 400);
@@ -116,4 +116,39 @@ async fn v5_duplicate_keys_of_yaml_are_seen() {
     assert_eq!(code, 400);
     assert!(message.ends_with("duplicate field \"data.k\""), "{message}");
     assert_eq!(post_yaml(&api, "", text.into()).await.0, 201);
+}
+
+#[tokio::test]
+async fn bodies_that_nest_without_end_are_refused() {
+    let api = Api::new().await;
+    api.made(CONFIG_MAPS, config_map("a")).await;
+    let nested = |open: &str, close: &str| {
+        let (open, close) = (open.repeat(100_000), close.repeat(100_000));
+        format!("{{\"metadata\": {{\"name\": \"b\"}}, \"data\": {open}{close}}}")
+    };
+    let one = format!("{CONFIG_MAPS}/a");
+    for text in [nested("[", "]"), nested("{\"a\":", "}"), nested("[", "")] {
+        for (method, path, media_type) in [
+            ("POST", CONFIG_MAPS, "application/json"),
+            ("PUT", &one, "application/json"),
+            ("PATCH", &one, "application/merge-patch+json"),
+            ("PATCH", &one, "application/json-patch+json"),
+            ("PATCH", &one, "application/strategic-merge-patch+json"),
+            (
+                "PATCH",
+                &format!("{one}?fieldManager=me"),
+                "application/apply-patch+yaml",
+            ),
+            ("DELETE", &one, "application/json"),
+        ] {
+            let request = Request::builder()
+                .method(method)
+                .uri(path)
+                .header("content-type", media_type)
+                .body(Body::from(text.clone()));
+            let response = api.send(request.unwrap()).await;
+            assert_eq!(response.status(), 400, "{method} {media_type}");
+        }
+    }
+    assert_eq!(api.get(&one).await.0, 200, "it is still there");
 }

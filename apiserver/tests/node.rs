@@ -184,3 +184,49 @@ async fn a_node_writes_the_status_of_its_pods_and_not_their_labels() {
     assert_ne!(node.post(&exec, json!({})).await.0, 200);
     server.stop().await;
 }
+
+/// What a node says that its object was like before counts for nothing: it is judged by what is stored.
+#[tokio::test]
+async fn cve_2021_25735_a_node_is_judged_by_what_is_stored_and_not_by_what_it_says() {
+    let (server, admin, node) = cluster().await;
+    let own = "/api/v1/nodes/n1";
+    let kept = "node-restriction.kubernetes.io/kept";
+    let given = json!({
+        "metadata": {"labels": {kept: "a"}},
+        "spec": {"taints": [{"key": "k", "effect": "NoExecute"}]},
+    });
+    assert_eq!(admin.patch(own, given).await.0, 200);
+    let (_, stored) = node.get(own).await;
+    let changes: [fn(&mut Value); 4] = [
+        |object| object["spec"]["taints"] = json!([]),
+        |object| object["metadata"]["labels"]["node-restriction.kubernetes.io/kept"] = json!("b"),
+        |object| object["metadata"]["labels"] = json!({}),
+        |object| object["metadata"]["labels"]["node-restriction.kubernetes.io/new"] = json!("c"),
+    ];
+    for change in changes {
+        let mut object = stored.clone();
+        change(&mut object);
+        // However old it says that it is, and whose managed fields it claims.
+        for version in [
+            stored["metadata"]["resourceVersion"].clone(),
+            json!(""),
+            json!("1"),
+        ] {
+            object["metadata"]["resourceVersion"] = version.clone();
+            object["metadata"]["managedFields"] = json!([{}]);
+            object["metadata"]["generation"] = json!(99);
+            for path in [own.to_owned(), format!("{own}/status")] {
+                let (code, answer) = node.put(&path, object.clone()).await;
+                let is_refused = code == 403 || code == 409;
+                // The status has no spec in it.
+                let ignored = path != own && answer["spec"] == stored["spec"];
+                let same = answer["metadata"]["labels"] == stored["metadata"]["labels"];
+                assert!(is_refused || ignored && same, "{path} {version}: {answer}");
+            }
+        }
+    }
+    let (_, after) = admin.get(own).await;
+    assert_eq!(after["spec"]["taints"][0]["key"], "k");
+    assert_eq!(after["metadata"]["labels"], stored["metadata"]["labels"]);
+    server.stop().await;
+}

@@ -44,6 +44,13 @@ async fn echo(mut request: Request<Incoming>) -> Result<Response, Infallible> {
             .insert("connection", "upgrade".parse().unwrap());
         return Ok(response);
     }
+    if request.uri().path() == "/away" {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+        let elsewhere = request.headers()["x-elsewhere"].clone();
+        response.headers_mut().insert("location", elsewhere);
+        return Ok(response);
+    }
     let (head, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     let headers: Vec<_> = head
@@ -304,6 +311,51 @@ async fn s11_a_connection_is_upgraded_to_what_the_backend_agrees_to() {
             assert!(head.starts_with("http/1.1 418 "), "{path}: {head}");
         }
     }
+}
+
+/// An upgrade that a backend refuses leaves no way to it behind: what the client sends next is a request of its own.
+#[tokio::test]
+async fn cve_2018_1002105_after_a_refused_upgrade_nothing_more_reaches_the_backend() {
+    let api = api(false).await;
+    let at = api.listen().await;
+    let path = format!("{PODS}/p:/proxy/no");
+    let upgrade = "Connection: Upgrade\r\nUpgrade: x-capitals\r\n";
+    let (head, mut stream) = asked(at, &path, upgrade).await;
+    assert!(head.starts_with("http/1.1 418 "), "{head}");
+    let next = "GET /secret-of-the-backend HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    stream.write_all(next.as_bytes()).await.unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    // The backend's own answer first, which tells of the first request only; then the server's.
+    let (first, second) = rest.split_once("HTTP/1.1 ").unwrap();
+    assert!(
+        first.contains("/no") && !first.contains("secret"),
+        "{first}"
+    );
+    assert!(second.starts_with("404 "), "{second}");
+}
+
+/// Where a backend sends a client, the server does not go by itself.
+#[tokio::test]
+async fn cve_2020_8559_a_redirect_is_passed_on_and_not_followed() {
+    let api = api(false).await;
+    let at = api.listen().await;
+    let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = elsewhere.local_addr().unwrap();
+    for upgrade in ["", "Connection: Upgrade\r\nUpgrade: x-capitals\r\n"] {
+        let headers = format!("{upgrade}X-Elsewhere: http://{other}/switch\r\n");
+        let path = format!("{PODS}/p:/proxy/away");
+        let (head, _) = asked(at, &path, &headers).await;
+        assert!(head.starts_with("http/1.1 307 "), "{head}");
+        assert!(
+            head.contains(&format!("\r\nlocation: http://{other}/switch\r\n")),
+            "{head}"
+        );
+    }
+    // Whoever had followed would have connected before the answer came.
+    let accepted = elsewhere.into_std().unwrap().accept();
+    let error = accepted.expect_err("somebody followed");
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
 }
 
 /// One frame of a server: its first byte, and what it carries.

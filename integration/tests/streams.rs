@@ -299,6 +299,159 @@ fn s11_requests_are_passed_on_to_pods_services_and_nodes() {
     }
 }
 
+/// `kubectl proxy`: the API as plain HTTP on a port of this machine, and who holds it.
+fn plain_api(lab: &Lab) -> (Lines, SocketAddr) {
+    let mut lines = Lines::of(&mut lab.kubectl_command(&["proxy", "--port=0"]));
+    let line = lines.next();
+    let address = line.trim().rsplit(' ').next();
+    let address = address.and_then(|address| address.parse().ok());
+    (lines, address.unwrap_or_else(|| panic!("{line}")))
+}
+
+/// Asks for an upgrade; the head of the answer, in small letters, and what follows it.
+fn upgrade(at: SocketAddr, path: &str, headers: &str) -> (String, BufReader<TcpStream>) {
+    let mut stream = TcpStream::connect(at).expect("connect");
+    let timeout = stream.set_read_timeout(Some(DEADLINE));
+    timeout.expect("a deadline");
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: Upgrade\r\n{headers}\r\n");
+    stream.write_all(head.as_bytes()).expect("write");
+    let mut stream = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        let read = stream.read_line(&mut head).expect("the head of an answer");
+        assert_ne!(read, 0, "{head}");
+    }
+    (head.to_lowercase(), stream)
+}
+
+#[test]
+fn s10_logs_come_over_a_websocket() {
+    let lab = Lab::up(1, &[]);
+    lab.echo_pods(&[("a", "a", "node1")]);
+    let (_proxy, at) = plain_api(&lab);
+    let headers = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                   Sec-WebSocket-Protocol: binary.k8s.io\r\n";
+    let path = "/api/v1/namespaces/default/pods/a/log?follow=true";
+    let (head, mut messages) = upgrade(at, path, headers);
+    assert!(head.starts_with("http/1.1 101 "), "{head}");
+    assert!(
+        head.contains("sec-websocket-protocol: binary.k8s.io\r\n"),
+        "{head}"
+    );
+    // Whole binary messages; when the container has ended, the end.
+    let mut log = Vec::new();
+    let mut deleted = false;
+    loop {
+        let mut head = [0; 2];
+        messages.read_exact(&mut head).expect("the head of a frame");
+        let length = match head[1] {
+            126 => {
+                let mut long = [0; 2];
+                messages.read_exact(&mut long).expect("a length");
+                u16::from_be_bytes(long).into()
+            }
+            short => usize::from(short),
+        };
+        let mut payload = vec![0; length];
+        messages.read_exact(&mut payload).expect("a payload");
+        match head[0] {
+            0x82 => log.extend_from_slice(&payload),
+            0x88 => break,
+            other => panic!("an opcode {other:#x} in a log"),
+        }
+        if !deleted && String::from_utf8_lossy(&log).contains("listening") {
+            let _ = lab.kubectl(&["delete", "pod", "a", "--wait=false"]).ok();
+            deleted = true;
+        }
+    }
+    assert!(deleted, "{}", String::from_utf8_lossy(&log));
+}
+
+/// Switches every connection to a protocol that repeats lines in capitals; with TLS, if a certificate and key are given.
+const SWITCH: &str = r#"
+import socket, ssl, sys, threading
+def serve(c):
+    f = c.makefile("rwb")
+    while f.readline() not in (b"\r\n", b""):
+        pass
+    f.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x-capitals\r\n\r\n")
+    f.flush()
+    for line in f:
+        f.write(line.upper())
+        f.flush()
+    f.close()
+    c.close()
+s = socket.create_server(("", int(sys.argv[1])))
+if len(sys.argv) > 2:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[2], sys.argv[3])
+    s = context.wrap_socket(s, server_side=True)
+while True:
+    try:
+        threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()
+    except OSError:
+        pass
+"#;
+
+#[test]
+fn s11_a_connection_through_proxy_is_upgraded_with_and_without_tls() {
+    let lab = Lab::up(1, &[]);
+    let tls = lab.dir().join("control/lib/server/tls");
+    let file = |name: &str| tls.join(name).to_string_lossy().into_owned();
+    let python = ["python3", "-c", SWITCH];
+    lab.start_on("node1", "plain", &[&python[..], &["7000"]].concat());
+    let files = [file("server.crt"), file("server.key")];
+    let with_tls = ["7443", &files[0], &files[1]];
+    lab.start_on("node1", "tls", &[&python[..], &with_tls].concat());
+    let (_proxy, at) = plain_api(&lab);
+    for target in ["node1:7000", "https:node1:7443"] {
+        let path = format!("/api/v1/nodes/{target}/proxy/switch?a=b");
+        let mut stream = eventually(target, DEADLINE, || {
+            let (head, stream) = upgrade(at, &path, "Upgrade: x-capitals\r\n");
+            let switched = head.starts_with("http/1.1 101 ");
+            switched.then_some(stream).ok_or(head)
+        });
+        for (sent, wanted) in [("one\n", "ONE\n"), ("two\n", "TWO\n")] {
+            let written = stream.get_mut().write_all(sent.as_bytes());
+            written.expect("write");
+            let mut line = String::new();
+            stream.read_line(&mut line).expect("read");
+            assert_eq!(line, wanted, "{target}");
+        }
+    }
+}
+
+/// What the API says that a node's address is, whoever may write its status can have made up: the node looks at it once more.
+#[test]
+fn cve_2022_3294_a_made_up_address_leads_to_nobody_beside_the_node() {
+    let lab = Lab::up(1, &[]);
+    let api = lab.get(&["endpoints", "kubernetes"]);
+    let server = &api["subsets"][0]["addresses"][0]["ip"];
+    let server = server.as_str().expect("an address");
+    for ip in [server, "127.0.0.1", "169.254.169.254"] {
+        let addresses = format!("[{{\"type\":\"InternalIP\",\"address\":\"{ip}\"}}]");
+        let status = format!("{{\"status\":{{\"addresses\":{addresses}}}}}");
+        let patch = [
+            "patch",
+            "node",
+            "node1",
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &status,
+        ];
+        // The agent may write what is right in between.
+        eventually(ip, DEADLINE, || {
+            let _ = lab.kubectl(&patch).result()?;
+            let path = "/api/v1/nodes/https:node1:6443/proxy/livez";
+            let refused = lab.kubectl(&["get", "--raw", path]).refused();
+            let words = format!("{ip} is no address of node node1");
+            refused.contains(&words).then_some(()).ok_or(refused)
+        });
+    }
+}
+
 /// Without its agent a node cannot be asked; with it, at once again.
 #[test]
 fn a_node_without_its_agent_is_named_and_asked_again_when_it_is_back() {

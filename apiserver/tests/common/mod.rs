@@ -153,10 +153,22 @@ impl Api {
 
     /// Sends a merge patch as this user.
     pub async fn merge_by(&self, user: User, path: &str, body: Value) -> (StatusCode, Value) {
+        let media_type = "application/merge-patch+json";
+        self.call_by(user, "PATCH", path, media_type, body).await
+    }
+
+    pub async fn call_by(
+        &self,
+        user: User,
+        method: &str,
+        path: &str,
+        media_type: &str,
+        body: Value,
+    ) -> (StatusCode, Value) {
         let request = Request::builder()
-            .method("PATCH")
+            .method(method)
             .uri(path)
-            .header("content-type", "application/merge-patch+json")
+            .header("content-type", media_type)
             .extension(user);
         let request = request.body(Body::from(body.to_string())).unwrap();
         let response = self.send(request).await;

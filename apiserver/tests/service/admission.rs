@@ -14,8 +14,10 @@ use crate::{
 const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 
+/// Addresses that lead nowhere, or to each node's own loopback and link, which nothing else keeps a Pod from. Slices were not held
+/// to it once, and such an endpoint with `route_localnet` reached what a node keeps to itself (CVE-2020-8558).
 #[tokio::test]
-async fn addresses_that_lead_nowhere_are_refused_as_endpoints() {
+async fn cve_2021_25737_loopback_and_link_local_addresses_are_no_endpoints() {
     let api = Api::new().await;
     let cases = [
         (
@@ -23,8 +25,13 @@ async fn addresses_that_lead_nowhere_are_refused_as_endpoints() {
             "may not be a ClusterIP: it is in the service range 10.96.0.0/16",
         ),
         ("127.0.0.1", "may not be in the loopback range"),
+        ("127.8.9.10", "may not be in the loopback range"),
+        ("::1", "may not be in the loopback range"),
         ("169.254.1.1", "may not be in the link-local range"),
+        ("169.254.169.254", "may not be in the link-local range"),
+        ("fe80::1", "may not be in the link-local range"),
         ("0.0.0.0", "may not be unspecified"),
+        ("::", "may not be unspecified"),
         ("224.0.0.1", "may not be in the link-local multicast range"),
         ("database", "must be a valid IP address"),
         ("10.0.0.01", "must not have leading 0s"),
@@ -33,27 +40,46 @@ async fn addresses_that_lead_nowhere_are_refused_as_endpoints() {
             "must not be an IPv4-mapped IPv6 address",
         ),
     ];
-    for (ip, wanted) in cases {
-        let endpoints = json!({"metadata": {"name": "a"}, "subsets": [{"addresses": [{"ip": ip}], "ports": [{"port": 42}]}]});
-        let (code, status) = api
-            .post("/api/v1/namespaces/default/endpoints", endpoints)
-            .await;
-        assert_eq!(code, 422);
-        let (field, message) = cause(&status);
-        assert_eq!(field, "subsets[0].addresses[0].ip");
-        assert!(
-            message.contains(wanted) && message.contains(ip),
-            "{message}"
-        );
-        let slice = json!({"metadata": {"name": "a"}, "addressType": "IPv4", "endpoints": [{"addresses": [ip]}]});
-        let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
-        let (code, status) = api.post(path, slice).await;
-        assert_eq!(code, 422);
-        assert_eq!(cause(&status).0, "endpoints[0].addresses[0]");
+    for family in ["IPv4", "IPv6"] {
+        let harmless = if family == "IPv4" {
+            "192.0.2.42"
+        } else {
+            "2001:db8::42"
+        };
+        let name = family.to_lowercase();
+        api.made(ENDPOINTS, endpoints(&name, harmless)).await;
+        api.made(SLICES, slice(&name, harmless)).await;
     }
-    let endpoints = json!({"metadata": {"name": "a"}, "subsets": [{"addresses": [{"ip": "192.0.2.42"}], "ports": [{"port": 9376}]}]});
-    api.made("/api/v1/namespaces/default/endpoints", endpoints)
-        .await;
+    for (ip, wanted) in cases {
+        let refused = |(code, status): (StatusCode, Value), field: &str| {
+            assert_eq!(code, 422, "{ip}: {status}");
+            let (got, message) = cause(&status);
+            assert_eq!(got, field, "{ip}");
+            assert!(
+                message.contains(wanted) && message.contains(ip),
+                "{message}"
+            );
+        };
+        let field = "subsets[0].addresses[0].ip";
+        refused(api.post(ENDPOINTS, endpoints("a", ip)).await, field);
+        let mut not_ready = endpoints("a", ip);
+        let addresses = not_ready["subsets"][0]["addresses"].take();
+        not_ready["subsets"][0] = json!({"notReadyAddresses": addresses});
+        let field = "subsets[0].notReadyAddresses[0].ip";
+        refused(api.post(ENDPOINTS, not_ready).await, field);
+        let field = "endpoints[0].addresses[0]";
+        refused(api.post(SLICES, slice("a", ip)).await, field);
+        // What was harmless does not become it.
+        let name = if ip.contains(':') { "ipv6" } else { "ipv4" };
+        for (path, body, field) in [
+            (ENDPOINTS, endpoints(name, ip), "subsets[0].addresses[0].ip"),
+            (SLICES, slice(name, ip), field),
+        ] {
+            let path = format!("{path}/{name}");
+            refused(api.put(&path, body.clone()).await, field);
+            refused(api.merge(&path, body).await, field);
+        }
+    }
 }
 
 #[tokio::test]
@@ -149,7 +175,7 @@ fn slice(name: &str, ip: &str) -> Value {
 }
 
 #[tokio::test]
-async fn cve_2021_25737_endpoints_and_slices_by_hand_do_not_name_nodes_or_the_api() {
+async fn cve_2021_25740_endpoints_and_slices_by_hand_do_not_name_nodes_or_the_api() {
     let api = with_node(Context::default()).await;
     for (ip, owner) in [
         ("192.0.2.11", "node n1"),
@@ -217,7 +243,7 @@ async fn cve_2021_25737_endpoints_and_slices_by_hand_do_not_name_nodes_or_the_ap
 }
 
 #[tokio::test]
-async fn node_addresses_in_allowed_ranges_may_be_named() {
+async fn cve_2021_25740_node_addresses_in_allowed_ranges_may_be_named() {
     let api = with_node(Context {
         allowed_endpoint_ips: vec!["192.0.2.11/32".parse().unwrap()],
         ..Context::default()
@@ -271,6 +297,34 @@ async fn cve_2020_8554_only_load_balancer_controllers_and_administrators_write_t
         message.contains("--load-balancer-controller tenant"),
         "{message}"
     );
+    // By no other way of writing, and neither with a dry run.
+    let mut whole = of_type("lb", "LoadBalancer");
+    whole["status"] = status("192.0.2.1")["status"].clone();
+    whole["apiVersion"] = "v1".into();
+    whole["kind"] = "Service".into();
+    let tenant = || user("tenant", "tenants");
+    for (method, media_type, query) in [
+        ("PUT", "application/json", ""),
+        ("PUT", "application/json", "?dryRun=All"),
+        ("PATCH", "application/strategic-merge-patch+json", ""),
+        (
+            "PATCH",
+            "application/apply-patch+yaml",
+            "?fieldManager=me&force=true",
+        ),
+    ] {
+        let path = format!("{path}{query}");
+        let (code, answer) = api
+            .call_by(tenant(), method, &path, media_type, whole.clone())
+            .await;
+        assert_eq!(code, 403, "{method} {media_type}: {answer}");
+    }
+    let patch = json!([{"op": "replace", "path": "/status", "value": whole["status"]}]);
+    let media_type = "application/json-patch+json";
+    let (code, answer) = api
+        .call_by(tenant(), "PATCH", &path, media_type, patch)
+        .await;
+    assert_eq!(code, 403, "{answer}");
     // By the main path the status does not change, whoever writes.
     let main = format!("{SERVICES}/lb");
     let (code, answer) = api

@@ -147,6 +147,33 @@ async fn u7_the_default_roles_allow_what_upstreams_do() {
     assert!(cluster.may(&user("x", &[MASTERS]), "delete", "", "nodes"));
 }
 
+/// Whoever writes Endpoints sends the clients of a Service anywhere, past what network policies say of himself.
+#[tokio::test]
+async fn cve_2021_25740_edit_and_admin_write_neither_endpoints_nor_slices() {
+    let cluster = Cluster::start(registry()).await;
+    let roles = ["view", "edit", "admin"];
+    for role in roles {
+        cluster.create(&CLUSTER_ROLE_BINDINGS, bound(role)).await;
+    }
+    cluster
+        .eventually("the bindings hold", || {
+            let holds = |role| cluster.may(&user(role, &[]), "get", "", "endpoints");
+            roles.into_iter().all(holds)
+        })
+        .await;
+    for role in roles {
+        let may = |verb, group, resource| cluster.may(&user(role, &[]), verb, group, resource);
+        for verb in ["create", "update", "patch", "delete", "deletecollection"] {
+            assert!(!may(verb, "", "endpoints"), "{role} {verb}");
+            let slices = may(verb, "discovery.k8s.io", "endpointslices");
+            assert!(!slices, "{role} {verb}");
+            assert!(!may(verb, "", "services/status"), "{role} {verb}");
+            assert!(!may(verb, "", "pods/status"), "{role} {verb}");
+            assert!(!may(verb, "", "nodes"), "{role} {verb}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn u7_a_labelled_role_adds_its_rules_to_view_edit_and_admin() {
     let cluster = Cluster::start(registry()).await;
