@@ -26,8 +26,6 @@ use serde_json::{Value, json};
 
 /// How many Pods are deleted, one after the other.
 const PODS: usize = 20;
-/// How many nodes are cut off, one after the other.
-const FAILOVERS: usize = 3;
 /// How many Services are created, one after the other.
 const SERVICES: usize = 100;
 
@@ -67,7 +65,6 @@ fn main() {
     }
     deletion(&lab, &mut report);
     propagation(&lab, &mut report);
-    failover(&lab, &mut report);
     idle(&lab, &mut report);
     report.print();
 }
@@ -169,54 +166,6 @@ fn deletion(lab: &Lab, report: &mut Report) {
     latencies.sort_by(f64::total_cmp);
     report.row("Pod delete -> gone, p50", latencies[PODS / 2], "ms", "100");
     report.row("Pod delete -> gone, slowest", latencies[PODS - 1], "ms", "");
-}
-
-/// The node that answers for a load balancer's address is cut off, until a client gets a new connection to it.
-fn failover(lab: &Lab, report: &mut Report) {
-    let _ = lab
-        .kubectl(&["apply", "-f", &example("load-balancer.yaml")])
-        .ok();
-    let service = ["service", "my-load-balancer"];
-    let vip: Ipv4Addr = eventually("an address", DEADLINE, || {
-        let object = lab.get(&service);
-        let ip = object["status"]["loadBalancer"]["ingress"][0]["ip"].as_str();
-        ip.and_then(|ip| ip.parse().ok()).ok_or(object.to_string())
-    });
-    let target = SocketAddrV4::new(vip, 80);
-    let mut latencies: Vec<f64> = (0..FAILOVERS)
-        .map(|_| {
-            first_connection(lab, "client", target, Instant::now());
-            let object = lab.get(&service);
-            let chosen = object["metadata"]["annotations"]["minik.dev/announced-by"].as_str();
-            let node = chosen
-                .and_then(|text| text.split_once('='))
-                .expect("a node")
-                .1;
-            let _ = lab.lab(&["partition", node]).ok();
-            let took = first_connection(lab, "client", target, Instant::now());
-            let _ = lab.lab(&["heal", node]).ok();
-            eventually("the node is heard of again", DEADLINE, || {
-                let applied = lab
-                    .kubectl(&["get", "--raw", "/minik/v1/applied?atLeast=1"])
-                    .ok();
-                applied.contains(node).then_some(()).ok_or(applied)
-            });
-            took.as_secs_f64()
-        })
-        .collect();
-    latencies.sort_by(f64::total_cmp);
-    report.row(
-        "load balancer failover, p50",
-        latencies[FAILOVERS / 2],
-        "s",
-        "2",
-    );
-    report.row(
-        "load balancer failover, slowest",
-        latencies[FAILOVERS - 1],
-        "s",
-        "2",
-    );
 }
 
 /// Tries a new connection every millisecond: one that was dropped would only be sent again after a second.

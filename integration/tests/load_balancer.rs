@@ -51,6 +51,72 @@ fn an_ipv6_address_is_announced_and_taken_over_too() {
     is_answered_and_taken_over("ipv6", "2001:2:0:1::200");
 }
 
+/// The hardware address of a node.
+fn mac(lab: &Lab, node: &str) -> String {
+    let link = lab
+        .on(node, &["ip", "-o", "link", "show", "dev", "eth0"])
+        .ok();
+    let rest = link.split("link/ether ").nth(1);
+    let mac = rest.and_then(|rest| rest.split(' ').next());
+    mac.expect("the link's address").to_owned()
+}
+
+/// Asks the segment anew where an address is: whether it is there.
+fn is_at(lab: &Lab, vip: &str, mac: &str) -> Result<(), String> {
+    let _ = lab.on("client", &["ip", "neigh", "flush", "to", vip]);
+    fetch(lab, vip)?;
+    let known = lab
+        .on("client", &["ip", "neigh", "show", "to", vip])
+        .result()?;
+    known.contains(mac).then_some(()).ok_or(known)
+}
+
+#[test]
+fn a_node_that_lost_only_the_server_gives_way_to_the_one_that_was_chosen() {
+    gives_way("ipv4", "198.18.0.2/32");
+}
+
+#[test]
+fn by_neighbour_discovery_it_gives_way_too() {
+    gives_way("ipv6", "2001:2:0:1::2/128");
+}
+
+fn gives_way(family: &str, server: &str) {
+    let lab = Lab::up(2, &["--ip-families", family]);
+    lab.echo_pods(&[("a1", "a", "node1"), ("a2", "a", "node2")]);
+    let _ = lab.apply(&service("lb", "Cluster")).ok();
+    let vip = eventually("an address", DEADLINE, || address(&lab, "lb"));
+    let first = eventually("a node", DEADLINE, || node(&lab, "lb"));
+    let its_mac = mac(&lab, &first);
+    eventually("it answers", DEADLINE, || is_at(&lab, &vip, &its_mac));
+    // The client and the other node are on its segment still.
+    let _ = lab
+        .on(&first, &["ip", "route", "add", "blackhole", server])
+        .ok();
+    let second = eventually("another node", DEADLINE, || {
+        let now = node(&lab, "lb")?;
+        (now != first)
+            .then_some(now)
+            .ok_or("the same node".to_owned())
+    });
+    let its_mac = mac(&lab, &second);
+    eventually("that one answers", DEADLINE, || is_at(&lab, &vip, &its_mac));
+    for _ in 0..20 {
+        assert_eq!(is_at(&lab, &vip, &its_mac), Ok(()), "and no other does");
+    }
+    // Back, the first does not take it again, and is the next to be chosen.
+    let _ = lab
+        .on(&first, &["ip", "route", "del", "blackhole", server])
+        .ok();
+    let _ = lab.lab(&["partition", &second]).ok();
+    eventually("the first again", DEADLINE, || {
+        let now = node(&lab, "lb")?;
+        (now == first).then_some(()).ok_or(now)
+    });
+    let its_mac = mac(&lab, &first);
+    eventually("it answers", DEADLINE, || is_at(&lab, &vip, &its_mac));
+}
+
 fn is_answered_and_taken_over(family: &str, first_of_pool: &str) {
     let lab = Lab::up(3, &["--ip-families", family]);
     lab.echo_pods(&[
@@ -92,29 +158,16 @@ fn is_answered_and_taken_over(family: &str, first_of_pool: &str) {
             .ok_or("the same node".to_owned())
     });
     let _ = lab.lab(&["heal", &second]).ok();
-    let link = lab
-        .on(&third, &["ip", "-o", "link", "show", "dev", "eth0"])
-        .ok();
-    let mac = link
-        .split("link/ether ")
-        .nth(1)
-        .and_then(|rest| rest.split(' ').next());
-    let is_at = |mac: &str| {
-        let _ = lab.on("client", &["ip", "neigh", "flush", "to", &vip]);
-        fetch(&lab, &vip)?;
-        let known = lab
-            .on("client", &["ip", "neigh", "show", "to", &vip])
-            .result()?;
-        known.contains(mac).then_some(()).ok_or(known)
-    };
-    let mac = mac.expect("the link's address");
-    eventually("only the third node answers", DEADLINE, || is_at(mac));
+    let its_mac = mac(&lab, &third);
+    eventually("only the third node answers", DEADLINE, || {
+        is_at(&lab, &vip, &its_mac)
+    });
 
     // A link that changes is announced on as it is then.
     let mac = "02:00:00:00:00:77";
     let change = ["ip", "link", "set", "dev", "eth0", "address", mac];
     let _ = lab.on(&third, &change).ok();
-    eventually("the new link answers", DEADLINE, || is_at(mac));
+    eventually("the new link answers", DEADLINE, || is_at(&lab, &vip, mac));
 }
 
 #[test]

@@ -58,7 +58,20 @@ impl Connection {
                 value: server.to_string(),
                 reason: "the host is neither an IP address nor a DNS name",
             })?;
-        Ok(Self {
+        Ok(Self::unconnected(server, name, tls))
+    }
+
+    /// Another one to the same server.
+    pub(super) fn apart(&self) -> Self {
+        Self::unconnected(
+            self.server.clone(),
+            self.name.clone(),
+            Arc::clone(&self.tls),
+        )
+    }
+
+    fn unconnected(server: Server, name: ServerName<'static>, tls: Arc<ClientConfig>) -> Self {
+        Self {
             server,
             name,
             tls,
@@ -67,7 +80,7 @@ impl Connection {
                 backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(2)),
                 not_before: None,
             }),
-        })
+        }
     }
 
     pub(super) const fn server(&self) -> &Server {

@@ -151,6 +151,15 @@ impl Client {
         })
     }
 
+    /// A client of the same server with a connection of its own, which is made for its first request.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self {
+            connection: Arc::new(self.connection.apart()),
+            authorization: self.authorization.clone(),
+        }
+    }
+
     /// Fetches the CA certificate that the server shows to anybody, believing nothing: the caller compares it with a
     /// hash it knows. Returns the PEM and the first certificate's DER.
     ///

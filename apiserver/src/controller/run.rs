@@ -41,13 +41,16 @@ pub(super) async fn run(registry: Registry, cluster: Cluster, announcers: Announ
     let watches = watch::all(&registry, &sender);
     drop(sender);
     let mut lists_missing = watches.len();
-    let mut controllers = Controllers::new(registry, cluster, announcers);
+    let mut controllers = Controllers::new(registry, cluster, announcers.clone());
     loop {
         let wait = controllers.idle_time();
-        let first = match tokio::time::timeout(wait, seen.recv()).await {
-            Ok(Some(first)) => Some(first),
-            Ok(None) => return,
-            Err(_) => None,
+        let first = tokio::select! {
+            first = seen.recv() => match first {
+                Some(first) => Some(first),
+                None => return,
+            },
+            () = announcers.returned() => None,
+            () = tokio::time::sleep(wait) => None,
         };
         let mut next = first;
         let mut count = 0;
@@ -143,6 +146,8 @@ impl Controllers {
             self.look_later(std::mem::take(&mut dirty.edited));
             let actions = self.plan(&dirty);
             self.carry_out(actions, dirty).await;
+            // Addresses of a lost node do not wait until everything else is done.
+            self.load_balancers.due(&mut self.world, Instant::now());
         }
     }
 
@@ -179,7 +184,10 @@ impl Controllers {
 
     fn plan(&mut self, dirty: &Dirty) -> Vec<Action> {
         let world = &self.world;
-        let mut actions = Vec::new();
+        // First, since somebody may wait for an address whose node is lost.
+        let mut actions = self
+            .load_balancers
+            .plan(world, &dirty.balanced, Instant::now());
         // A round gives out one Pod range: the next is chosen when this one is in the world.
         let mut given = false;
         let mut next_round = Vec::new();
@@ -222,10 +230,6 @@ impl Controllers {
         if !std::mem::replace(&mut self.swept, true) {
             actions.extend(endpoints::sweep(world));
         }
-        let balancing = self
-            .load_balancers
-            .plan(world, &dirty.balanced, Instant::now());
-        actions.extend(balancing);
         for key in &dirty.endpoints {
             actions.extend(mirroring::plan(world, key));
         }

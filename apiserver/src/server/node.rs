@@ -6,7 +6,7 @@
 //! | `POST join` | who has a token | a client certificate for a node, and the cluster's configuration |
 //! | `GET config` | nodes, administrators | the cluster's configuration |
 //! | `PUT nodes/NAME/applied` | that node | the revision up to which it has applied all changes |
-//! | `PUT nodes/NAME/announcing` | that node | it is alive and announces what it should; repeated several times a second meanwhile |
+//! | `PUT nodes/NAME/announcing` | that node | it is alive and announces what it should; repeated several times a second meanwhile; 409 when that comes too late |
 //! | `GET nodes/NAME/tunnel` | that node | upgraded to [`api::tunnel::PROTOCOL`]: from then on the server asks and the node answers |
 //! | `GET applied` | administrators, nodes | the newest revision, and each node's; with `?atLeast=R` not before every connected node has applied `R`, or `timeoutSeconds` (2) are over |
 
@@ -271,8 +271,14 @@ async fn set_announcing(
     if user.node() != Some(&node) && !user.is_master() {
         return forbidden(&user, &format!("report what node {node} announces"));
     }
-    state.announcers.heard(&node, Instant::now());
-    StatusCode::NO_CONTENT.into_response()
+    if state.announcers.heard(&node, Instant::now()) {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    status_of(&ApiError::Conflict {
+        kind: &NODES,
+        name: node,
+        detail: "the node was silent, and its load-balancer addresses went to others".into(),
+    })
 }
 
 async fn open_tunnel(

@@ -22,6 +22,9 @@ use super::{
     packet::{Packet, Station},
 };
 
+/// More packets than a socket's buffer holds.
+const AT_ONCE: usize = 4096;
+
 /// A link on which addresses can be announced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Link {
@@ -126,18 +129,31 @@ impl LinkSocket {
         self.groups.set(addresses);
     }
 
-    /// The next packet that came in. Dropping the future loses nothing.
-    pub(super) async fn receive(&self) -> io::Result<Packet> {
+    /// The packets that have come in, at least one. Dropping the future loses nothing.
+    pub(super) async fn receive(&self) -> io::Result<Vec<Packet>> {
         loop {
-            let mut frame = [0; 256];
-            let received = self.socket.async_io(Interest::READABLE, |socket| {
-                io::Read::read(&mut &*socket, &mut frame)
-            });
-            let length = received.await?;
-            if let Some(packet) = Packet::parse(self.family, &frame[..length]) {
-                return Ok(packet);
+            let received = self
+                .socket
+                .async_io(Interest::READABLE, |socket| self.read(socket));
+            let packets = received.await?;
+            if !packets.is_empty() {
+                return Ok(packets);
             }
         }
+    }
+
+    /// Reads what is there: after a pause it is many, and the newest may say something about the oldest.
+    fn read(&self, socket: &Socket) -> io::Result<Vec<Packet>> {
+        let mut packets = Vec::new();
+        for read in 0..AT_ONCE {
+            let mut frame = [0; 256];
+            match io::Read::read(&mut &*socket, &mut frame) {
+                Ok(length) => packets.extend(Packet::parse(self.family, &frame[..length])),
+                Err(error) if read > 0 && error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(packets)
     }
 
     /// Sends a packet. A full queue loses it, as any Ethernet may.

@@ -6,13 +6,17 @@
 //! While there is something to announce, the node reports so to the server several times a second
 //! (`PUT /minik/v1/nodes/NAME/announcing`); without, nothing is sent and no socket is open.
 //!
-//! Reading order: `arp` and `ndp` (bytes), `packet` (either), `segment` (what to say), `link` (sockets), then [`Announcements`] and the loops here.
+//! How long all that takes, and why no two nodes answer for an address at once, is told in ARCHITECTURE.md.
+//!
+//! Reading order: `arp` and `ndp` (bytes), `packet` (either), `standing` (whether the server agrees), `segment` (what to say),
+//! `link` (sockets), then [`Announcements`] and the loops here.
 
 mod arp;
 mod link;
 mod ndp;
 mod packet;
 mod segment;
+mod standing;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,18 +31,21 @@ use http::Method;
 use tokio::{
     sync::watch,
     task::AbortHandle,
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{sleep, sleep_until, timeout},
 };
 
 use self::{
     link::{Link, LinkSocket, link_for},
-    segment::{CERTAIN, Segment, TICK},
+    segment::Segment,
+    standing::{CERTAIN, Standing},
 };
 use super::link::LinkChanges;
 use crate::{Addresses, client::Client, objects::Key};
 
-/// How often the server hears that this node announces. It gives up on a node after four of them.
-const REPORT_EVERY: Duration = Duration::from_millis(300);
+/// How often the server hears that this node announces. It gives up on a node after seven of them.
+const REPORT_EVERY: Duration = Duration::from_millis(200);
+/// Nothing is due: as good as never.
+const FOREVER: Duration = Duration::from_secs(24 * 3600);
 /// After a socket failed, as it does while its link is away.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -82,38 +89,61 @@ impl Announcements {
 
     /// Announces and reports for ever.
     pub(crate) async fn run(self, client: Client, node: String, node_ips: Addresses) {
-        let (acknowledged, reader) = watch::channel(None);
+        let (standing, reader) = watch::channel(None);
         tokio::join!(
-            report(client, node, self.0.subscribe(), acknowledged),
+            report(client, node, self.0.subscribe(), standing),
             announce(self.0.subscribe(), reader, node_ips),
         );
     }
 }
 
-/// When the server last acknowledged a report.
-type Acknowledged = Option<Instant>;
+/// Of a node that announces something.
+type Standings = watch::Sender<Option<Standing>>;
 
-/// Tells the server that this node is there, as long as it announces anything.
+/// Tells the server that this node is there, as long as it announces anything; and once more when the server has not heard the
+/// last report, so that a node that was cut off is known to be back.
 async fn report(
     client: Client,
     node: String,
     mut wanted: watch::Receiver<BTreeMap<Key, Vec<IpAddr>>>,
-    acknowledged: watch::Sender<Acknowledged>,
+    standing: Standings,
 ) {
     let path = format!(
         "/minik/v1/nodes/{}/announcing",
         crate::client::encode(&node)
     );
-    while wanted.wait_for(|wanted| !wanted.is_empty()).await.is_ok() {
-        let sent = client.send(Method::PUT, &path, None, Bytes::new());
-        match timeout(CERTAIN, sent).await {
-            Ok(Ok(_)) => _ = acknowledged.send_replace(Some(Instant::now())),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "the server does not hear that this node announces addresses")
+    // Behind nothing else, and with none of the pauses that TCP makes on a connection on which nothing came through.
+    let mut own = client.apart();
+    let mut unheard = false;
+    loop {
+        if wanted.borrow().is_empty() && !unheard {
+            if wanted.wait_for(|wanted| !wanted.is_empty()).await.is_err() {
+                return;
             }
-            Err(_) => {}
+            standing.send_replace(Some(Standing::chosen(Instant::now())));
         }
-        sleep(REPORT_EVERY).await;
+        let sent = Instant::now();
+        let answer = timeout(CERTAIN, own.send(Method::PUT, &path, None, Bytes::new())).await;
+        unheard = match answer {
+            Ok(Ok(_)) => {
+                standing.send_modify(|standing| {
+                    let new = standing.get_or_insert(Standing::chosen(sent));
+                    new.acknowledge(sent);
+                });
+                false
+            }
+            // Heard, but too late: others have its addresses.
+            Ok(Err(error)) if error.is_conflict() => false,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the server does not hear that this node announces addresses");
+                true
+            }
+            Err(_) => true,
+        };
+        if unheard {
+            own = client.apart();
+        }
+        sleep_until((sent + REPORT_EVERY).into()).await;
     }
 }
 
@@ -131,7 +161,7 @@ impl Drop for Running {
 
 async fn announce(
     mut wanted: watch::Receiver<BTreeMap<Key, Vec<IpAddr>>>,
-    acknowledged: watch::Receiver<Acknowledged>,
+    standing: watch::Receiver<Option<Standing>>,
     node_ips: Addresses,
 ) {
     let mut running: BTreeMap<Place, (Link, Running)> = BTreeMap::new();
@@ -160,11 +190,7 @@ async fn announce(
             }
             let family = place.1;
             let (sender, receiver) = watch::channel(addresses);
-            let task = tokio::spawn(on_link(
-                (link.clone(), family),
-                receiver,
-                acknowledged.clone(),
-            ));
+            let task = tokio::spawn(on_link((link.clone(), family), receiver, standing.clone()));
             let started = Running {
                 addresses: sender,
                 task: task.abort_handle(),
@@ -214,11 +240,11 @@ fn by_link(
 async fn on_link(
     (link, family): (Link, Family),
     mut addresses: watch::Receiver<BTreeSet<IpAddr>>,
-    acknowledged: watch::Receiver<Acknowledged>,
+    standing: watch::Receiver<Option<Standing>>,
 ) {
     loop {
         let ended = match LinkSocket::open(&link, family) {
-            Ok(mut socket) => serve(&mut socket, &link, &mut addresses, &acknowledged).await,
+            Ok(mut socket) => serve(&mut socket, &link, &mut addresses, &standing).await,
             Err(error) => error,
         };
         tracing::warn!(link = link.name, error = %ended, "questions for load-balancer addresses cannot be answered: trying again");
@@ -231,40 +257,48 @@ async fn serve(
     socket: &mut LinkSocket,
     link: &Link,
     addresses: &mut watch::Receiver<BTreeSet<IpAddr>>,
-    acknowledged: &watch::Receiver<Acknowledged>,
+    standing: &watch::Receiver<Option<Standing>>,
 ) -> std::io::Error {
     let mut segment = Segment::new(link.station);
-    let mut tick = interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    tick.reset();
     addresses.mark_changed();
-    let started = Instant::now();
     loop {
-        // A node that has just been chosen was heard a moment ago.
-        let certain = || {
-            let last = acknowledged.borrow().unwrap_or(started);
-            last.elapsed() < CERTAIN
-        };
-        let packets = tokio::select! {
+        let certain_until = standing_until(standing);
+        let next = [segment.next(), certain_until].into_iter().flatten().min();
+        let next = next.unwrap_or_else(|| Instant::now() + FOREVER);
+        let mut wanted = None;
+        let received = tokio::select! {
             changed = addresses.changed() => {
                 if changed.is_err() {
                     std::future::pending::<()>().await;
                 }
-                let wanted = addresses.borrow_and_update().clone();
-                tracing::info!(link = link.name, addresses = ?wanted, "announcing load-balancer addresses");
-                socket.listen_for(&wanted);
-                segment.set(&wanted)
+                wanted = Some(addresses.borrow_and_update().clone());
+                Vec::new()
             }
             received = socket.receive() => match received {
-                Ok(packet) => segment.receive(&packet, certain()),
+                Ok(packets) => packets,
                 Err(error) => return error,
             },
-            _ = tick.tick() => segment.tick(certain(), Instant::now()),
+            () = sleep_until(next.into()) => Vec::new(),
         };
+        let now = Instant::now();
+        let mut packets = Vec::new();
+        if let Some(wanted) = wanted {
+            tracing::info!(link = link.name, addresses = ?wanted, "announcing load-balancer addresses");
+            socket.listen_for(&wanted);
+            packets.extend(segment.set(&wanted, now));
+        }
+        packets.extend(segment.look(standing_until(standing).is_some(), now));
+        packets.extend(segment.receive(&received, now));
         for packet in &packets {
             if let Err(error) = socket.send(packet) {
                 return error;
             }
         }
     }
+}
+
+/// Until when the server agrees that this node announces what it does.
+fn standing_until(standing: &watch::Receiver<Option<Standing>>) -> Option<Instant> {
+    let standing = *standing.borrow();
+    standing?.certain_until(Instant::now())
 }

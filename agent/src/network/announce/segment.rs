@@ -1,8 +1,9 @@
 //! The addresses announced on one link: who is asked, what is answered, who else claims them. Pure.
 //!
-//! While the server acknowledges this node's reports, the node is right about what it announces, and defends it. When it does
-//! not, the server may be away, and then all goes on; or this node is cut off from it, and then another node may have taken
-//! over: its announcement, or its answer to the probes that are sent meanwhile, ends the answers of this one.
+//! While the server acknowledges this node's reports, the node is right about what it announces, answers, and defends it. When
+//! it does not, the server may be away, and then all goes on; or this node is cut off from it, or was not running for a while,
+//! and then another node may have taken over. So it asks the segment first, and answers only when nobody has claimed the
+//! address for a moment in which it was awake all the time; it goes on asking, and ends its answers with the first claim.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,97 +13,211 @@ use std::{
 
 use super::packet::{Packet, Station};
 
-/// Without an acknowledgement for so long, somebody else may have been chosen. Less than the server waits.
-pub(super) const CERTAIN: Duration = Duration::from_secs(1);
-/// An announcement that was lost is not missed: there are more.
-const ANNOUNCEMENTS: u8 = 3;
-/// Between announcements, and between probes.
-pub(super) const TICK: Duration = Duration::from_secs(1);
-/// After the server is back for so long, what it says is known again.
-const SETTLED: Duration = Duration::from_secs(3);
+/// The pauses between announcements: one that was lost is not missed, and a switch that was not ready hears the last.
+const PAUSES: [Duration; 5] = [
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+    Duration::from_millis(1600),
+];
+/// An address is defended so often at most: two nodes that are both certain must not answer each other for ever.
+const DEFEND_EVERY: Duration = Duration::from_secs(1);
+/// How long nobody may claim an address before a node that is not certain answers for it. A neighbour answers in a millisecond.
+const LISTEN: Duration = Duration::from_millis(200);
+/// Who has not looked for so long cannot say that nobody claimed anything meanwhile.
+const STARVED: Duration = Duration::from_millis(400);
+/// Between the questions of a node that is not certain.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// Answers held back while the node listens: the newest are kept.
+const HELD: usize = 256;
 
 /// What is announced on a link.
 #[derive(Debug)]
 pub(super) struct Segment {
     own: Station,
-    /// The addresses, and how often each is still to be announced.
-    announced: BTreeMap<IpAddr, u8>,
-    /// Those of them that somebody else has taken.
-    yielded: BTreeSet<IpAddr>,
-    /// Since when the server acknowledges.
-    certain_since: Option<Instant>,
+    announced: BTreeMap<IpAddr, Announced>,
+    /// Answers for when nobody else turns out to have the address.
+    held: Vec<(IpAddr, Packet)>,
+    asking: Option<Asking>,
+}
+
+/// One address.
+#[derive(Debug, Default)]
+struct Announced {
+    /// How often it was announced.
+    said: usize,
+    /// When it is announced again.
+    again: Option<Instant>,
+    defended: Option<Instant>,
+    /// Whether somebody else has taken it.
+    yielded: bool,
+}
+
+/// What a node does that is not certain.
+#[derive(Clone, Copy, Debug)]
+struct Asking {
+    /// Since when it has asked and listened without a break.
+    since: Instant,
+    looked: Instant,
+    again: Instant,
 }
 
 impl Segment {
-    pub(super) fn new(own: Station) -> Self {
+    pub(super) const fn new(own: Station) -> Self {
         Self {
             own,
             announced: BTreeMap::new(),
-            yielded: BTreeSet::new(),
-            certain_since: None,
+            held: Vec::new(),
+            asking: None,
         }
     }
 
     /// These addresses are to be announced from now on, and no others; returns what to send.
-    pub(super) fn set(&mut self, wanted: &BTreeSet<IpAddr>) -> Vec<Packet> {
+    pub(super) fn set(&mut self, wanted: &BTreeSet<IpAddr>, now: Instant) -> Vec<Packet> {
         self.announced.retain(|address, _| wanted.contains(address));
-        self.yielded.retain(|address| wanted.contains(address));
-        let mut sent = Vec::new();
+        self.held.retain(|(address, _)| wanted.contains(address));
         for address in wanted {
-            if !self.announced.contains_key(address) {
-                self.announced.insert(*address, ANNOUNCEMENTS - 1);
-                sent.extend(Packet::announcements(self.own, *address));
+            let new = || Announced {
+                again: Some(now),
+                ..Announced::default()
+            };
+            self.announced.entry(*address).or_insert_with(new);
+        }
+        self.announce(now)
+    }
+
+    /// What is due, to be asked for before anything else is done; returns what to send.
+    pub(super) fn look(&mut self, certain: bool, now: Instant) -> Vec<Packet> {
+        if certain {
+            self.asking = None;
+            for each in self.announced.values_mut().filter(|each| each.yielded) {
+                *each = Announced {
+                    again: Some(now),
+                    ..Announced::default()
+                };
+            }
+        } else {
+            self.ask(now);
+        }
+        let mut sent = self.announce(now);
+        sent.extend(self.questions(now));
+        if !self.listens(now) {
+            sent.extend(self.held.drain(..).map(|(_, answer)| answer));
+        }
+        sent
+    }
+
+    /// When to look again at the latest.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let announcements = self.announced.values().filter(|each| !each.yielded);
+        let announcements = announcements.filter_map(|each| each.again);
+        let asking = self.asking.map(|asking| asking.looked + LISTEN);
+        announcements.chain(asking).min()
+    }
+
+    /// Takes in packets that came together: what they claim goes before what they ask. Returns what to send.
+    pub(super) fn receive(&mut self, packets: &[Packet], now: Instant) -> Vec<Packet> {
+        let others = || {
+            packets
+                .iter()
+                .filter(|packet| packet.sender() != self.own.mac)
+        };
+        let claims: Vec<IpAddr> = others().filter_map(Packet::claims).collect();
+        let questions: Vec<_> = others()
+            .filter_map(|packet| Some((packet.claims(), packet.question(self.own)?)))
+            .collect();
+        let mut sent = Vec::new();
+        for claimed in &claims {
+            sent.extend(self.claimed(*claimed, now));
+        }
+        for (claimed, (address, answer)) in questions {
+            // Who announces by a question asks nothing.
+            if claimed == Some(address) || !self.answers(address) {
+                continue;
+            }
+            if self.listens(now) {
+                if self.held.len() == HELD {
+                    self.held.remove(0);
+                }
+                self.held.push((address, answer));
+            } else {
+                sent.push(answer);
             }
         }
         sent
     }
 
-    /// Takes a packet in; returns what to send.
-    pub(super) fn receive(&mut self, packet: &Packet, certain: bool) -> Vec<Packet> {
-        if packet.sender() == self.own.mac {
+    /// Somebody else says that it has an address.
+    fn claimed(&mut self, address: IpAddr, now: Instant) -> Vec<Packet> {
+        let Some(each) = self
+            .announced
+            .get_mut(&address)
+            .filter(|each| !each.yielded)
+        else {
+            return Vec::new();
+        };
+        if self.asking.is_some() {
+            tracing::warn!(%address, "another node announces a load-balancer address of this one, which has lost the server");
+            each.yielded = true;
+            self.held.retain(|(held, _)| *held != address);
             return Vec::new();
         }
-        if let Some(claimed) = packet.claims().filter(|address| self.answers(*address)) {
-            if certain {
-                return Packet::announcements(self.own, claimed);
-            }
-            tracing::warn!(address = %claimed, "another node announces a load-balancer address of this one, which has lost the server");
-            self.yielded.insert(claimed);
+        let lately = |at: Instant| now.saturating_duration_since(at) < DEFEND_EVERY;
+        if each.defended.is_some_and(lately) {
             return Vec::new();
         }
-        let question = packet.question(self.own);
-        let answered = question.filter(|(address, _)| self.answers(*address));
-        answered.map(|(_, answer)| answer).into_iter().collect()
+        each.defended = Some(now);
+        Packet::announcements(self.own, address)
     }
 
     fn answers(&self, address: IpAddr) -> bool {
-        self.announced.contains_key(&address) && !self.yielded.contains(&address)
+        self.announced
+            .get(&address)
+            .is_some_and(|each| !each.yielded)
     }
 
-    /// What to send every second.
-    pub(super) fn tick(&mut self, certain: bool, now: Instant) -> Vec<Packet> {
-        if !certain {
-            self.certain_since = None;
-            let asked = self
-                .announced
-                .keys()
-                .filter(|address| self.answers(**address));
-            return asked
-                .map(|address| Packet::probe(self.own, *address))
-                .collect();
-        }
-        let since = *self.certain_since.get_or_insert(now);
-        if now.duration_since(since) >= SETTLED {
-            for address in std::mem::take(&mut self.yielded) {
-                self.announced.insert(address, ANNOUNCEMENTS);
+    /// Whether it is too early to answer.
+    fn listens(&self, now: Instant) -> bool {
+        self.asking
+            .is_some_and(|asking| now.saturating_duration_since(asking.since) < LISTEN)
+    }
+
+    /// The node is not certain (any more), or still not.
+    fn ask(&mut self, now: Instant) {
+        let awake = |asking: &Asking| now.saturating_duration_since(asking.looked) < STARVED;
+        match self.asking.as_mut().filter(|asking| awake(asking)) {
+            Some(asking) => asking.looked = now,
+            None => {
+                self.asking = Some(Asking {
+                    since: now,
+                    looked: now,
+                    again: now,
+                });
             }
         }
+    }
+
+    fn questions(&mut self, now: Instant) -> Vec<Packet> {
+        let Some(asking) = self.asking.as_mut().filter(|asking| asking.again <= now) else {
+            return Vec::new();
+        };
+        asking.again = now + ASK_EVERY;
+        let asked = self.announced.iter().filter(|(_, each)| !each.yielded);
+        asked
+            .map(|(address, _)| Packet::probe(self.own, *address))
+            .collect()
+    }
+
+    fn announce(&mut self, now: Instant) -> Vec<Packet> {
         let mut sent = Vec::new();
-        for (address, left) in &mut self.announced {
-            if *left > 0 && !self.yielded.contains(address) {
-                *left -= 1;
-                sent.extend(Packet::announcements(self.own, *address));
+        for (address, each) in &mut self.announced {
+            if each.yielded || each.again.is_none_or(|again| now < again) {
+                continue;
             }
+            each.again = PAUSES.get(each.said).map(|pause| now + *pause);
+            each.said += 1;
+            sent.extend(Packet::announcements(self.own, *address));
         }
         sent
     }
@@ -148,68 +263,127 @@ mod tests {
         packet.question(from).expect("a question").1
     }
 
-    fn announcing(vip: IpAddr) -> Segment {
+    fn announcing(vip: IpAddr, now: Instant) -> Segment {
         let mut segment = Segment::new(OURS);
-        let told = segment.set(&BTreeSet::from([vip]));
+        let told = segment.set(&BTreeSet::from([vip]), now);
         assert_eq!(told, Packet::announcements(OURS, vip));
         segment
+    }
+
+    /// One that has asked, and heard nothing for long enough.
+    fn alone(vip: IpAddr, now: Instant) -> (Segment, Instant) {
+        let mut segment = announcing(vip, now);
+        let asked = segment.look(false, now);
+        assert_eq!(asked, [Packet::probe(OURS, vip)]);
+        let then = now + LISTEN;
+        segment.look(false, then);
+        (segment, then)
     }
 
     #[test]
     fn only_addresses_that_are_announced_are_answered_for() {
         for vip in VIPS {
-            let mut segment = announcing(vip);
+            let now = Instant::now();
+            let mut segment = announcing(vip, now);
             let asked = question(vip);
-            assert_eq!(segment.receive(&asked, true), [answer(&asked, OURS)]);
+            assert_eq!(segment.receive(&[asked], now), [answer(&asked, OURS)]);
             for other in ["192.0.2.10", "2001:db8::a"].map(|ip| ip.parse().expect("address")) {
-                assert!(segment.receive(&question(other), true).is_empty());
+                assert!(segment.receive(&[question(other)], now).is_empty());
             }
-            let again = segment.set(&BTreeSet::from([vip]));
+            let again = segment.set(&BTreeSet::from([vip]), now);
             assert!(again.is_empty(), "told already");
-            segment.set(&BTreeSet::new());
-            assert!(segment.receive(&asked, true).is_empty());
+            segment.set(&BTreeSet::new(), now);
+            assert!(segment.receive(&[asked], now).is_empty());
         }
     }
 
     #[test]
-    fn an_address_is_announced_three_times() {
+    fn an_address_is_announced_six_times_within_little_more_than_three_seconds() {
         for vip in VIPS {
-            let mut segment = announcing(vip);
-            let (now, once) = (Instant::now(), Packet::announcements(OURS, vip).len());
-            let ticks: Vec<usize> = (0..4).map(|_| segment.tick(true, now).len()).collect();
-            assert_eq!(ticks, [once, once, 0, 0]);
+            let now = Instant::now();
+            let mut segment = announcing(vip, now);
+            let mut times = Vec::new();
+            while let Some(next) = segment.next() {
+                assert!(
+                    segment
+                        .look(true, next - Duration::from_millis(1))
+                        .is_empty()
+                );
+                assert_eq!(segment.look(true, next), Packet::announcements(OURS, vip));
+                times.push((next - now).as_millis());
+            }
+            assert_eq!(times, [100, 300, 700, 1500, 3100]);
         }
     }
 
     #[test]
-    fn a_node_that_the_server_acknowledges_defends_its_address() {
+    fn a_node_that_the_server_acknowledges_defends_its_address_once_a_second() {
         for vip in VIPS {
-            let mut segment = announcing(vip);
+            let now = Instant::now();
+            let mut segment = announcing(vip, now);
             let rival = Packet::announcements(THEIRS, vip)[0];
-            let defence = segment.receive(&rival, true);
+            let defence = segment.receive(&[rival, rival], now);
             assert_eq!(defence, Packet::announcements(OURS, vip));
-            assert_eq!(segment.receive(&question(vip), true).len(), 1);
+            assert_eq!(segment.receive(&[question(vip)], now).len(), 1);
+            assert!(segment.receive(&[rival], now + DEFEND_EVERY / 2).is_empty());
+            assert_eq!(segment.receive(&[rival], now + DEFEND_EVERY), defence);
+        }
+    }
+
+    #[test]
+    fn a_node_that_lost_the_server_asks_first_and_answers_when_nobody_else_does() {
+        for vip in VIPS {
+            let now = Instant::now();
+            let mut segment = announcing(vip, now);
+            assert_eq!(segment.look(false, now), [Packet::probe(OURS, vip)]);
+            let asked = question(vip);
+            assert!(segment.receive(&[asked], now).is_empty(), "not yet");
+            assert_eq!(segment.next(), Some(now + PAUSES[0]));
+            let then = now + LISTEN;
+            let said = segment.look(false, then);
+            assert!(
+                said.contains(&answer(&asked, OURS)),
+                "it was held back: {said:?}"
+            );
+            assert_eq!(segment.receive(&[asked], then), [answer(&asked, OURS)]);
         }
     }
 
     #[test]
     fn a_node_that_lost_the_server_goes_on_until_another_one_has_taken_over() {
         for vip in VIPS {
-            let mut segment = announcing(vip);
-            let now = Instant::now();
-            assert_eq!(segment.receive(&question(vip), false).len(), 1);
-            let probe = Packet::probe(OURS, vip);
-            assert_eq!(segment.tick(false, now), [probe]);
-            let rival = answer(&probe, THEIRS);
-            assert!(segment.receive(&rival, false).is_empty());
-            assert!(segment.receive(&question(vip), false).is_empty());
-            assert!(segment.tick(false, now).is_empty());
+            let (mut segment, now) = alone(vip, Instant::now());
+            let rival = answer(&Packet::probe(OURS, vip), THEIRS);
+            // The question came first, and is too late all the same.
+            assert!(segment.receive(&[question(vip), rival], now).is_empty());
+            assert!(segment.receive(&[question(vip)], now).is_empty());
+            assert!(segment.look(false, now + ASK_EVERY).is_empty());
             // Back, and the server still wants it.
-            assert!(segment.tick(true, now).is_empty());
-            assert!(segment.receive(&question(vip), true).is_empty(), "not yet");
-            let told = segment.tick(true, now + SETTLED);
+            let told = segment.look(true, now + ASK_EVERY);
             assert_eq!(told, Packet::announcements(OURS, vip));
-            assert_eq!(segment.receive(&question(vip), true).len(), 1);
+            let now = now + ASK_EVERY;
+            assert_eq!(segment.receive(&[question(vip)], now).len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_node_that_did_not_run_for_a_while_asks_again_before_it_answers() {
+        for vip in VIPS {
+            let (mut segment, now) = alone(vip, Instant::now());
+            let awake = now + STARVED / 2;
+            segment.look(false, awake);
+            assert_eq!(segment.receive(&[question(vip)], awake).len(), 1);
+            let starved = awake + STARVED;
+            let asked = segment.look(false, starved);
+            assert!(asked.contains(&Packet::probe(OURS, vip)), "{asked:?}");
+            assert!(segment.receive(&[question(vip)], starved).is_empty());
+            let rival = Packet::announcements(THEIRS, vip)[0];
+            assert!(segment.receive(&[rival], starved).is_empty());
+            let later = segment.look(false, starved + LISTEN);
+            assert!(
+                later.is_empty(),
+                "the answer was not held for ever: {later:?}"
+            );
         }
     }
 }

@@ -9,9 +9,15 @@ use api::meta::MicroTime;
 
 use crate::{announcers::Announcers, controller::world::World};
 
-/// A node that announces reports several times within this; after it, its addresses go to another node. Together with the
-/// write, the way to the new node and its gratuitous ARP this stays below two seconds.
-const SILENCE: Duration = Duration::from_millis(1200);
+/// A node that announces reports every 200 ms; after this its addresses go to another node. Together with the write, the way
+/// to the new node and its gratuitous ARP this stays below two seconds.
+const SILENCE: Duration = Duration::from_millis(1500);
+/// So long before a node is called silent this looks once, to know that it was not itself the one that did not run.
+const CONFIRM: Duration = Duration::from_millis(100);
+/// A look that comes so much later than it was due tells that: reports may wait to be read.
+const LATE: Duration = Duration::from_millis(150);
+/// So long they get: two reports of each node are due within it.
+const CATCH_UP: Duration = Duration::from_millis(400);
 /// After the server's start the nodes have yet to find it again; their connections back off for two seconds at most.
 const AFTER_START: Duration = Duration::from_secs(10);
 const LEASES: &str = "kube-node-lease";
@@ -32,8 +38,18 @@ pub(in crate::controller) struct Liveness {
     starting: bool,
     /// Nodes that must report.
     appointed: BTreeMap<Box<str>, Appointed>,
-    /// Nodes that did not, and the heartbeat they had sent by then: a later one says that they are back.
-    silent: BTreeMap<Box<str>, Option<MicroTime>>,
+    /// Nodes that did not.
+    silent: BTreeMap<Box<str>, Silent>,
+    looked: Option<Instant>,
+    /// Before, nobody is called silent.
+    not_before: Option<Instant>,
+}
+
+/// A node that fell silent: a later report or heartbeat says that it is back.
+#[derive(Clone, Copy, Debug)]
+struct Silent {
+    reported: Option<Instant>,
+    renewed: Option<MicroTime>,
 }
 
 impl Liveness {
@@ -43,6 +59,8 @@ impl Liveness {
             starting: true,
             appointed: BTreeMap::new(),
             silent: BTreeMap::new(),
+            looked: None,
+            not_before: None,
         }
     }
 
@@ -67,15 +85,21 @@ impl Liveness {
         self.silent.contains_key(node)
     }
 
-    /// When the next node is silent unless it reports.
+    /// When to look next.
     pub(in crate::controller) fn next(&self) -> Option<Instant> {
         let speaking = self
             .appointed
             .iter()
             .filter(|(node, _)| !self.is_silent(node));
-        speaking
+        let due = speaking
             .map(|(node, appointed)| self.due(node, *appointed))
-            .min()
+            .min()?;
+        let due = self.not_before.map_or(due, |at| due.max(at));
+        let before = due.checked_sub(CONFIRM)?;
+        Some(match self.looked {
+            Some(looked) if looked >= before => due,
+            _ => before,
+        })
     }
 
     fn due(&self, node: &str, appointed: Appointed) -> Instant {
@@ -86,19 +110,66 @@ impl Liveness {
         }
     }
 
-    /// Whether a node has fallen silent since the last look.
+    /// Whether a node has fallen silent, or come back, since the last look.
     pub(in crate::controller) fn look(&mut self, world: &World, now: Instant) -> bool {
-        let fallen: Vec<Box<str>> = self
+        let returned = self.take_back(now);
+        let wanted = self.next();
+        self.looked = Some(now);
+        let due: Vec<Box<str>> = self
             .appointed
             .iter()
             .filter(|(node, appointed)| !self.is_silent(node) && self.due(node, **appointed) <= now)
             .map(|(node, _)| node.clone())
             .collect();
-        for node in &fallen {
-            tracing::warn!(%node, "node does not report its load-balancer addresses any more: others take them");
-            self.silent.insert(node.clone(), renewed(world, node));
+        if due.is_empty() {
+            self.not_before = None;
+            return returned;
         }
-        !fallen.is_empty()
+        if wanted.is_some_and(|wanted| now.saturating_duration_since(wanted) >= LATE) {
+            self.not_before = Some(now + CATCH_UP);
+        }
+        if self.not_before.is_some_and(|at| now < at) {
+            return returned;
+        }
+        let mut fallen = false;
+        for node in due {
+            let reported = self.announcers.last(&node);
+            if !self.announcers.silence(&node, reported) {
+                continue;
+            }
+            tracing::warn!(%node, "node does not report its load-balancer addresses any more: others take them");
+            let silent = Silent {
+                reported,
+                renewed: renewed(world, &node),
+            };
+            self.silent.insert(node, silent);
+            fallen = true;
+        }
+        returned || fallen
+    }
+
+    /// Whether nodes that were silent have reported.
+    fn take_back(&mut self, now: Instant) -> bool {
+        let back: Vec<Box<str>> = self
+            .silent
+            .iter()
+            .filter(|(node, silent)| self.announcers.last(node) > silent.reported)
+            .map(|(node, _)| node.clone())
+            .collect();
+        for node in &back {
+            self.is_back(node, now);
+        }
+        !back.is_empty()
+    }
+
+    fn is_back(&mut self, node: &str, now: Instant) {
+        tracing::info!(%node, "node may announce load-balancer addresses again");
+        self.silent.remove(node);
+        self.announcers.take_back(node);
+        // It must report anew if it still is to announce.
+        if let Some(appointed) = self.appointed.get_mut(node) {
+            appointed.since = now;
+        }
     }
 
     /// Looks at the heartbeat of a node; whether it was silent and is back.
@@ -108,16 +179,10 @@ impl Liveness {
         node: &str,
         now: Instant,
     ) -> bool {
-        let back = self
-            .silent
-            .get(node)
-            .is_some_and(|then| renewed(world, node) != *then);
+        let silent = self.silent.get(node);
+        let back = silent.is_some_and(|silent| renewed(world, node) != silent.renewed);
         if back {
-            self.silent.remove(node);
-            // It must report anew if it still is to announce.
-            if let Some(appointed) = self.appointed.get_mut(node) {
-                appointed.since = now;
-            }
+            self.is_back(node, now);
         }
         back
     }
@@ -154,12 +219,12 @@ mod tests {
         assert_eq!(liveness.next(), None, "nobody announces");
 
         liveness.appoint(BTreeSet::from(["a".into()]), now);
-        assert_eq!(liveness.next(), Some(now + SILENCE));
+        assert_eq!(liveness.next(), Some(now + SILENCE - CONFIRM));
         let report = now + SILENCE / 2;
-        announcers.heard("a", report);
+        assert!(announcers.heard("a", report));
         assert!(!liveness.look(&world, now + SILENCE));
-        assert_eq!(liveness.next(), Some(report + SILENCE));
-        assert!(liveness.look(&world, report + SILENCE));
+        assert!(wait(&mut liveness, &world));
+        assert_eq!(liveness.looked, Some(report + SILENCE));
         assert!(liveness.is_silent("a"));
         assert_eq!(
             liveness.next(),
@@ -172,7 +237,60 @@ mod tests {
         world.put(Revision(2), lease("2026-01-01T00:00:10Z"));
         assert!(liveness.observe(&world, "a", later));
         assert!(!liveness.is_silent("a"));
-        assert_eq!(liveness.next(), Some(later + SILENCE));
+        assert_eq!(liveness.next(), Some(later + SILENCE - CONFIRM));
+    }
+
+    /// Looks whenever it is time to, until there is something to see.
+    fn wait(liveness: &mut Liveness, world: &World) -> bool {
+        (0..9).any(|_| {
+            let next = liveness.next();
+            next.is_some_and(|next| liveness.look(world, next))
+        })
+    }
+
+    #[tokio::test]
+    async fn a_silent_node_that_reports_again_is_refused_once_and_back() {
+        let announcers = Announcers::default();
+        let now = Instant::now();
+        let mut liveness = Liveness::new(announcers.clone());
+        let world = World::default();
+        liveness.appoint(BTreeSet::new(), now);
+        liveness.appoint(BTreeSet::from(["a".into()]), now);
+        assert!(wait(&mut liveness, &world) && liveness.is_silent("a"));
+        let later = now + SILENCE * 2;
+        assert!(!liveness.look(&world, later), "nothing was heard");
+        assert!(!announcers.heard("a", later), "others have its addresses");
+        announcers.returned().await;
+        assert!(liveness.look(&world, later));
+        assert!(!liveness.is_silent("a"));
+        assert!(announcers.heard("a", later));
+    }
+
+    #[test]
+    fn a_server_that_did_not_run_itself_reads_what_has_come_before_it_calls_anybody_silent() {
+        for reports in [true, false] {
+            let announcers = Announcers::default();
+            let now = Instant::now();
+            let mut liveness = Liveness::new(announcers.clone());
+            let world = World::default();
+            liveness.appoint(BTreeSet::new(), now);
+            liveness.appoint(BTreeSet::from(["a".into()]), now);
+            liveness.look(&world, now);
+            let late = now + SILENCE * 3;
+            assert!(!liveness.look(&world, late), "it was away");
+            if reports {
+                assert!(announcers.heard("a", late + CATCH_UP / 2));
+            }
+            let fallen = wait(&mut liveness, &world);
+            assert!(fallen, "at last, when nothing is heard any more");
+            let looked = liveness.looked.unwrap() - late;
+            let wanted = if reports {
+                CATCH_UP / 2 + SILENCE
+            } else {
+                CATCH_UP
+            };
+            assert_eq!(looked, wanted);
+        }
     }
 
     #[test]
@@ -181,8 +299,8 @@ mod tests {
         let now = Instant::now();
         let mut liveness = Liveness::new(announcers.clone());
         liveness.appoint(BTreeSet::from(["a".into()]), now);
-        assert_eq!(liveness.next(), Some(now + AFTER_START));
-        announcers.heard("a", now);
-        assert_eq!(liveness.next(), Some(now + SILENCE), "it has");
+        assert_eq!(liveness.next(), Some(now + AFTER_START - CONFIRM));
+        assert!(announcers.heard("a", now));
+        assert_eq!(liveness.next(), Some(now + SILENCE - CONFIRM), "it has");
     }
 }
