@@ -58,6 +58,8 @@ pub struct Pipeline {
     services: Collection<Service>,
     slices: Collection<EndpointSlice>,
     namespaces: Collection<api::core::Namespace>,
+    /// Kept: a reconciler without a source ends.
+    service_cidrs: mpsc::Sender<Vec<Delta<api::networking::ServiceCidr>>>,
     applied: watch::Receiver<Option<Position>>,
     /// Kept: a reconciler without a source ends.
     _local_pods: watch::Sender<LocalPods>,
@@ -73,6 +75,14 @@ impl Pipeline {
         let (services, services_reader) = Collection::new();
         let (slices, slices_reader) = Collection::new();
         let (namespaces, namespaces_reader) = Collection::new();
+        let (service_cidrs, service_cidrs_reader) = mpsc::channel(1);
+        let none = Delta::Replace {
+            items: Vec::new(),
+            revision: Revision(1),
+        };
+        service_cidrs
+            .try_send(vec![none])
+            .expect("there is room for one");
         let (local_pods, local_pods_reader) = watch::channel(LocalPods::default());
         let netlink = Netlink::open(Ownership::WhenPossible).expect("nf_tables");
         let rules = Dataplane::open(netlink).expect("our tables can be read");
@@ -101,11 +111,13 @@ impl Pipeline {
             services: services_reader,
             slices: slices_reader,
             namespaces: namespaces_reader,
+            service_cidrs: service_cidrs_reader,
         }));
         Self {
             services,
             slices,
             namespaces,
+            service_cidrs,
             applied,
             _local_pods: local_pods,
         }
@@ -141,10 +153,11 @@ impl Pipeline {
             services,
             slices,
             namespaces,
+            service_cidrs,
             _local_pods: local_pods,
             mut applied,
         } = self;
-        drop((services, slices, namespaces, local_pods));
+        drop((services, slices, namespaces, service_cidrs, local_pods));
         while applied.changed().await.is_ok() {}
     }
 }

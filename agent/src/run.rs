@@ -183,6 +183,11 @@ async fn agent(config: Config) -> Result<(), AgentError> {
             Path::group("discovery.k8s.io/v1", "endpointslices"),
         ),
         namespaces: follow(&mut tasks, &client, Path::core("namespaces")),
+        service_cidrs: follow(
+            &mut tasks,
+            &client,
+            Path::group("networking.k8s.io/v1", "servicecidrs"),
+        ),
     };
     tasks.spawn(health.clone().serve_node(config.healthz_bind));
     tasks.spawn(
@@ -315,12 +320,8 @@ fn serve_names(
         domain: cluster.cluster_domain.as_str().into(),
         ttl_secs: DNS_TTL_SECS,
         nameservers: vec![cluster.cluster_dns],
-        reverse: cluster
-            .service_cidrs
-            .iter()
-            .chain(&cluster.pod_cidrs)
-            .copied()
-            .collect(),
+        // Set with the rules.
+        reverse: Vec::new(),
     })?;
     let listen = dns::server::Config {
         listen: vec![SocketAddr::new(cluster.cluster_dns, DNS_PORT)],

@@ -1,16 +1,19 @@
 //! What the agent knows of the cluster's Services: indices over the watched objects, and what changed since the last look.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
+
+use api::networking::ServiceCidr;
+use ipnet::IpNet;
 
 use crate::{
     objects::{Endpoint, EndpointSlice, Key, Object, Revision, Service, Uid},
     reflector::Delta,
 };
 
-/// The Services of the cluster with their EndpointSlices, and the namespaces.
+/// The Services of the cluster with their EndpointSlices, the ranges they are in, and the namespaces.
 #[derive(Debug, Default)]
 pub(crate) struct View {
     services: HashMap<Key, Service>,
@@ -19,6 +22,8 @@ pub(crate) struct View {
     /// The Service each slice belongs to, by the slice's key.
     slice_owners: HashMap<Key, Key>,
     namespaces: BTreeSet<Box<str>>,
+    /// The ranges of every ServiceCIDR, by its name; also of those that are to go, as long as they are there.
+    service_cidrs: BTreeMap<Box<str>, Vec<IpNet>>,
     /// Names that many objects share: of namespaces and nodes.
     shared_names: HashSet<Arc<str>>,
     dirty: Dirty,
@@ -30,6 +35,8 @@ pub(crate) struct View {
 pub(crate) struct Dirty {
     pub(crate) services: HashSet<Key>,
     pub(crate) namespaces: BTreeSet<Box<str>>,
+    /// Whether ranges of Services came or went.
+    pub(crate) service_networks: bool,
 }
 
 /// How far the two collections that make rules are known.
@@ -52,12 +59,14 @@ struct Positions {
     services: Option<Revision>,
     slices: Option<Revision>,
     namespaces: Option<Revision>,
+    service_cidrs: Option<Revision>,
 }
 
 impl View {
     /// Whether every collection was listed once. Before that nothing may be programmed or answered.
     pub(crate) fn is_synced(&self) -> bool {
-        self.position().is_some() && self.positions.namespaces.is_some()
+        let rest = [self.positions.namespaces, self.positions.service_cidrs];
+        self.position().is_some() && rest.iter().all(Option::is_some)
     }
 
     /// How far both Services and EndpointSlices are known; `None` before their first lists.
@@ -292,6 +301,35 @@ impl View {
     }
 }
 
+impl View {
+    /// The ranges that ServiceCIDRs name.
+    pub(crate) fn service_networks(&self) -> BTreeSet<IpNet> {
+        self.service_cidrs.values().flatten().copied().collect()
+    }
+
+    pub(crate) fn apply_service_cidrs(&mut self, deltas: Vec<Delta<ServiceCidr>>) {
+        let before = self.service_networks();
+        for delta in deltas {
+            match delta {
+                Delta::Replace { items, revision } => {
+                    self.service_cidrs = items.into_iter().map(ranges).collect();
+                    self.positions.service_cidrs = Some(revision);
+                }
+                Delta::Put(cidr) => self.service_cidrs.extend([ranges(cidr)]),
+                Delta::Remove { key, .. } => _ = self.service_cidrs.remove(&*key.name),
+                Delta::Progress(_) => {}
+            }
+        }
+        self.dirty.service_networks |= self.service_networks() != before;
+    }
+}
+
+fn ranges(cidr: ServiceCidr) -> (Box<str>, Vec<IpNet>) {
+    let ranges = cidr.spec.cidrs.iter();
+    let ranges = ranges.filter_map(|range| range.parse().ok());
+    (cidr.metadata.name, ranges.collect())
+}
+
 /// Where a slice is among those of its Service, or belongs.
 fn find(slices: &[EndpointSlice], name: &str) -> Result<usize, usize> {
     slices.binary_search_by(|slice| (*slice.metadata.name).cmp(name))
@@ -426,9 +464,46 @@ mod tests {
         assert_eq!(view.position().map(Position::both), Some(Revision(5)));
         assert!(!view.is_synced(), "namespaces are missing");
         view.apply_namespaces(replace(vec![], 6));
+        assert!(!view.is_synced(), "the ranges of Services are missing");
+        view.apply_service_cidrs(replace(vec![], 6));
         assert!(view.is_synced());
         view.apply_services(vec![Delta::Progress(Revision(9))]);
         view.apply_slices(vec![Delta::Put(slice("x", "a", 8))]);
         assert_eq!(view.position().map(Position::both), Some(Revision(8)));
+    }
+
+    #[test]
+    fn ranges_of_services_come_and_go_with_their_objects() {
+        let mut view = View::default();
+        let cidr = |name: &str, ranges: &[&str]| ServiceCidr {
+            metadata: api::meta::ObjectMeta {
+                name: name.into(),
+                ..Default::default()
+            },
+            spec: api::networking::ServiceCidrSpec {
+                cidrs: ranges.iter().map(|range| (*range).into()).collect(),
+            },
+        };
+        let ranges = |view: &mut View| -> (Vec<String>, bool) {
+            let ranges = view.service_networks();
+            let ranges = ranges.iter().map(ToString::to_string).collect();
+            (ranges, view.take_dirty().service_networks)
+        };
+        let first = cidr("kubernetes", &["10.96.0.0/16"]);
+        view.apply_service_cidrs(replace(vec![first.clone()], 5));
+        assert_eq!(ranges(&mut view), (vec!["10.96.0.0/16".to_owned()], true));
+        view.apply_service_cidrs(vec![Delta::Put(cidr(
+            "more",
+            &["10.100.0.0/24", "fd00:100::/112"],
+        ))]);
+        let all = ["10.96.0.0/16", "10.100.0.0/24", "fd00:100::/112"].map(str::to_owned);
+        assert_eq!(ranges(&mut view), (all.to_vec(), true));
+        view.apply_service_cidrs(vec![Delta::Put(first.clone())]);
+        assert_eq!(ranges(&mut view), (all.to_vec(), false), "nothing new");
+        view.apply_service_cidrs(vec![Delta::Remove {
+            key: Key::new("", "more"),
+            revision: Revision(9),
+        }]);
+        assert_eq!(ranges(&mut view), (all[..1].to_vec(), true));
     }
 }

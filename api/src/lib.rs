@@ -23,7 +23,7 @@
 //! it and holds only the fields that logic reads. Writing a whole object back from a slim struct would lose the rest:
 //! merge or patch instead.
 //!
-//! Modules in reading order: [`meta`] (what all objects share), [`core`], [`apps`], [`discovery`], [`coordination`], [`rbac`] (kinds by group),
+//! Modules in reading order: [`meta`] (what all objects share), [`core`], [`apps`], [`discovery`], [`coordination`], [`networking`], [`rbac`] (kinds by group),
 //! [`json`] and [`yaml`] (reading, with duplicate keys named), [`schema`] (the table and its consumers), [`selector`], [`names`], [`ip`],
 //! [`quantity`], [`tunnel`] (what server and node say to each other). The private `wire` has the macro that declares slim structs.
 
@@ -37,6 +37,7 @@ pub mod ip;
 pub mod json;
 pub mod meta;
 pub mod names;
+pub mod networking;
 pub mod quantity;
 pub mod rbac;
 pub mod schema;

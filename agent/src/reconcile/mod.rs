@@ -22,6 +22,7 @@ use dataplane::{
     model::{Change, Desired, Fate, Frontend, Protocol},
 };
 use dns::{Zone, records};
+use ipnet::IpNet;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
@@ -61,6 +62,7 @@ pub(crate) struct Sources {
     pub(crate) services: mpsc::Receiver<Vec<Delta<Service>>>,
     pub(crate) slices: mpsc::Receiver<Vec<Delta<EndpointSlice>>>,
     pub(crate) namespaces: mpsc::Receiver<Vec<Delta<api::core::Namespace>>>,
+    pub(crate) service_cidrs: mpsc::Receiver<Vec<Delta<api::networking::ServiceCidr>>>,
     /// The node's zone, which hints of endpoints name.
     pub(crate) zone: watch::Receiver<Option<Box<str>>>,
 }
@@ -70,6 +72,8 @@ pub(crate) struct Reconciler {
     here: Here,
     /// What does not depend on Services: networks, local listeners.
     base: Desired,
+    /// The ranges of ClusterIPs that the server was configured with; ServiceCIDRs add others.
+    configured: BTreeSet<IpNet>,
     view: SharedView,
     zone: Zone,
     rules: Programmer,
@@ -106,6 +110,7 @@ impl Reconciler {
         let left_behind = rules.left_behind();
         let reconciler = Self {
             here,
+            configured: base.service_networks.clone(),
             base,
             view,
             zone,
@@ -153,6 +158,7 @@ impl Reconciler {
             Some(deltas) = sources.services.recv() => lock(&self.view).apply_services(deltas),
             Some(deltas) = sources.slices.recv() => lock(&self.view).apply_slices(deltas),
             Some(deltas) = sources.namespaces.recv() => lock(&self.view).apply_namespaces(deltas),
+            Some(deltas) = sources.service_cidrs.recv() => lock(&self.view).apply_service_cidrs(deltas),
             Ok(()) = self.local_pods.changed() => {}
             Ok(()) = sources.zone.changed() => self.move_to(sources.zone.borrow_and_update().clone()),
             else => return false,
@@ -193,7 +199,9 @@ impl Reconciler {
             let Dirty {
                 services,
                 namespaces,
+                service_networks,
             } = view.take_dirty();
+            self.pending.service_networks |= service_networks;
             self.pending.services.extend(services);
             self.pending.namespaces.extend(namespaces);
             (view.is_synced(), view.position())
@@ -202,6 +210,7 @@ impl Reconciler {
         if !synced {
             return None;
         }
+        self.follow_service_networks();
         let services = self.pending.services.len();
         let done = if self.known {
             self.update().await
@@ -222,6 +231,34 @@ impl Reconciler {
             }
             Err(error) => Some(self.failed(&error)),
         }
+    }
+
+    /// Ranges of ClusterIPs come and go with ServiceCIDRs. They are rules, not elements: the rules are replaced whole.
+    fn follow_service_networks(&mut self) {
+        if !std::mem::take(&mut self.pending.service_networks) {
+            return;
+        }
+        let mut networks = self.configured.clone();
+        for net in lock(&self.view).service_networks() {
+            if self.would_cut_off(net) {
+                tracing::error!(service_cidr = %net, "a ServiceCIDR covers addresses of Pods or of this node, which would not be reached any more: its unused addresses are left alone");
+            } else {
+                networks.insert(net);
+            }
+        }
+        if networks != self.base.service_networks {
+            tracing::info!(service_cidrs = ?networks, "the ranges of Services are others");
+            self.base.service_networks = networks;
+            self.known = false;
+        }
+    }
+
+    /// Whether addresses that are no ClusterIPs are in a range. Whatever is sent to one without a Service is dropped.
+    fn would_cut_off(&self, net: IpNet) -> bool {
+        let mut pods = self.base.pod_networks.iter();
+        let mut own = self.here.addresses.into_iter().flatten();
+        pods.any(|pods| pods.contains(&net) || net.contains(pods))
+            || own.any(|own| net.contains(&own))
     }
 
     fn failed(&mut self, error: &RulesError) -> Instant {
@@ -292,7 +329,10 @@ impl Reconciler {
             (desired, names, checks, announced, serving)
         };
         let on_localhost = LocalhostNodePorts::of(&desired.frontends);
+        let reverse = desired.service_networks.iter().chain(&desired.pod_networks);
+        let reverse = reverse.copied().collect();
         self.rules.run(Step::Replace(desired)).await?;
+        self.zone.set_reverse(reverse);
         self.zone.apply(names);
         self.zone.set_synced(true);
         self.forget_flows(serving).await;

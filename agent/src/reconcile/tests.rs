@@ -16,6 +16,7 @@ struct FakeState {
     frontends: BTreeMap<Frontend, Fate>,
     /// What was there before the reconciler.
     left_behind: BTreeSet<Frontend>,
+    service_networks: BTreeSet<IpNet>,
     log: Vec<String>,
     failures: usize,
 }
@@ -33,6 +34,7 @@ impl Rules for FakeRules {
             .log
             .push(format!("replace {}", desired.frontends.len()));
         state.frontends = desired.frontends;
+        state.service_networks = desired.service_networks;
         Ok(())
     }
 
@@ -133,6 +135,10 @@ impl Bench {
             revision,
         }]);
         view.apply_namespaces(vec![Delta::Replace {
+            items: Vec::new(),
+            revision,
+        }]);
+        view.apply_service_cidrs(vec![Delta::Replace {
             items: Vec::new(),
             revision,
         }]);
@@ -467,4 +473,45 @@ async fn a_port_of_the_node_leads_to_its_pod_as_long_as_the_pod_is_there() {
     log.sort();
     let wanted = ["flows gone 8080 gone 8081", "remove 8080", "remove 8081"];
     assert_eq!(log, wanted);
+}
+
+#[tokio::test]
+async fn ranges_of_services_follow_their_objects_and_never_cover_pods_or_the_node() {
+    let mut bench = bench();
+    let net = |text: &str| -> IpNet { text.parse().expect("a network") };
+    bench.reconciler.configured = BTreeSet::from([net("10.96.0.0/16")]);
+    bench.reconciler.base.service_networks = bench.reconciler.configured.clone();
+    bench.reconciler.base.pod_networks = BTreeSet::from([net("10.244.0.0/16")]);
+    bench.reconciler.here.addresses = Some(IpAddr::from([192, 0, 2, 1]).into());
+    bench.sync(Vec::new());
+    bench.reconciler.reconcile().await;
+    let networks = |bench: &Bench| -> Vec<String> {
+        let state = bench.rules.state.lock().expect("lock");
+        let networks = state.service_networks.iter();
+        networks.map(ToString::to_string).collect()
+    };
+    assert_eq!(networks(&bench), ["10.96.0.0/16"]);
+    let put = |bench: &Bench, name: &str, range: &str| {
+        let cidr = serde_json::from_value(json!({
+            "metadata": {"name": name, "resourceVersion": "20"}, "spec": {"cidrs": [range]},
+        }));
+        let cidr = cidr.expect("a ServiceCIDR");
+        lock(&bench.reconciler.view).apply_service_cidrs(vec![Delta::Put(cidr)]);
+    };
+    for (name, range) in [
+        ("more", "10.100.0.0/24"),
+        ("pods", "10.244.7.0/24"),
+        ("all-pods", "10.128.0.0/9"),
+        ("node", "192.0.2.0/24"),
+    ] {
+        put(&bench, name, range);
+        bench.reconciler.reconcile().await;
+    }
+    assert_eq!(networks(&bench), ["10.96.0.0/16", "10.100.0.0/24"]);
+    lock(&bench.reconciler.view).apply_service_cidrs(vec![Delta::Remove {
+        key: Key::new("", "more"),
+        revision: Revision(30),
+    }]);
+    bench.reconciler.reconcile().await;
+    assert_eq!(networks(&bench), ["10.96.0.0/16"]);
 }

@@ -1,8 +1,9 @@
-//! What Endpoints and `EndpointSlices` that somebody writes may not name: addresses of nodes and of the API. Through a
-//! Service, whoever may write Endpoints would reach what network policies and firewalls keep from him (CVE-2021-25740,
+//! What Endpoints and `EndpointSlices` that somebody writes may not name: addresses of nodes and of the API, and ClusterIPs
+//! of the ranges that ServiceCIDRs add. Through a Service, whoever may write Endpoints would reach what network policies and firewalls keep from him (CVE-2021-25740,
 //! CVE-2021-25737). The controllers write in process and are not asked: Pods on the node's network have its address.
 //!
-//! Loopback, link-local and Service addresses are refused from everybody, by the kinds' own rules.
+//! Loopback and link-local addresses, and those of the configured ranges of Services, are refused from everybody, by the
+//! kinds' own rules.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -11,7 +12,7 @@ use serde_json::Value;
 
 use crate::registry::{
     ApiError, Causes, Kind, ListQuery, Registry,
-    kinds::{ENDPOINT_SLICES, ENDPOINTS, NODES},
+    kinds::{ENDPOINT_SLICES, ENDPOINTS, NODES, clusterip},
     meta,
 };
 
@@ -22,6 +23,8 @@ pub struct EndpointRestriction {
     owners: HashMap<IpAddr, String>,
     /// Ranges that may be named all the same.
     allowed: Vec<IpNet>,
+    /// The ranges that ServiceCIDRs add to the configured ones: a ClusterIP would lead in a circle, and its packets are dropped.
+    service_networks: Vec<IpNet>,
 }
 
 impl EndpointRestriction {
@@ -59,8 +62,11 @@ impl EndpointRestriction {
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
         }
+        let ranges = registry.service_ranges().await?.into_iter();
+        let added = ranges.filter(|range| range.object.is_some());
         Ok(Self {
             owners,
+            service_networks: added.map(|range| range.net).collect(),
             allowed: registry.context().allowed_endpoint_ips.clone(),
         })
     }
@@ -80,11 +86,16 @@ impl EndpointRestriction {
             .unwrap_or_default();
         let mut causes = Causes::default();
         for (path, ip) in named(kind, new) {
-            let allowed = self.allowed.iter().any(|range| range.contains(&ip));
-            if allowed || known.contains(&ip) {
+            if known.contains(&ip) {
                 continue;
             }
-            if let Some(owner) = self.owners.get(&ip) {
+            let mut networks = self.service_networks.iter();
+            if let Some(range) = networks.find(|range| range.contains(&ip)) {
+                causes.invalid(path, ip.to_string(), &clusterip(range));
+                continue;
+            }
+            let allowed = self.allowed.iter().any(|range| range.contains(&ip));
+            if let Some(owner) = self.owners.get(&ip).filter(|_| !allowed) {
                 let detail = format!(
                     "{ip} is an address of {owner}: lead to Pods on the node's network by a selector, or start the server with --allow-endpoint-ips and a range around it"
                 );

@@ -123,6 +123,43 @@ async fn s1_6_a_service_cidr_goes_when_another_has_its_addresses() {
 }
 
 #[tokio::test]
+async fn s1_6_an_address_of_an_added_range_is_no_endpoint() {
+    let api = small().await;
+    let _running = cluster::start(&api, NODE_GRACE, Applied::default()).await;
+    let endpoints = "/api/v1/namespaces/default/endpoints";
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let both = |name: &str| {
+        let metadata = json!({"name": name});
+        let old = json!({
+            "metadata": metadata,
+            "subsets": [{"addresses": [{"ip": "10.97.0.9"}], "ports": [{"port": 80}]}],
+        });
+        let new = json!({
+            "metadata": metadata, "addressType": "IPv4",
+            "endpoints": [{"addresses": ["10.97.0.9"]}], "ports": [{"port": 80}],
+        });
+        [(endpoints, old), (slices, new)]
+    };
+    for (path, body) in both("before") {
+        api.made(path, body).await;
+    }
+    add(&api, "more", &["10.97.0.0/28"]).await;
+    for (path, body) in both("after") {
+        let (code, answer) = api.post(path, body).await;
+        let said = answer["message"].as_str().unwrap_or_default();
+        assert_eq!(code, 422, "{path}: {answer}");
+        let why = "may not be a ClusterIP: it is in the service range 10.97.0.0/28";
+        assert!(said.contains(why), "{path}: {said}");
+    }
+    api.delete(&path("more")).await;
+    let gone = |got: &Value| got["code"] == 404;
+    eventually(&api, &path("more"), "no address needs it", gone).await;
+    for (path, body) in both("after") {
+        api.made(path, body).await;
+    }
+}
+
+#[tokio::test]
 async fn s1_6_the_configured_ranges_stay() {
     let api = small().await;
     let _running = cluster::start(&api, NODE_GRACE, Applied::default()).await;

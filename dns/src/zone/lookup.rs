@@ -244,7 +244,7 @@ impl Snapshot {
     /// ClusterIPs win over endpoints, as in CoreDNS. An unknown address of our own ranges is NXDOMAIN here; the
     /// rest of the world's addresses are the upstream's.
     fn reverse_answer(&self, qname: &Name, qtype: RecordType, net: IpNet) -> Answer {
-        let ours = self.fixed.reverse.iter().find(|range| range.contains(&net));
+        let ours = self.reverse.iter().find(|range| range.contains(&net));
         let whole = net.prefix_len() == net.max_prefix_len();
         let names = match whole {
             true => self.names_of(net.addr()),

@@ -20,7 +20,7 @@ use crate::records::{Change, Host, Port, Service};
 
 pub use lookup::{Answer, Reply};
 
-/// What is fixed for the life of a zone.
+/// What a zone begins with.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The cluster domain, for example `cluster.local`.
@@ -93,6 +93,13 @@ impl Zone {
         self.replace(|snapshot| snapshot.synced = synced);
     }
 
+    /// Other ranges than those of [`Config::reverse`] from now on.
+    pub fn set_reverse(&self, ranges: Vec<IpNet>) {
+        if self.shared.snapshot.load().reverse != ranges {
+            self.replace(|snapshot| snapshot.reverse = ranges);
+        }
+    }
+
     /// The zone as it is now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.shared.snapshot.load_full()
@@ -116,6 +123,8 @@ pub struct Snapshot {
     fixed: Arc<Fixed>,
     synced: bool,
     serial: u32,
+    /// Where an address without a name does not exist.
+    reverse: Vec<IpNet>,
     namespaces: HashTrieMapSync<Arc<str>, Namespace>,
     /// Which services an address belongs to, sorted; nearly always one.
     addresses: HashTrieMapSync<IpAddr, Arc<[ServiceKey]>>,
@@ -127,7 +136,6 @@ struct Fixed {
     origin: Name,
     ttl_secs: u32,
     nameservers: Vec<IpAddr>,
-    reverse: Vec<IpNet>,
     /// `ns.dns.<domain>`, where the SOA and NS records point.
     nameserver: Name,
     /// `hostmaster.<domain>`.
@@ -182,7 +190,8 @@ struct NamedHost {
 }
 
 impl Snapshot {
-    fn empty(config: Config) -> Result<Snapshot, InvalidDomain> {
+    fn empty(mut config: Config) -> Result<Snapshot, InvalidDomain> {
+        let reverse = std::mem::take(&mut config.reverse);
         let parse = || -> Result<Fixed, hickory_proto::ProtoError> {
             let mut origin = Name::from_ascii(&config.domain)?.to_lowercase();
             origin.set_fqdn(true);
@@ -191,7 +200,6 @@ impl Snapshot {
                 nameserver: Name::from_labels(["ns", "dns"])?.append_domain(&origin)?,
                 hostmaster: origin.prepend_label("hostmaster")?,
                 nameservers: config.nameservers,
-                reverse: config.reverse,
                 origin,
             })
         };
@@ -203,6 +211,7 @@ impl Snapshot {
             fixed: Arc::new(fixed),
             synced: false,
             serial: 0,
+            reverse,
             namespaces: HashTrieMapSync::default(),
             addresses: HashTrieMapSync::default(),
         })

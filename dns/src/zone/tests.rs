@@ -476,6 +476,21 @@ fn addresses_have_names_and_a_cluster_ip_wins() {
 }
 
 #[test]
+fn the_ranges_of_reverse_names_can_change() {
+    let zone = a_zone();
+    let qname = Name::from_ascii("9.0.100.10.in-addr.arpa.").unwrap();
+    let code = || match zone.snapshot().answer(&qname, RecordType::PTR) {
+        Answer::Ours(reply) => Some(reply.code),
+        Answer::Elsewhere => None,
+    };
+    assert_eq!(code(), None, "an address of the world outside");
+    zone.set_reverse(vec!["10.100.0.0/24".parse().unwrap()]);
+    assert_eq!(code(), Some(ResponseCode::NXDomain));
+    zone.set_reverse(Vec::new());
+    assert_eq!(code(), None);
+}
+
+#[test]
 fn a_negative_reverse_answer_carries_the_soa_of_its_range() {
     let zone = a_zone();
     let authority = |qname, qtype| {

@@ -72,6 +72,7 @@ const RULES: &[Rule] = &[
     ("", "endpoints", None, READ, Which::Any),
     ("", "namespaces", None, READ, Which::Any),
     ("discovery.k8s.io", "endpointslices", None, READ, Which::Any),
+    ("networking.k8s.io", "servicecidrs", None, READ, Which::Any),
     (
         "coordination.k8s.io",
         "leases",

@@ -15,15 +15,18 @@ pub(crate) fn check(path: &str, address: &str, service_cidrs: &[IpNet], causes: 
         Err(reason) => return causes.invalid(path, address, &reason),
     };
     if let Some(cidr) = service_cidrs.iter().find(|cidr| cidr.contains(&ip)) {
-        let detail = format!(
-            "may not be a ClusterIP: it is in the service range {cidr}; name the address of a Pod, a host or an outside server instead"
-        );
-        causes.invalid(path, address, &detail);
-        return;
+        return causes.invalid(path, address, &clusterip(cidr));
     }
     if let Some(detail) = objection(ip) {
         causes.invalid(path, address, detail);
     }
+}
+
+/// Why an address of this range cannot be an endpoint.
+pub(crate) fn clusterip(range: &IpNet) -> String {
+    format!(
+        "may not be a ClusterIP: it is in the service range {range}; name the address of a Pod, a host or an outside server instead"
+    )
 }
 
 fn objection(ip: IpAddr) -> Option<&'static str> {

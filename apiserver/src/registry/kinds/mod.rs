@@ -39,6 +39,7 @@ mod service_cidr;
 mod stateful_set;
 pub(crate) mod template;
 
+pub(crate) use address::clusterip;
 pub use certificate_signing_request::CERTIFICATE_SIGNING_REQUESTS;
 pub use config_map::CONFIG_MAPS;
 pub use controller_revision::CONTROLLER_REVISIONS;
