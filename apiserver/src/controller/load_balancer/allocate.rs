@@ -8,7 +8,7 @@ use std::{
 
 use api::core::{Node, Service};
 
-use super::{Pool, WANTED, addresses, ingress, is_ours, list};
+use super::{CLASS, Pool, WANTED, addresses, ingress, is_ours, list};
 use crate::controller::{
     pods::{Family, families},
     world::{Key, World, key_of},
@@ -17,6 +17,7 @@ use crate::controller::{
 /// Why a Service has no address, in words for its author.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
+    OfAnotherClass(Box<str>),
     NoPool,
     NoFamily(Vec<Family>),
     Exhausted,
@@ -27,6 +28,7 @@ pub(super) enum Refusal {
     Taken(IpAddr, Key),
     OfNode(IpAddr),
     NoNode { local: bool },
+    NoNodeOfFamily(Vec<Family>),
     NoSuchNode(IpAddr),
     PortTaken(i32, Box<str>, Key),
 }
@@ -34,6 +36,11 @@ pub(super) enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::OfAnotherClass(class) => write!(
+                f,
+                "No address: spec.loadBalancerClass is {class:?}, whose implementation has to give one; minik serves Services without \
+                 a class, and {CLASS:?}"
+            ),
             Self::NoPool => f.write_str(
                 "No address: the server was started without --load-balancer-pool: give it a range of free addresses of the \
                  nodes' network, or the word nodes",
@@ -67,6 +74,11 @@ impl fmt::Display for Refusal {
             Self::NoNode { local: false } => f.write_str(
                 "No address: no node is ready and free of the label node.kubernetes.io/exclude-from-external-load-balancers",
             ),
+            Self::NoNodeOfFamily(families) => {
+                let names: Vec<_> = families.iter().map(|family| family.name()).collect();
+                let names = names.join(" or ");
+                write!(f, "No address: no node that may answer has an {names} address, and --load-balancer-pool is nodes")
+            }
             Self::NoSuchNode(address) => write!(
                 f,
                 "No address: {address} was asked for, which is of no node that may answer: --load-balancer-pool is nodes"
@@ -206,7 +218,10 @@ impl<'a> Allocation<'a> {
         };
         if given.is_empty() {
             let local = &*service.spec.external_traffic_policy == "Local";
-            return Err(Refusal::NoNode { local });
+            return Err(match eligible.is_empty() {
+                true => Refusal::NoNode { local },
+                false => Refusal::NoNodeOfFamily(families),
+            });
         }
         Ok(given)
     }

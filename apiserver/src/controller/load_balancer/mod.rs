@@ -185,7 +185,7 @@ impl LoadBalancers {
             let fate = if is_ours(service) {
                 self.fate(world, service, &mut allocation)
             } else {
-                Fate::default()
+                Fate::of_another(service)
             };
             appointed.extend(fate.announced_by.values().cloned());
             if is_ours(service) || is_held(service) {
@@ -345,6 +345,18 @@ struct Fate {
 }
 
 impl Fate {
+    /// Of a Service that is not ours: whoever waits for another implementation is told so.
+    fn of_another(service: &Service) -> Self {
+        let class = service.spec.load_balancer_class.clone();
+        let pending = &*service.spec.r#type == "LoadBalancer"
+            && service.metadata.deletion_timestamp.is_none()
+            && service.status.load_balancer.ingress.is_empty();
+        Self {
+            refusal: class.filter(|_| pending).map(Refusal::OfAnotherClass),
+            ..Self::default()
+        }
+    }
+
     fn refused(refusal: Refusal, held: bool) -> Self {
         Self {
             held,

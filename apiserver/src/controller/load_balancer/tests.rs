@@ -222,12 +222,20 @@ fn a_change_of_type_gives_the_address_back() {
 #[test]
 fn only_services_without_a_class_or_with_ours_are_ours() {
     let mut cluster = Cluster::new(&["192.0.2.0/28"]);
-    let theirs = json!({
-        "spec": {"loadBalancerClass": "example.com/other"},
-        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "VIP"}]}},
-    });
-    assert!(cluster.told("theirs", theirs).is_empty());
+    let theirs = json!({"spec": {"loadBalancerClass": "example.com/other"}});
+    let told = cluster.told("theirs", theirs);
+    assert_eq!(
+        told,
+        [
+            "SyncLoadBalancerFailed: No address: spec.loadBalancerClass is \"example.com/other\", whose implementation has to give \
+          one; minik serves Services without a class, and \"minik.dev/layer2\""
+        ]
+    );
+    let given =
+        json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "VIP"}]}}});
+    assert!(cluster.told("theirs", given).is_empty());
     assert!(!is_held(cluster.get("theirs")));
+    assert_eq!(cluster.address("theirs"), "192.0.2.1");
     cluster.told(
         "ours",
         json!({"spec": {"loadBalancerClass": "minik.dev/layer2"}}),
@@ -307,11 +315,76 @@ fn an_address_of_each_family_that_the_pool_has_is_given() {
     let mut cluster = Cluster::new(&["192.0.2.0/28"]);
     cluster.told("a", dual("PreferDualStack"));
     assert_eq!(ingress(cluster.get("a")).len(), 1);
-    let told = cluster.told("b", dual("RequireDualStack"));
-    assert!(
-        told[0].contains("no --load-balancer-pool has IPv6"),
-        "{told:?}"
-    );
+    let alone = json!({"spec": {"ipFamilies": ["IPv6"], "ipFamilyPolicy": "SingleStack"}});
+    for (name, wish) in [("b", dual("RequireDualStack")), ("c", alone)] {
+        let told = cluster.told(name, wish);
+        assert!(
+            told.len() == 1
+                && told[0].starts_with("SyncLoadBalancerFailed: ")
+                && told[0].contains("no --load-balancer-pool has IPv6"),
+            "{name}: {told:?}"
+        );
+        assert_eq!(cluster.address(name), "");
+    }
+}
+
+/// What is asked of the nodes' own addresses, and cannot be had.
+#[test]
+fn with_the_nodes_as_pool_it_is_told_why_none_of_them_answers() {
+    let mut cluster = Cluster::new(&["nodes"]);
+    let port = |port: u16, spec: Value| {
+        let mut service = json!({"spec": {"ports": [{"port": port, "protocol": "TCP"}]}});
+        json_patch::merge(&mut service["spec"], &spec);
+        service
+    };
+    for (name, wish, why) in [
+        (
+            "a",
+            port(1, json!({"externalTrafficPolicy": "Local"})),
+            "no ready node has a ready endpoint",
+        ),
+        (
+            "b",
+            port(2, json!({"loadBalancerIP": "192.0.2.7"})),
+            "192.0.2.7 was asked for, which is of no node",
+        ),
+        (
+            "c",
+            port(3, json!({"ipFamilies": ["IPv6"]})),
+            "no node that may answer has an IPv6 address",
+        ),
+    ] {
+        let told = cluster.told(name, wish);
+        assert!(
+            told.len() == 1
+                && told[0].starts_with("SyncLoadBalancerFailed: ")
+                && told[0].contains(why),
+            "{name}: {told:?}"
+        );
+        assert_eq!(cluster.address(name), "");
+    }
+    for number in 1..=3 {
+        cluster.node(number, json!({"metadata": {"labels": {EXCLUDED: ""}}}));
+    }
+    let told = cluster.told("d", port(4, json!({})));
+    let why = "no node is ready and free of the label";
+    assert!(told.iter().any(|told| told.contains(why)), "{told:?}");
+    assert_eq!(cluster.address("d"), "");
+}
+
+#[test]
+fn an_address_that_no_node_may_announce_is_told_and_what_is_wrong_is_told_again() {
+    let mut cluster = Cluster::new(&["192.0.2.0/28"]);
+    for number in 1..=3 {
+        cluster.node(number, json!({"metadata": {"labels": {EXCLUDED: ""}}}));
+    }
+    let told = cluster.told("a", json!({}));
+    let why = "NotAnnounced: No node answers: none is ready and free of the label";
+    assert!(told.iter().any(|told| told.starts_with(why)), "{told:?}");
+    let now = Instant::now();
+    assert!(cluster.settle_at(now).is_empty(), "told once");
+    let again = cluster.settle_at(now + TELL_AGAIN);
+    assert!(again.len() == 1 && again[0].starts_with(why), "{again:?}");
 }
 
 #[test]
