@@ -71,6 +71,32 @@ fn is_at(lab: &Lab, vip: &str, mac: &str) -> Result<(), String> {
     known.contains(mac).then_some(()).ok_or(known)
 }
 
+/// Its reports wait to be read when the server goes on: who is judged before that is judged wrongly.
+#[test]
+fn a_server_that_stands_still_for_a_while_moves_no_address() {
+    let lab = Lab::up(2, &[]);
+    for name in ["a", "b", "c"] {
+        let _ = lab.apply(&service(name, "Cluster")).ok();
+    }
+    let nodes = || -> Result<Vec<String>, String> {
+        ["a", "b", "c"]
+            .iter()
+            .map(|name| node(&lab, name))
+            .collect()
+    };
+    let before = eventually("nodes", DEADLINE, nodes);
+    let server = lab.on("control", &["pgrep", "-f", "minik server"]).ok();
+    // Twice as long as the silence that counts.
+    let pause = format!("kill -STOP {0}; sleep 3; kill -CONT {0}", server.trim());
+    let _ = lab.on("control", &["sh", "-c", &pause]).ok();
+    // Whoever had been judged would have lost its addresses before this one is given.
+    let _ = lab.apply(&service("d", "Cluster")).ok();
+    eventually("a node", DEADLINE, || node(&lab, "d"));
+    assert_eq!(nodes(), Ok(before));
+    let said = lab.log("control", "server");
+    assert!(!said.contains("does not report"), "{said}");
+}
+
 #[test]
 fn a_node_that_lost_only_the_server_gives_way_to_the_one_that_was_chosen() {
     gives_way("ipv4", "198.18.0.2/32");
