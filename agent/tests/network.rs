@@ -183,7 +183,8 @@ fn pods_that_come_and_go_leave_the_gateways_mac_address_alone() {
     });
 }
 
-/// An agent that has just started gives out the lowest free address, which may have been another Pod's a moment ago.
+/// An agent that has just started gives out the lowest free address, which may have been another Pod's a moment ago: the kernel
+/// has not removed that one's namespace yet.
 #[test]
 fn an_address_that_was_another_pods_leads_to_its_new_owner_at_once() {
     in_private_namespace(async {
@@ -192,7 +193,7 @@ fn an_address_that_was_another_pods_leads_to_its_new_owner_at_once() {
         let address = attach(&network, "uid-1", &gone).await;
         let other_ip = attach(&network, "uid-2", &other).await;
         send_between(&other, other_ip, &gone, address);
-        drop(gone);
+        network.release("uid-1", address).await;
         network
             .attach("uid-3", next.as_fd(), address)
             .await
@@ -252,6 +253,105 @@ fn the_nodes_address_of_the_other_family_is_found_beside_the_known_one() {
             .await
             .expect("addresses");
         assert_eq!(beside, ["2001:db8::11".parse::<IpAddr>().expect("address")]);
+    });
+}
+
+#[test]
+fn an_address_towards_a_single_peer_is_the_nodes_own_and_not_the_peers() {
+    in_private_namespace(async {
+        sh(
+            "ip link add wire type bridge && ip addr add 198.51.100.1 peer 198.51.100.2/32 dev wire && ip link set wire up",
+        );
+        let network = open().await;
+        let has = async |address: &str| {
+            let address = address.parse().expect("address");
+            network.has_address(address).await.expect("addresses")
+        };
+        assert!(has("198.51.100.1").await);
+        assert!(!has("198.51.100.2").await);
+    });
+}
+
+#[test]
+fn ipv6_works_where_new_links_have_it_off() {
+    in_private_namespace(async {
+        sh("echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6");
+        let network = open().await;
+        let (first, second) = (pod_namespace(), pod_namespace());
+        let first_ip = attach(&network, "uid-1", &first).await;
+        let second_ip = attach(&network, "uid-2", &second).await;
+        send_between(&first, first_ip, &second, second_ip);
+    });
+}
+
+/// The old range may be another node's by now: its Pods would be looked for on the bridge.
+#[test]
+fn a_node_that_joined_anew_forgets_its_former_ranges() {
+    in_private_namespace(async {
+        drop(open().await);
+        let network = open_with(&["10.244.7.0/24", "fd00:0:0:7::/64"]).await;
+        let addresses = sh("ip -o addr show dev minik0 scope global | awk '{print $4}'");
+        assert_eq!(addresses, "10.244.7.1/24\nfd00:0:0:7::1/64\n");
+        let routes = [
+            ("10.244.1.0/24", "172.30.0.12"),
+            ("fd00:0:0:1::/64", "2001:db8::12"),
+        ];
+        let routes: BTreeMap<_, _> = routes
+            .iter()
+            .map(|(to, via)| (to.parse().expect("range"), via.parse().expect("address")))
+            .collect();
+        network.set_routes(&routes).await.expect("routes");
+        for (pod, via) in [
+            ("10.244.1.9", "via 172.30.0.12"),
+            ("fd00:0:0:1::9", "via 2001:db8::12"),
+        ] {
+            let way = sh(&format!("ip route get {pod}"));
+            assert!(way.contains(via), "{way}");
+        }
+    });
+}
+
+#[test]
+fn a_pod_that_was_connected_by_half_keeps_no_address_of_the_first_attempt() {
+    in_private_namespace(async {
+        let network = open().await;
+        let pod = pod_namespace();
+        attach(&network, "uid-1", &pod).await;
+        inside(&pod, || {
+            sh("ip -6 addr del fd00:0:0:1::2/128 dev eth0");
+        });
+        drop(network);
+        let network = open().await;
+        let adopted = network.adopt(pod.as_fd()).await.expect("adopt");
+        assert_eq!(adopted, None, "nothing runs in it yet");
+        let _others = network.allocate().expect("free");
+        let new = attach(&network, "uid-1", &pod).await;
+        let list = "ip -o addr show dev eth0 scope global | awk '{print $4}' | cut -d/ -f1";
+        let wanted: String = new.into_iter().map(|ip| format!("{ip}\n")).collect();
+        assert_eq!(inside(&pod, || sh(list)), wanted);
+    });
+}
+
+#[test]
+fn a_route_that_the_kernel_refuses_keeps_no_other_node_from_being_reached() {
+    in_private_namespace(async {
+        let network = open().await;
+        // A Node object that was left behind when this host changed its name has our own address.
+        let routes = [
+            ("fd00:0:0:2::/64", "2001:db8::11"),
+            ("fd00:0:0:3::/64", "2001:db8::13"),
+        ];
+        let routes: BTreeMap<_, _> = routes
+            .iter()
+            .map(|(to, via)| (to.parse().expect("range"), via.parse().expect("address")))
+            .collect();
+        let error = network.set_routes(&routes).await.expect_err("a refusal");
+        assert!(error.to_string().contains("fd00:0:0:2::/64"), "{error}");
+        let table = sh("ip -6 route show | grep via");
+        assert!(
+            table.contains("fd00:0:0:3::/64 via 2001:db8::13"),
+            "{table}"
+        );
     });
 }
 

@@ -136,10 +136,10 @@ pub(super) fn tolerate_existing(
     }
 }
 
-/// What is to be found is not there. Links and neighbours have different words for it.
+/// What is to be found is not there. Links, neighbours, routes and addresses have different words for it.
 pub(super) fn is_absent(error: &rtnetlink::Error) -> bool {
-    use nix::errno::Errno::{ENODEV, ENOENT};
-    [ENODEV, ENOENT]
+    use nix::errno::Errno::{EADDRNOTAVAIL, ENODEV, ENOENT, ESRCH};
+    [EADDRNOTAVAIL, ENODEV, ENOENT, ESRCH]
         .map(|errno| errno as i32)
         .contains(&errno(error))
 }

@@ -288,12 +288,41 @@ async fn address_messages(
     messages.map_err(NetworkError::link("reading the addresses of", link))
 }
 
+/// On a link to one peer, `Address` is the peer's, and stands first.
 fn address_of(message: &AddressMessage) -> Option<IpAddr> {
-    let mut attributes = message.attributes.iter();
-    attributes.find_map(|attribute| match attribute {
-        AddressAttribute::Local(address) | AddressAttribute::Address(address) => Some(*address),
-        _ => None,
-    })
+    let attributes = message.attributes.iter();
+    let (mut local, mut address) = (None, None);
+    for attribute in attributes {
+        match attribute {
+            AddressAttribute::Local(own) => local = Some(*own),
+            AddressAttribute::Address(own) => address = Some(*own),
+            _ => {}
+        }
+    }
+    local.or(address)
+}
+
+/// Removes from a link of ours the addresses that it must not have (any more). Those of the link alone stay.
+pub(super) async fn remove_addresses(
+    handle: &Handle,
+    index: u32,
+    link: &str,
+    is_old: impl Fn(&IpAddr) -> bool,
+) -> Result<(), NetworkError> {
+    let messages = address_messages(handle, index, link).await?;
+    let old = messages.into_iter().filter(|message| {
+        message.header.scope == AddressScope::Universe
+            && address_of(message).is_some_and(|address| is_old(&address))
+    });
+    for message in old {
+        let address = address_of(&message).map(|address| address.to_string());
+        tracing::warn!(link, address, "removing an address of an earlier run");
+        match handle.address().del(message).execute().await {
+            Err(error) if is_absent(&error) => {}
+            other => other.map_err(NetworkError::link("removing an old address of", link))?,
+        }
+    }
+    Ok(())
 }
 
 /// The link that has this address.
@@ -393,14 +422,14 @@ fn destination(route: &RouteMessage) -> Option<IpNet> {
     IpNet::new(addr, route.header.destination_prefix_length).ok()
 }
 
+/// One that has just gone by itself, as it does with its link, is as good.
 pub(super) async fn delete_route(
     handle: &Handle,
     destination: IpNet,
     route: RouteMessage,
 ) -> Result<(), NetworkError> {
-    let delete = handle.route().del(route);
-    delete
-        .execute()
-        .await
-        .map_err(NetworkError::route("deleting", destination))
+    match handle.route().del(route).execute().await {
+        Err(error) if is_absent(&error) => Ok(()),
+        other => other.map_err(NetworkError::route("deleting", destination)),
+    }
 }

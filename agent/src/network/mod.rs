@@ -99,8 +99,12 @@ impl Network {
             .await?
             .unwrap_or(DEFAULT_MTU);
         let bridge = link::bridge(&handle, BRIDGE, mtu).await?;
-        sysctl::set_up_bridge(BRIDGE)?;
+        let has_ipv6 = families.iter().any(|family| family.gateway().is_ipv6());
+        sysctl::set_up_bridge(BRIDGE, has_ipv6)?;
         link::up(&handle, bridge, BRIDGE).await?;
+        // A node that joined anew may have got other ranges, and the old ones may be another node's by now.
+        let is_old = |address: &IpAddr| families.iter().all(|family| family.gateway() != *address);
+        link::remove_addresses(&handle, bridge, BRIDGE, is_old).await?;
         for family in &families {
             let (gateway, range) = (family.gateway(), family.range());
             if gateway.is_ipv4() {
@@ -214,6 +218,11 @@ impl Network {
             link::up(&inside, loopback, "lo").await?;
         }
         link::up(&inside, eth0, POD_LINK).await?;
+        // An earlier attempt that was not finished may have given it others, which may be other Pods' by now.
+        let is_old = |address: &IpAddr| {
+            self.gateway(*address).is_some() && !addresses.into_iter().any(|own| own == *address)
+        };
+        link::remove_addresses(&inside, eth0, POD_LINK, is_old).await?;
         for address in addresses {
             link::add_address(&inside, eth0, POD_LINK, address.into()).await?;
             if let Some(gateway) = self.gateway(address) {
@@ -231,8 +240,19 @@ impl Network {
         Some(family.gateway())
     }
 
-    /// Frees the addresses of a Pod that is gone. Its links go with its namespace; nobody waits for that.
-    pub fn release(&self, addresses: Addresses) {
+    /// Frees the addresses of a Pod that is gone. Its cable goes before: the kernel takes its time to remove a namespace, which
+    /// would answer beside the next Pod that gets the addresses.
+    pub async fn release(&self, pod_uid: &str, addresses: Addresses) {
+        let name = veth_name(pod_uid);
+        let cut = async {
+            match link::index(&self.handle, &name).await? {
+                Some(index) => link::delete(&self.handle, index, &name).await,
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = cut.await {
+            tracing::warn!(%error, "the cable of a Pod that is gone stays until its namespace is gone too");
+        }
         for family in self.families().iter_mut() {
             if let Some(address) = addresses.alike(family.gateway()) {
                 family.release(address);
@@ -252,11 +272,12 @@ impl Network {
     /// left out with a warning.
     ///
     /// # Errors
-    /// When the kernel refuses a route for another reason.
+    /// The first, when the kernel refuses routes for another reason: the others are set all the same.
     pub async fn set_routes(&self, wanted: &BTreeMap<IpNet, IpAddr>) -> Result<(), NetworkError> {
+        let mut done = Ok(());
         for (destination, route) in link::our_routes(&self.handle).await? {
             if !wanted.contains_key(&destination) {
-                link::delete_route(&self.handle, destination, route).await?;
+                done = done.and(link::delete_route(&self.handle, destination, route).await);
             }
         }
         for (&destination, &gateway) in wanted {
@@ -268,10 +289,13 @@ impl Network {
                 Err(error) if error::is_unreachable(&error) => {
                     tracing::warn!(%destination, %gateway, "node is on no segment of this node: its Pods are not reachable from here");
                 }
-                Err(error) => return Err(NetworkError::route("setting", destination)(error)),
+                // For example that of a Node object left behind by this very host, whose address is our own.
+                Err(error) => {
+                    done = done.and(Err(NetworkError::route("setting", destination)(error)));
+                }
             }
         }
-        Ok(())
+        done
     }
 
     fn families(&self) -> MutexGuard<'_, Vec<Ipam>> {

@@ -34,7 +34,7 @@ pub(super) fn forward_ipv6() -> Result<(), NetworkError> {
 }
 
 /// The bridge, before it is up for the first time.
-pub(super) fn set_up_bridge(bridge: &str) -> Result<(), NetworkError> {
+pub(super) fn set_up_bridge(bridge: &str, ipv6: bool) -> Result<(), NetworkError> {
     // A packet between two Pods comes and goes by the same link, which is no reason to tell the sender about a shorter
     // way: there is none around the Service translation. Only noise when it stays on.
     for link in ["all", bridge] {
@@ -43,18 +43,29 @@ pub(super) fn set_up_bridge(bridge: &str) -> Result<(), NetworkError> {
             tracing::warn!(%error, "ICMP redirects stay on");
         }
     }
+    if ipv6 {
+        enable_ipv6(bridge)?;
+    }
     set_up_link(bridge)
 }
 
 /// A Pod's link, in the Pod's namespace, before it is up.
 pub(super) fn set_up_pod(link: &str, ipv6: bool) -> Result<(), NetworkError> {
     if ipv6 {
-        // A host may have it off by default for the links it makes.
-        for link in ["lo", link] {
-            set(&format!("{IPV6_LINKS}/{link}/disable_ipv6"), "0")?;
-        }
+        enable_ipv6(link)?;
     }
     set_up_link(link)
+}
+
+/// A host may have IPv6 off by default for the links it makes.
+fn enable_ipv6(link: &str) -> Result<(), NetworkError> {
+    if !has_ipv6() {
+        return Err(NetworkError::NoIpv6);
+    }
+    for link in ["lo", link] {
+        set(&format!("{IPV6_LINKS}/{link}/disable_ipv6"), "0")?;
+    }
+    Ok(())
 }
 
 /// What IPv6 must not do on our links. A Pod may send router advertisements, and whoever believes them sends its traffic

@@ -319,7 +319,7 @@ async fn adopt_one(
             Ok(Some(sandbox))
         }
         Err(error) => {
-            context.network.release(addresses);
+            context.network.release(pod.uid(), addresses).await;
             Err(error)
         }
     }
@@ -351,6 +351,6 @@ async fn end_unknown(context: Arc<Context>, mut sandbox: Sandbox) {
     context.host_ports.release(&spec.uid);
     if addresses != context.node_ips {
         context.local_pod_left(&spec.uid, addresses);
-        context.network.release(addresses);
+        context.network.release(&spec.uid, addresses).await;
     }
 }

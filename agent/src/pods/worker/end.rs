@@ -125,7 +125,7 @@ impl Worker {
     /// The end of everything on the node.
     pub(super) async fn remove(mut self) {
         self.remove_sandbox().await;
-        self.release();
+        self.release().await;
         let meta = &self.pod.metadata;
         self.context
             .remove_logs(&meta.namespace, &meta.name, &meta.uid)

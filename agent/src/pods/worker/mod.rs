@@ -137,7 +137,7 @@ impl Worker {
             }
             if is_overruled(&self.pod, &self.lives) {
                 self.stop(self.grace()).await;
-                self.release();
+                self.release().await;
                 self.next_event(None).await;
                 continue;
             }
@@ -197,7 +197,7 @@ impl Worker {
     async fn lost(&mut self) {
         tracing::warn!(pod = %self.name(), "the Pod's shim is gone");
         self.remove_sandbox().await;
-        self.release();
+        self.release().await;
         let now = Timestamp::now();
         for (life, container) in self.lives.iter_mut().zip(&self.pod.spec.containers) {
             if life.is_running() {
@@ -227,7 +227,7 @@ impl Worker {
         }
         if self.lives.iter().all(|life| life.ended(policy).is_some()) {
             self.remove_sandbox().await;
-            self.release();
+            self.release().await;
             return None;
         }
         let mut allowed = 0;
@@ -312,14 +312,14 @@ impl Worker {
         }
     }
 
-    fn release(&mut self) {
+    async fn release(&mut self) {
         let uid = &self.pod.metadata.uid;
         self.context.host_ports.release(uid);
         if let Some(addresses) = self.addresses.take()
             && !self.pod.spec.host_network
         {
             self.context.local_pod_left(uid, addresses);
-            self.context.network.release(addresses);
+            self.context.network.release(uid, addresses).await;
         }
     }
 

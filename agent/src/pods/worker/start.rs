@@ -133,7 +133,7 @@ impl Worker {
                 Ok(())
             }
             Err(error) => {
-                self.release();
+                self.release().await;
                 Err(error)
             }
         }
