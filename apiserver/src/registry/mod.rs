@@ -53,6 +53,8 @@ pub use watch::{Change, ChangeKind, WatchItem, WatchStream};
 pub struct Context {
     /// The ranges ClusterIPs come from, the primary one first; one per family.
     pub service_cidrs: Vec<IpNet>,
+    /// The ranges of Pods.
+    pub pod_cidrs: Vec<IpNet>,
     /// The ports NodePorts come from.
     pub node_ports: RangeInclusive<u16>,
     /// How long Pods that do not say stay on a node that is not fit any more.
@@ -95,6 +97,7 @@ impl Default for Context {
             service_cidrs: vec![IpNet::from(
                 ipnet::Ipv4Net::new([10, 96, 0, 0].into(), 16).expect("16 is a prefix length"),
             )],
+            pod_cidrs: Vec::new(),
             node_ports: 30000..=32767,
             default_tolerations: DefaultTolerations::default(),
             allowed_external_ips: Vec::new(),

@@ -261,6 +261,7 @@ impl Config {
     pub(super) fn context(&self) -> Context {
         Context {
             service_cidrs: self.service_cidrs.clone(),
+            pod_cidrs: self.pod_cidrs.clone(),
             default_tolerations: self.default_tolerations,
             allowed_external_ips: self.allowed_external_ips.clone(),
             allowed_endpoint_ips: self.allowed_endpoint_ips.clone(),

@@ -51,7 +51,9 @@ pub static SERVICE_CIDRS: Kind = Kind {
             let since = meta::text(going, "deletionTimestamp").to_owned();
             set_ready(going, false, &since);
         },
-        validate: |_, new, old, causes| validate(&new["spec"]["cidrs"], old, causes),
+        validate: |context, new, old, causes| {
+            validate(&new["spec"]["cidrs"], old, &context.pod_cidrs, causes);
+        },
         ..Rules::GENERIC
     },
     table: Table {
@@ -97,7 +99,7 @@ fn set_ready(object: &mut Value, ready: bool, since: &str) {
     set_condition(object, &condition);
 }
 
-fn validate(cidrs: &Value, old: Option<&Value>, causes: &mut Causes) {
+fn validate(cidrs: &Value, old: Option<&Value>, pod_cidrs: &[IpNet], causes: &mut Causes) {
     let list = items(cidrs);
     match list.len() {
         0 => causes.required("spec.cidrs", "at least one CIDR required"),
@@ -107,11 +109,23 @@ fn validate(cidrs: &Value, old: Option<&Value>, causes: &mut Causes) {
             causes.invalid("spec.cidrs", cidrs.clone(), detail);
         }
     }
+    let known = old.map_or(&[][..], |old| items(&old["spec"]["cidrs"]));
     let mut nets = Vec::new();
     for (index, cidr) in list.iter().enumerate() {
         let path = format!("spec.cidrs[{index}]");
         match net(cidr.as_str().unwrap_or_default()) {
-            Ok(net) => nets.push(net),
+            Ok(net) => {
+                // Packets to a ClusterIP without a Service are dropped, and that would be every Pod. What is stored must be able
+                // to go.
+                let mut pods = pod_cidrs.iter().filter(|_| !known.contains(cidr));
+                if let Some(pods) = pods.find(|pods| pods.contains(&net) || net.contains(*pods)) {
+                    let detail = format!(
+                        "overlaps the Pods' range {pods} (--pod-cidr): give a range that nobody else uses"
+                    );
+                    causes.invalid(path, cidr.clone(), &detail);
+                }
+                nets.push(net);
+            }
             Err(detail) => causes.invalid(path, cidr.clone(), detail),
         }
     }
@@ -123,9 +137,8 @@ fn validate(cidrs: &Value, old: Option<&Value>, causes: &mut Causes) {
     }
     let Some(old) = old else { return };
     // It may grow by the other family, and does not change otherwise.
-    let before = items(&old["spec"]["cidrs"]);
-    let grown = before.len() == 1 && list.len() == 2 && list[0] == before[0];
-    if list != before && !grown && text_at(old, &["metadata", "name"]) != CONFIGURED {
+    let grown = known.len() == 1 && list.len() == 2 && list[0] == known[0];
+    if list != known && !grown && text_at(old, &["metadata", "name"]) != CONFIGURED {
         causes.invalid("spec.cidrs", cidrs.clone(), "field is immutable");
     }
 }
@@ -154,7 +167,8 @@ mod tests {
     fn refused(cidrs: &[&str], before: Option<&[&str]>) -> bool {
         let old = before.map(|cidrs| json!({"metadata": {"name": "x"}, "spec": {"cidrs": cidrs}}));
         let mut causes = Causes::default();
-        validate(&json!(cidrs), old.as_ref(), &mut causes);
+        let pods = ["10.244.0.0/16".parse().unwrap()];
+        validate(&json!(cidrs), old.as_ref(), &pods, &mut causes);
         !causes.0.is_empty()
     }
 
@@ -172,6 +186,10 @@ mod tests {
             (&["10.0.0.0/30"], None, true),
             (&["fd00::/48"], None, true),
             (&["fd00:0::/112"], None, true),
+            (&["10.244.7.0/24"], None, true),
+            (&["10.0.0.0/8"], None, true),
+            (&["10.245.0.0/16"], None, false),
+            (&["10.0.0.0/8"], Some(&["10.0.0.0/8"][..]), false),
             (&[v4], Some(&[v4][..]), false),
             (&[v4, v6], Some(&[v4]), false),
             (&[v6, v4], Some(&[v4]), true),
