@@ -164,7 +164,7 @@ fn spread(
             }
             other => panic!("{protocol:?} {target}: {other:?}"),
         }
-        if names.len() == enough && sources.len() <= names.len() {
+        if names.len() == enough {
             break;
         }
     }

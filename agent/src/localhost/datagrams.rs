@@ -9,7 +9,7 @@ use std::{
     io,
     net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsRawFd,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -63,7 +63,7 @@ impl Session {
     fn start(
         endpoint: Endpoint,
         client: SocketAddr,
-        listener: Arc<UdpSocket>,
+        listener: &Arc<UdpSocket>,
         place: OwnedSemaphorePermit,
     ) -> io::Result<Self> {
         let any: IpAddr = match Family::of(endpoint.addr) {
@@ -76,7 +76,8 @@ impl Session {
         socket.set_nonblocking(true)?;
         let towards = Arc::new(UdpSocket::from_std(socket)?);
         let last = Arc::new(Mutex::new(Instant::now()));
-        let answers = answers(Arc::clone(&towards), listener, client, Arc::clone(&last));
+        let (listener, known) = (Arc::downgrade(listener), Arc::clone(&last));
+        let answers = answers(Arc::clone(&towards), listener, client, known);
         Ok(Self {
             endpoint,
             towards,
@@ -111,10 +112,10 @@ fn touch(last: &Mutex<Instant>) {
     *last.lock().expect("no holder of this lock panics") = Instant::now();
 }
 
-/// Gives the client what its endpoint sends, until that refuses.
+/// Gives the client what its endpoint sends, until that refuses. It does not keep the port open.
 async fn answers(
     towards: Arc<UdpSocket>,
-    listener: Arc<UdpSocket>,
+    listener: Weak<UdpSocket>,
     client: SocketAddr,
     last: Arc<Mutex<Instant>>,
 ) {
@@ -125,6 +126,9 @@ async fn answers(
             match towards.try_recv(&mut buffer) {
                 Ok(length) => {
                     touch(&last);
+                    let Some(listener) = listener.upgrade() else {
+                        return;
+                    };
                     if let Err(error) = send(&listener, &buffer[..length], Some(client)) {
                         tracing::debug!(%client, %error, "an answer by a NodePort on loopback was lost");
                     }
@@ -223,7 +227,7 @@ impl Clients {
         let order = self.relay.order(endpoints, affinity, random(), now);
         let endpoint = *order.first()?;
         let place = self.place()?;
-        match Session::start(endpoint, client, Arc::clone(&self.listener), place) {
+        match Session::start(endpoint, client, &self.listener, place) {
             Ok(session) => {
                 self.relay.remember(endpoint, affinity);
                 Some(session)
@@ -460,6 +464,23 @@ mod tests {
         places.add_permits(1);
         clients.pass_on(client, b"hello", &fate);
         assert_eq!(clients.sessions.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_port_that_goes_is_free_at_once() {
+        let socket = net::UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let addr = socket.local_addr().expect("address");
+        let limits = Limits {
+            places: Arc::new(Semaphore::new(1)),
+            idle: PATIENCE,
+        };
+        let mut clients = Clients::new(socket, limits).expect("registered");
+        let fate = to(&[endpoint("a", Family::V4)]).expect("a fate");
+        clients.pass_on("127.0.0.1:9".parse().expect("an address"), b"hello", &fate);
+        // It waits for answers now.
+        tokio::task::yield_now().await;
+        drop(clients);
+        net::UdpSocket::bind(addr).expect("nobody has it any more");
     }
 
     #[tokio::test]
