@@ -154,4 +154,39 @@ fn volumes_hold_what_config_maps_secrets_and_the_pod_say() {
             labels => Err(labels),
         }
     });
+
+    let becomes = |part: &str, file: &str, wanted: &str| {
+        eventually(&format!("{file} is {wanted}"), DEADLINE, || {
+            match read(part, file) {
+                content if content == wanted => Ok(()),
+                content => Err(content),
+            }
+        });
+    };
+    let patch = |kind: &str, name: &str, patch: &str| {
+        let _ = lab
+            .kubectl(&["patch", kind, name, "--type=merge", "-p", patch])
+            .ok();
+    };
+    patch("configmap", "settings", r#"{"data": {"colour": "red"}}"#);
+    becomes("settings", "colour", "red");
+    patch("secret", "keys", r#"{"stringData": {"key": "other"}}"#);
+    becomes("secret", "key", "other");
+    // What an agent has missed while it was away, it finds; what goes leaves its files, and what comes again is followed.
+    let _ = lab.lab(&["kill", "node1"]).ok();
+    patch("configmap", "settings", r#"{"data": {"colour": "green"}}"#);
+    let _ = lab.lab(&["start", "node1"]).ok();
+    becomes("settings", "colour", "green");
+    let _ = lab.kubectl(&["delete", "configmap", "settings"]).ok();
+    patch("secret", "keys", r#"{"stringData": {"key": "third"}}"#);
+    let _ = lab
+        .kubectl(&[
+            "create",
+            "configmap",
+            "settings",
+            "--from-literal=colour=grey",
+        ])
+        .ok();
+    becomes("settings", "colour", "grey");
+    becomes("secret", "key", "third");
 }

@@ -19,6 +19,7 @@ mod handler;
 mod host_ports;
 mod probe;
 mod sandbox;
+mod sources;
 mod spec;
 mod status;
 mod volumes;
@@ -54,6 +55,7 @@ use crate::{
 use files::{DnsSetup, ResolvConf};
 use host_ports::HostPorts;
 use sandbox::{Sandbox, SandboxError};
+use sources::Followed;
 use worker::Worker;
 
 /// What every worker uses.
@@ -69,6 +71,8 @@ pub(crate) struct Context {
     /// The node's own `/etc/hosts`, for Pods on its network.
     host_hosts: String,
     host_ports: HostPorts,
+    /// What volumes are made of.
+    followed: Followed,
 }
 
 /// What a [`Context`] is made of.
@@ -114,6 +118,7 @@ impl Context {
             dns,
             host_hosts,
             host_ports: HostPorts::default(),
+            followed: Followed::default(),
         }
     }
 

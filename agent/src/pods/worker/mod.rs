@@ -167,6 +167,7 @@ impl Worker {
             Ok(()) = self.wanted.changed() => Event::Wanted,
             state = change => state.map_or(Event::ShimGone, Event::State),
             Some(message) = self.found.recv() => Event::Found(message),
+            () = self.volumes.changed() => Event::Time,
             () = sleep_until(at) => Event::Time,
         }
     }

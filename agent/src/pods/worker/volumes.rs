@@ -1,4 +1,5 @@
-//! The volumes of a Pod: read, written, and their tokens renewed when 80 % of their life is over.
+//! The volumes of a Pod: read, written, written again when what they are made of changes, and their tokens renewed when 80 % of
+//! their life is over.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,8 +18,10 @@ use tokio::time::Instant;
 
 use super::{
     super::{
+        Context,
         container::Life,
         env::{self, Places},
+        sources::{self, Following},
         volumes::{self, Data, Sources, TokenKey, VolumeError},
     },
     Worker,
@@ -26,7 +29,11 @@ use super::{
 use crate::{
     backoff::Backoff,
     client::{ClientError, Path},
+    objects::{Object, Revision},
 };
+
+/// The objects that volumes were made from, with their revisions; `None` for those that did not exist.
+type Read = Vec<((&'static str, String), Option<Revision>)>;
 
 /// Why volumes are not there (yet).
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +66,8 @@ pub(super) struct Volumes {
     tokens: HashMap<TokenKey, Held>,
     /// The Pod's labels and annotations when the files were last written; `None` while they are not.
     written: Option<(StringMap, StringMap)>,
+    /// The objects they were made from.
+    following: Vec<Following>,
     backoff: Backoff,
 }
 
@@ -67,6 +76,7 @@ impl Default for Volumes {
         Self {
             tokens: HashMap::new(),
             written: None,
+            following: Vec::new(),
             backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
         }
     }
@@ -75,6 +85,14 @@ impl Default for Volumes {
 impl Volumes {
     /// The files went with the sandbox.
     pub(super) fn forget(&mut self) {
+        self.written = None;
+        self.following.clear();
+    }
+
+    /// Waits until something that they are made of has changed: then they are not current any more. Dropping the future loses
+    /// nothing.
+    pub(super) async fn changed(&mut self) {
+        sources::changed(&mut self.following).await;
         self.written = None;
     }
 
@@ -125,7 +143,9 @@ impl Worker {
             return Ok(());
         }
         self.renew_tokens().await?;
-        let sources = self.volume_sources().await?;
+        let (sources, read) = self.volume_sources().await?;
+        // Also when something is missing: its coming is what to wait for then.
+        self.follow(read);
         let node = self.context.node_ips;
         let places = Places {
             pod: self.addresses.unwrap_or(node),
@@ -153,21 +173,45 @@ impl Worker {
         Ok(())
     }
 
+    /// Follows what was read, and nothing else.
+    fn follow(&mut self, read: Read) {
+        let namespace = &self.pod.metadata.namespace;
+        let mut before = std::mem::take(&mut self.volumes.following);
+        for ((kind, name), revision) in read {
+            let known = before.iter().position(|one| one.is_of(kind, &name));
+            let following = match known.map(|index| before.swap_remove(index)) {
+                Some(mut following) => {
+                    following.read_again(revision);
+                    Some(following)
+                }
+                None => {
+                    let object = (kind, &**namespace, &*name);
+                    let Context {
+                        client, followed, ..
+                    } = &*self.context;
+                    followed.follow(client, object, revision)
+                }
+            };
+            self.volumes.following.extend(following);
+        }
+    }
+
     /// Where the agent keeps the files of a volume.
     pub(super) fn volume_dir(&self, volume: &str) -> std::path::PathBuf {
         let uid = &self.pod.metadata.uid;
         self.context.runtime.volume_dir(uid, volume)
     }
 
-    /// Reads what volumes name; what does not exist is left out.
-    async fn volume_sources(&self) -> Result<Sources, VolumesError> {
-        let mut sources = Sources::default();
+    /// Reads what volumes name; what does not exist is left out. Tells the revisions, too.
+    async fn volume_sources(&self) -> Result<(Sources, Read), VolumesError> {
+        let (mut sources, mut read) = (Sources::default(), Read::new());
         for (kind, name) in volumes::wanted_objects(&self.pod) {
             match self.volume_data(kind, &name).await {
-                Ok(data) => {
-                    sources.objects.insert((kind, name), data);
+                Ok((data, revision)) => {
+                    sources.objects.insert((kind, name.clone()), data);
+                    read.push(((kind, name), Some(revision)));
                 }
-                Err(error) if error.is_not_found() => {}
+                Err(error) if error.is_not_found() => read.push(((kind, name), None)),
                 Err(source) => {
                     let source = Box::new(source);
                     return Err(VolumesError::Unreadable { kind, name, source });
@@ -178,10 +222,10 @@ impl Worker {
         sources.tokens = tokens
             .map(|(key, held)| (key.clone(), held.token.clone()))
             .collect();
-        Ok(sources)
+        Ok((sources, read))
     }
 
-    async fn volume_data(&self, kind: &str, name: &str) -> Result<Data, ClientError> {
+    async fn volume_data(&self, kind: &str, name: &str) -> Result<(Data, Revision), ClientError> {
         let client = &self.context.client;
         let namespace = &self.pod.metadata.namespace;
         let path = |plural| {
@@ -192,10 +236,12 @@ impl Worker {
         };
         if kind == env::CONFIG_MAP {
             let map: ConfigMap = client.get(&path("configmaps")).await?;
-            return Ok(volumes::config_map_data(map));
+            let revision = map.revision();
+            return Ok((volumes::config_map_data(map), revision));
         }
         let secret: Secret = client.get(&path("secrets")).await?;
-        Ok(volumes::secret_data(secret))
+        let revision = secret.revision();
+        Ok((volumes::secret_data(secret), revision))
     }
 
     /// Asks for the tokens that are missing, or have lived 80 % of their life.
