@@ -488,3 +488,65 @@ async fn t3_kubectl_applies_shows_scales_and_deletes_workloads() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn v3_every_write_of_a_pod_or_a_template_tells_what_is_questionable() {
+    let api = Api::new().await;
+    let write = async |method: &str, path: &str, media: &str, body: &Value| {
+        let request = http::Request::builder().method(method).uri(path);
+        let request = request.header("content-type", media);
+        let body = axum::body::Body::from(body.to_string());
+        let response = api.send(request.body(body).unwrap()).await;
+        assert!(response.status().is_success(), "{method} {path}");
+        let warnings = response.headers().get_all("warning").iter();
+        let texts: Vec<_> = warnings
+            .map(|text| text.to_str().unwrap().to_owned())
+            .collect();
+        texts
+    };
+    let (json, merge, apply) = (
+        "application/json",
+        "application/merge-patch+json",
+        "application/apply-patch+yaml",
+    );
+    let env = json!([{"name": "X", "value": "1"}, {"name": "X", "value": "2"}]);
+    let hides = |at: &str| {
+        format!(
+            r#"299 - "{at}spec.containers[0].env[1]: hides previous definition of \"X\", which may be dropped when using apply""#
+        )
+    };
+    let pod = with(common::pod("a"), "/spec/containers/0/env", env.clone());
+    let pods = "/api/v1/namespaces/default/pods";
+    assert_eq!(write("POST", pods, json, &pod).await, [hides("")]);
+    let one = format!("{pods}/a");
+    let label = json!({"metadata": {"labels": {"x": "y"}}});
+    for _ in 0..2 {
+        // The second one changes nothing.
+        assert_eq!(write("PATCH", &one, merge, &label).await, [hides("")]);
+    }
+    let status = format!("{one}/status");
+    let running = json!({"status": {"phase": "Running"}});
+    assert!(write("PATCH", &status, merge, &running).await.is_empty());
+
+    let deployments = format!("{APPS}/deployments");
+    let pointer = "/spec/template/spec/containers/0/env";
+    let deployment = with(workload("a"), pointer, env);
+    let hidden = [hides("spec.template.")];
+    let dry = format!("{deployments}?dryRun=All");
+    assert_eq!(write("POST", &dry, json, &deployment).await, hidden);
+    let mut applied = with(deployment, "/apiVersion", "apps/v1".into());
+    applied["kind"] = "Deployment".into();
+    // Server-side apply merges by name and takes no name twice; ports are told apart by the protocol, too.
+    let ports =
+        json!([{"containerPort": 80}, {"containerPort": 80, "hostPort": 8080, "protocol": "UDP"}]);
+    applied["spec"]["template"]["spec"]["containers"][0] = json!({"name": "c", "image": "minik.dev/echo:1", "ports": ports, "resources": {"limits": {"memory": "0.5"}}});
+    let one = format!("{deployments}/a?fieldManager=x");
+    for _ in 0..2 {
+        assert_eq!(
+            write("PATCH", &one, apply, &applied).await,
+            [
+                r#"299 - "spec.template.spec.containers[0].resources.limits[memory]: fractional byte value \"0.5\" is invalid, must be an integer""#
+            ]
+        );
+    }
+}

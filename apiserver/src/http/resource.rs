@@ -286,11 +286,7 @@ fn warn(target: &Target, object: &Object, mut warnings: schema::Warnings) -> sch
     if let Some(custom) = target.kind.custom() {
         warnings.extend(custom.deprecation().map(str::to_owned));
     }
-    if let Some(of_kind) = target.kind.rules.warnings
-        && target.part() == Part::Main
-    {
-        warnings.extend(of_kind(&object.value()));
-    }
+    warnings.extend_from_slice(object.warnings());
     warnings
 }
 

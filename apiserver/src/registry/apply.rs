@@ -148,8 +148,10 @@ impl Applying<'_> {
         self.registry
             .prepare_update(kind, name, self.apply.part, &old, &mut new)?;
         (self.check)(Some(&old), &new)?;
+        let warnings = kind.warnings(self.apply.part, &new);
         if new == old && after.same_but_for_times(&before) {
-            return Ok(Some(Object::from_record(kind, record)));
+            let object = Object::from_record(kind, record);
+            return Ok(Some(object.with_warnings(warnings)));
         }
         let update = Update {
             kind,
@@ -159,7 +161,7 @@ impl Applying<'_> {
         };
         let options = &self.apply.options;
         match self.registry.try_update(&update, new, options).await? {
-            Tried::Done(object) => Ok(Some(object)),
+            Tried::Done(object) => Ok(Some(object.with_warnings(warnings))),
             Tried::Again | Tried::Exists => Ok(None),
         }
     }

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde_json::Value;
 
-use super::{Context, causes::Causes, custom::Slot, table::Table};
+use super::{Context, Part, causes::Causes, custom::Slot, table::Table};
 use crate::store::Durability;
 
 /// A kind of object the API serves. Every kind is one `static` in [`super::kinds`].
@@ -210,7 +210,7 @@ pub struct Rules {
     pub default: fn(&mut Value),
     /// Refuses what breaks the kind's rules: (context, new, old when there is one, refusals).
     pub validate: fn(&Context, &Value, Option<&Value>, &mut Causes),
-    /// What is legal but worth a `Warning:` header, for an object as it was stored by its main path.
+    /// What is legal but worth a `Warning:` header, for an object that is written by its main path.
     pub warnings: Option<fn(&Value) -> Vec<String>>,
     /// What to use instead: said in the `Warning:` header of every answer (V7).
     pub deprecated: Option<&'static str>,
@@ -251,6 +251,12 @@ impl Rules {
 }
 
 impl Kind {
+    /// What is to be said of an object whose part is written.
+    pub(super) fn warnings(&self, part: Part, value: &Value) -> Vec<String> {
+        let of_kind = self.rules.warnings.filter(|_| part == Part::Main);
+        of_kind.map_or_else(Vec::new, |of_kind| of_kind(value))
+    }
+
     /// `v1` or `group/version`.
     #[must_use]
     pub fn api_version(&self) -> String {

@@ -22,6 +22,7 @@ pub struct Object {
     stored: Bytes,
     layout: Layout,
     revision: Revision,
+    warnings: Box<[String]>,
 }
 
 /// Where in the stored bytes the parts are.
@@ -87,7 +88,19 @@ impl Object {
             layout: Layout::of(&stored),
             stored,
             revision,
+            warnings: Box::default(),
         }
+    }
+
+    pub(super) fn with_warnings(mut self, warnings: Vec<String>) -> Self {
+        self.warnings = warnings.into();
+        self
+    }
+
+    /// What is legal in it but worth a `Warning:` header, when this is the answer to a write.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Its kind.

@@ -105,11 +105,15 @@ impl Registry {
         let mut value = value.clone();
         let held = allocate::plan(self, kind, None, &mut value, options.dry_run).await?;
         let json = canonical(kind, &value, new.managed.as_deref());
+        let done = |json, revision| {
+            let warnings = kind.warnings(Part::Main, &value);
+            Tried::Done(Object::new(kind, json, revision).with_warnings(warnings))
+        };
         if options.dry_run {
             if self.backend.get(key.as_bytes(), None).await?.is_some() {
                 return Ok(Tried::Exists);
             }
-            return Ok(Tried::Done(Object::new(kind, json, Revision(0))));
+            return Ok(done(json, Revision(0)));
         }
         let mut writes = vec![Write {
             key: key.into(),
@@ -122,9 +126,7 @@ impl Registry {
         writes.extend(namespace_guard);
         writes.extend(held.writes());
         match self.backend.commit(writes, kind.rules.durability).await? {
-            Outcome::Committed { revision, .. } => {
-                Ok(Tried::Done(Object::new(kind, json, revision)))
-            }
+            Outcome::Committed { revision, .. } => Ok(done(json, revision)),
             Outcome::Conflict { index: 0, .. } => Ok(Tried::Exists),
             // Someone took the same address or port, or the namespace changed: looking again finds another one, or
             // the error to report.
@@ -251,8 +253,9 @@ impl Registry {
             }
             meta::metadata_mut(&mut new).shift_remove("resourceVersion");
             self.prepare_update(kind, name, part, &old, &mut new)?;
+            let warnings = kind.warnings(part, &new);
             if new == old && !managers.differs_from(stored) {
-                return Ok(Object::from_record(kind, &record));
+                return Ok(Object::from_record(kind, &record).with_warnings(warnings));
             }
             let now = meta::timestamp(Timestamp::now());
             let managed = managers.after(kind, part, (&old, &new), options, &now);
@@ -263,7 +266,7 @@ impl Registry {
                 managed,
             };
             match self.try_update(&update, new, options).await? {
-                Tried::Done(object) => return Ok(object),
+                Tried::Done(object) => return Ok(object.with_warnings(warnings)),
                 Tried::Again | Tried::Exists => {}
             }
         }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{
     label_list,
     pod::set_if_absent,
+    pod_warnings,
     template::{self, CONTAINERS, IMAGES, SELECTOR, Workload, count},
     text_at,
 };
@@ -36,6 +37,7 @@ pub static DAEMON_SETS: Kind = Kind {
             });
         },
         default: fill,
+        warnings: Some(pod_warnings::of_template),
         validate: |_, new, old, causes| {
             let rules = Workload {
                 noun: "daemonset",

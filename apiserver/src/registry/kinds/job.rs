@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{
     items,
     pod::set_if_absent,
+    pod_warnings,
     template::{self, CONTAINERS, IMAGES, SELECTOR, count},
     text_at,
 };
@@ -41,6 +42,7 @@ pub static JOBS: Kind = Kind {
             tie_pods(new);
         },
         default: fill,
+        warnings: Some(pod_warnings::of_template),
         validate: |_, new, old, causes| validate(new, old, causes),
         ..Rules::GENERIC
     },

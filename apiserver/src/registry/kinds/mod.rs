@@ -26,6 +26,7 @@ mod pod;
 mod pod_cells;
 mod pod_disruption_budget;
 mod pod_probes;
+mod pod_warnings;
 mod priority_class;
 pub mod rbac;
 mod replica_set;

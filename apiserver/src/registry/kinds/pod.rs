@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{items, pod_cells, pod_probes, text_at};
+use super::{items, pod_cells, pod_probes, pod_warnings, text_at};
 use crate::registry::{
     Context, DefaultTolerations,
     causes::Causes,
@@ -71,6 +71,7 @@ pub static PODS: Kind = Kind {
         },
         admit: |context, _, pod| tolerate_for_a_while(&context.default_tolerations, pod),
         validate,
+        warnings: Some(pod_warnings::of),
         grace,
         ..Rules::GENERIC
     },

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     pod::set_if_absent,
+    pod_warnings,
     template::{self, CONTAINERS, IMAGES, SELECTOR, Workload, count},
 };
 use crate::registry::{
@@ -28,6 +29,7 @@ pub static REPLICA_SETS: Kind = Kind {
         has_status: true,
         prepare_create: |new| new["status"] = json!({"replicas": 0}),
         default: fill,
+        warnings: Some(pod_warnings::of_template),
         validate: |_, new, old, causes| {
             let rules = Workload {
                 noun: "replicaset",
