@@ -22,7 +22,7 @@ tools: ## Install what demo and tests need and this machine lacks (kubectl, nft,
 	integration/tools.sh
 
 .PHONY: clients
-clients: ## Install the API clients that only tests need (the official Python client)
+clients: ## Install the API clients that only tests need (the official Python client; where Go is, a Go client)
 	integration/clients.sh
 
 .PHONY: demo
