@@ -1,6 +1,7 @@
 //! rtnetlink requests as the agent needs them, idempotent: what is there already is as good as made.
 
 use std::{
+    hash::{BuildHasher, Hasher, RandomState},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     thread,
@@ -135,7 +136,9 @@ pub(super) async fn bridge(handle: &Handle, name: &str, mtu: u32) -> Result<u32,
     let found = match get(handle, name).await? {
         Some(found) => Some(found),
         None => {
-            let new = LinkBridge::new(name).down().build();
+            // To set the address that it has by chance makes old kernels (5.10) keep it and not listen to it: a bridge learns
+            // what is its own when that changes, or with its creation.
+            let new = LinkBridge::new(name).address(random_mac()).down().build();
             let made = handle.link().add(new).execute().await;
             tolerate_existing(made).map_err(NetworkError::link("creating", name))?;
             get(handle, name).await?
@@ -150,6 +153,14 @@ pub(super) async fn bridge(handle: &Handle, name: &str, mtu: u32) -> Result<u32,
     let set = handle.link().set(set.build()).execute().await;
     set.map_err(NetworkError::link("setting MTU and MAC address of", name))?;
     Ok(link.header.index)
+}
+
+/// Of those that are given out by nobody (locally administered, unicast).
+fn random_mac() -> Vec<u8> {
+    let random = RandomState::new().build_hasher().finish().to_ne_bytes();
+    let mut address = random[..6].to_vec();
+    address[0] = address[0] & 0xfc | 0x02;
+    address
 }
 
 fn mac(link: &LinkMessage) -> Option<Vec<u8>> {
