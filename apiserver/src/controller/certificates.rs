@@ -33,7 +33,7 @@ const CLIENT_AUTH: &str = "client auth";
 const KEY_ENCIPHERMENT: &str = "key encipherment";
 const USAGES: [&str; 3] = [CLIENT_AUTH, KEY_ENCIPHERMENT, "digital signature"];
 /// The pause after a failure.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY: SignedDuration = SignedDuration::from_secs(1);
 
 /// Answers requests for ever.
 pub(super) async fn run(registry: Registry, pki: Arc<Pki>) {
@@ -46,7 +46,7 @@ pub(super) async fn run(registry: Registry, pki: Arc<Pki>) {
             }
             Err(error) => {
                 tracing::warn!(%error, "requests for certificates cannot be answered: trying again");
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(RETRY.unsigned_abs()).await;
             }
         }
     }
@@ -63,17 +63,23 @@ async fn look(
     let mut next = KEPT_PENDING;
     for csr in list.objects.iter().map(crate::registry::Object::value) {
         let left = kept_until(&csr, now).duration_since(now);
-        if left <= SignedDuration::ZERO {
-            delete(registry, &csr).await?;
-            continue;
-        }
-        next = next.min(left);
-        if is_ours_to_sign(&csr) {
-            answer(registry, &csr, sign(pki, &csr)).await?;
+        let done = if left <= SignedDuration::ZERO {
+            delete(registry, &csr).await
+        } else {
+            next = next.min(left);
+            match is_ours_to_sign(&csr) {
+                true => answer(registry, &csr, sign(pki, &csr)).await,
+                false => Ok(()),
+            }
+        };
+        // The others do not wait for it.
+        if let Err(error) = done {
+            let name = meta::text(&csr, "name");
+            tracing::warn!(name, %error, "a request for a certificate cannot be answered: trying again");
+            next = next.min(RETRY);
         }
     }
-    let next = Duration::try_from(next).unwrap_or(RETRY);
-    Ok((list.revision, next))
+    Ok((list.revision, next.unsigned_abs()))
 }
 
 fn condition<'a>(csr: &'a Value, wanted: &str) -> Option<&'a Value> {
@@ -97,10 +103,12 @@ fn kept_until(csr: &Value, now: Timestamp) -> Timestamp {
     let decided = conditions
         .map(|one| time(&one["lastUpdateTime"]).unwrap_or(created))
         .max();
-    match decided {
-        Some(decided) => decided + KEPT_DECIDED,
-        None => created + KEPT_PENDING,
-    }
+    let kept = match decided {
+        Some(decided) => decided.saturating_add(KEPT_DECIDED),
+        None => created.saturating_add(KEPT_PENDING),
+    };
+    // The times of conditions are whatever their author says.
+    kept.unwrap_or(Timestamp::MAX)
 }
 
 /// The certificate in PEM, or why there is none.
@@ -143,9 +151,11 @@ async fn answer(
     let now = meta::timestamp(Timestamp::now());
     let options = WriteOptions::default();
     let (kind, part) = (&CERTIFICATE_SIGNING_REQUESTS, Part::Status);
+    let read = csr;
     let written = registry.modify(kind, None, name, part, &options, |csr| {
         // Somebody may have denied it, or another may have asked under the name, since it was read.
-        if !is_ours_to_sign(csr) {
+        let is_another = meta::text(csr, "uid") != meta::text(read, "uid");
+        if is_another || !is_ours_to_sign(csr) {
             return Ok(());
         }
         match &answer {
@@ -180,5 +190,89 @@ async fn delete(registry: &Registry, csr: &Value) -> Result<(), ApiError> {
         // It is gone or has just changed: looked at again.
         Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        pki::ServerNames,
+        registry::Context,
+        store::{EmbeddedStore, engine::MemoryEngine},
+    };
+
+    const KIND: &crate::registry::Kind = &CERTIFICATE_SIGNING_REQUESTS;
+
+    fn pki() -> Pki {
+        let dir = tempfile::tempdir().unwrap();
+        Pki::open(dir.path(), &ServerNames::default()).unwrap()
+    }
+
+    async fn registry(names: &[&str]) -> Registry {
+        let store = EmbeddedStore::with_engine(MemoryEngine::default(), None).unwrap();
+        let registry = Registry::new(Arc::new(store), Context::default());
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let request = rcgen::CertificateParams::default();
+        let request = request.serialize_request(&key).unwrap().pem().unwrap();
+        for name in names {
+            let csr = json!({
+                "metadata": {"name": name},
+                "spec": {"request": STANDARD.encode(&request), "signerName": CLIENT_SIGNER, "usages": [CLIENT_AUTH]},
+            });
+            let options = WriteOptions::default();
+            registry.create(KIND, None, csr, &options).await.unwrap();
+        }
+        registry
+    }
+
+    async fn approve(registry: &Registry, name: &str, message: &str) -> Result<Value, ApiError> {
+        let approved = json!([{"type": "Approved", "status": "True", "message": message}]);
+        let change = |csr: &mut Value| {
+            csr["status"]["conditions"] = approved.clone();
+            Ok(())
+        };
+        let options = WriteOptions::default();
+        let written = registry.modify(KIND, None, name, Part::Approval, &options, change);
+        Ok(written.await?.value())
+    }
+
+    async fn is_signed(registry: &Registry, name: &str) -> bool {
+        let csr = registry.get(KIND, None, name).await.unwrap().value();
+        !text_at(&csr, &["status", "certificate"]).is_empty()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_cannot_be_answered_does_not_hold_up_the_others() {
+        let registry = registry(&["a", "b"]).await;
+        // So long that it can be stored, and not with a certificate.
+        let mut long = "x".repeat(1536 << 10);
+        while approve(&registry, "a", &long).await.is_err() {
+            long.truncate(long.len() - 400);
+        }
+        approve(&registry, "b", "").await.unwrap();
+        let (_, next) = look(&registry, &pki()).await.unwrap();
+        assert!(!is_signed(&registry, "a").await);
+        assert!(is_signed(&registry, "b").await);
+        assert_eq!(next, RETRY.unsigned_abs(), "the first is tried again");
+    }
+
+    #[tokio::test]
+    async fn a_certificate_does_not_go_to_another_request_of_the_same_name() {
+        let registry = registry(&["a"]).await;
+        let csr = approve(&registry, "a", "").await.unwrap();
+        let mut gone = csr.clone();
+        gone["metadata"]["uid"] = "another".into();
+        for (csr, signed) in [(gone, false), (csr, true)] {
+            answer(&registry, &csr, Ok("pem".into())).await.unwrap();
+            assert_eq!(is_signed(&registry, "a").await, signed);
+        }
+    }
+
+    #[test]
+    fn a_decision_at_the_end_of_time_is_kept_until_then() {
+        let end = Timestamp::MAX.to_string();
+        let csr = json!({"status": {"conditions": [{"type": "Approved", "lastUpdateTime": end}]}});
+        assert_eq!(kept_until(&csr, Timestamp::now()), Timestamp::MAX);
     }
 }
