@@ -203,23 +203,40 @@ async fn a_certificate_request_says_who_asked_and_is_approved_on_a_path_of_its_o
     assert_eq!(code, 201, "{applied}");
     assert_eq!(applied["spec"]["username"], "system:anonymous");
     let path = format!("{REQUESTS}/r");
-    let approved = json!({"type": "Approved", "status": "True", "reason": "r", "message": "m"});
+    let mut approved = json!({"type": "Approved", "status": "True", "reason": "r", "message": "m"});
     let decision = json!({"status": {"conditions": [approved], "certificate": "eA=="}, "spec": {"username": "root"}});
     let (_, ignored) = api.merge(&path, decision.clone()).await;
     assert_eq!(ignored["status"], json!({}));
     assert_eq!(ignored["spec"]["username"], "system:anonymous");
-    let (code, changed) = api.merge(&format!("{path}/approval"), decision).await;
-    assert_eq!(code, 200, "{changed}");
-    assert_eq!(changed["status"], json!({"conditions": [approved]}));
-    assert_eq!(changed["spec"]["username"], "system:anonymous");
-    let both = json!({"status": {"conditions": [approved, {"type": "Denied", "status": "True"}]}});
-    assert_eq!(api.merge(&format!("{path}/approval"), both).await.0, 422);
-    let signed = json!({"status": {"certificate": "eA=="}});
-    let (_, signed) = api.merge(&format!("{path}/status"), signed).await;
-    assert_eq!(
-        signed["status"],
-        json!({"conditions": [approved], "certificate": "eA=="})
+    let (code, refused) = api.merge(&format!("{path}/status"), decision.clone()).await;
+    assert_eq!(code, 422, "who signs does not approve: {refused}");
+    let message = refused["message"].as_str().unwrap();
+    assert!(
+        message.contains("may not add a condition of type \"Approved\""),
+        "{message}"
     );
+    let (code, mut changed) = api.merge(&format!("{path}/approval"), decision).await;
+    assert_eq!(code, 200, "{changed}");
+    assert_eq!(changed["spec"]["username"], "system:anonymous");
+    let decided = changed["status"]["conditions"].clone();
+    let condition = changed["status"]["conditions"][0].as_object_mut().unwrap();
+    for time in ["lastTransitionTime", "lastUpdateTime"] {
+        let time = condition.remove(time);
+        assert!(time.is_some_and(|time| time.is_string()));
+    }
+    assert_eq!(changed["status"], json!({"conditions": [approved]}));
+    let both =
+        json!({"status": {"conditions": [decided[0], {"type": "Denied", "status": "True"}]}});
+    assert_eq!(api.merge(&format!("{path}/approval"), both).await.0, 422);
+    // A decision that somebody sends along with a certificate stays what it was.
+    approved["message"] = json!("another");
+    let signed = json!({"status": {"conditions": [approved], "certificate": "eA=="}});
+    let (_, signed) = api.merge(&format!("{path}/status"), signed).await;
+    let wanted = json!({"conditions": decided, "certificate": "eA=="});
+    assert_eq!(signed["status"], wanted);
+    let other = json!({"status": {"certificate": "eQ=="}});
+    let (code, refused) = api.merge(&format!("{path}/status"), other).await;
+    assert_eq!(code, 422, "{refused}");
 }
 
 const MANIFEST: &str = "

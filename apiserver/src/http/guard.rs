@@ -24,6 +24,8 @@ pub(super) struct Guard {
     kind: &'static Kind,
     endpoints: Option<EndpointRestriction>,
     escalation: Option<Escalation>,
+    /// The request for a certificate that the caller may decide on, by its uid: another may take its name.
+    decides: Option<String>,
 }
 
 impl Guard {
@@ -46,6 +48,7 @@ impl Guard {
             kind,
             endpoints,
             escalation: Escalation::of(authorizer, registry, &call.user, object, body).await?,
+            decides: decides(call, target).await?,
         })
     }
 
@@ -66,7 +69,7 @@ impl Guard {
 
     /// Whether a change is judged by what was there.
     pub(super) fn wants_old(&self, part: Part) -> bool {
-        self.judges_node(part) || self.endpoints.is_some() || self.escalation.is_some()
+        self.is_pinned(part) || self.endpoints.is_some() || self.escalation.is_some()
     }
 
     /// Whether a node writes what it may not make everything of.
@@ -75,9 +78,14 @@ impl Guard {
         self.user.node().is_some() && object && matches!(part, Part::Main | Part::Status)
     }
 
+    /// Whether what is judged must be what is written to.
+    fn is_pinned(&self, part: Part) -> bool {
+        self.judges_node(part) || self.decides.is_some()
+    }
+
     /// Sees to it that a replacement is of what it was judged by.
     pub(super) fn pin(&self, part: Part, old: &Value, new: &mut Value) {
-        if self.judges_node(part) && meta::text(new, "resourceVersion").is_empty() {
+        if self.is_pinned(part) && meta::text(new, "resourceVersion").is_empty() {
             let version = meta::text(old, "resourceVersion").to_owned();
             meta::metadata_mut(new).insert("resourceVersion".into(), version.into());
         }
@@ -108,6 +116,11 @@ impl Guard {
                 }
             }
             Some(old) => restriction::check_change(&self.user, self.kind, old, new)?,
+        }
+        if let (Some(judged), Some(old)) = (&self.decides, old)
+            && meta::text(old, "uid") != judged
+        {
+            return Err(ApiError::modified(self.kind, meta::text(old, "name")));
         }
         match &self.endpoints {
             Some(endpoints) => endpoints.check(self.kind, old, new),
@@ -156,22 +169,47 @@ pub(super) async fn check_service_status(
     })
 }
 
-/// Who decides on a request for a certificate must have a say with its signer.
-pub(super) async fn check_signer(call: &Call, target: &Target, verb: &str) -> Result<(), ApiError> {
-    let decision = target
-        .subresource
-        .and_then(|sub| signers::verb_of(sub.name));
-    let (true, Some(decision)) = (matches!(verb, "update" | "patch"), decision) else {
-        return Ok(());
+/// Who decides on a request for a certificate must have a say with its signer. The uid of the request, if this is one.
+async fn decides(call: &Call, target: &Target) -> Result<Option<String>, ApiError> {
+    let subresource = target.subresource.map_or("", |sub| sub.name);
+    let Some(verb) =
+        signers::verb_of(subresource).filter(|_| *target.kind == CERTIFICATE_SIGNING_REQUESTS)
+    else {
+        return Ok(None);
     };
-    if *target.kind != CERTIFICATE_SIGNING_REQUESTS {
-        return Ok(());
-    }
-    // What it was made with stays: nobody can change it in between.
     let name = target.object_name();
     let request = call.state.registry.get(target.kind, None, name).await?;
     let request = request.value();
     let signer = text_at(&request, &["spec", "signerName"]);
     let authorizer = &*call.state.authorizer;
-    signers::check(authorizer, &call.user, decision, (name, signer)).await
+    signers::check(authorizer, &call.user, verb, (name, signer)).await?;
+    Ok(Some(meta::text(&request, "uid").to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn who_may_decide_on_a_request_may_not_on_another_that_took_its_name() {
+        let guard = Guard {
+            user: User::default(),
+            kind: &CERTIFICATE_SIGNING_REQUESTS,
+            endpoints: None,
+            escalation: None,
+            decides: Some("1".into()),
+        };
+        assert!(guard.wants_old(Part::Approval));
+        let request =
+            |uid: &str| json!({"metadata": {"name": "r", "uid": uid, "resourceVersion": "7"}});
+        let (judged, other) = (request("1"), request("2"));
+        assert!(guard.check(Some(&judged), &judged).is_ok());
+        let refused = guard.check(Some(&other), &other).unwrap_err();
+        assert!(refused.is_conflict(), "{refused}");
+        let mut replacement = json!({"metadata": {"name": "r"}});
+        guard.pin(Part::Approval, &judged, &mut replacement);
+        assert_eq!(meta::text(&replacement, "resourceVersion"), "7");
+    }
 }

@@ -300,7 +300,6 @@ async fn serve_resource(
 ) -> Result<Response, ApiError> {
     permit(call, target, verb).await?;
     guard::check_service_status(call, target, verb).await?;
-    guard::check_signer(call, target, verb).await?;
     if connect::is_connection(target) {
         return connect::serve(call, target).await;
     }

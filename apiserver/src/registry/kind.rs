@@ -206,6 +206,8 @@ pub struct Rules {
     pub admit: fn(&Context, Option<&Value>, &mut Value),
     /// Keeps or clears fields when an object changes: (context, old, new).
     pub prepare_update: fn(&Context, &Value, &mut Value),
+    /// The same for a write to a subresource, and refuses what that one may not write: (which, old, new, refusals).
+    pub prepare_part: fn(Part, &Value, &mut Value, &mut Causes),
     /// Defaults that depend on other fields. Runs on every write, after the schema's own defaults.
     pub default: fn(&mut Value),
     /// Refuses what breaks the kind's rules: (context, new, old when there is one, refusals).
@@ -240,6 +242,7 @@ impl Rules {
         prepare_create: |_| {},
         admit: |_, _, _| {},
         prepare_update: |_, _, _| {},
+        prepare_part: |_, _, _, _| {},
         default: |_| {},
         validate: |_, _, _, _| {},
         warnings: None,

@@ -288,6 +288,10 @@ impl Registry {
         if part == Part::Main {
             (kind.rules.prepare_update)(&self.context, old, new);
             (kind.rules.admit)(&self.context, Some(old), new);
+        } else {
+            let mut causes = Causes::default();
+            (kind.rules.prepare_part)(part, old, new, &mut causes);
+            causes.into_result(kind, name)?;
         }
         if part == Part::Binding {
             // What only a binding may change is not for the kind's own rules, and a Pod that was put on a node is still

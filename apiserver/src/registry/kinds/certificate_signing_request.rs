@@ -1,14 +1,17 @@
 //! CertificateSigningRequest (certificates.k8s.io/v1).
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{items, text_at};
 use crate::{
     pki::CertificateRequest,
     registry::{
+        Part,
         causes::Causes,
         kind::{ALL_VERBS, Kind, NameRule, Rules, STATUS, Subresource},
+        meta,
         table::{AGE, Column, NAME, Table, human_duration},
     },
 };
@@ -75,6 +78,7 @@ pub static CERTIFICATE_SIGNING_REQUESTS: Kind = Kind {
         },
         // What is asked for, and by whom, stays as it was.
         prepare_update: |_, old, new| new["spec"] = old["spec"].clone(),
+        prepare_part,
         validate: |_, new, old, causes| {
             if old.is_none() {
                 validate(&new["spec"], causes);
@@ -206,6 +210,47 @@ fn conditions(status: &Value, causes: &mut Causes) {
     if has("Approved") && has("Denied") {
         let detail = "Approved and Denied conditions are mutually exclusive";
         causes.invalid("status.conditions", "Denied", detail);
+    }
+}
+
+/// Times of conditions are filled in. Who signs does not decide: through `status`, decisions are neither made nor changed. A
+/// certificate that was given stays.
+/// Source: kubernetes/kubernetes pkg/registry/certificates/certificates/strategy.go.
+fn prepare_part(part: Part, old: &Value, new: &mut Value, causes: &mut Causes) {
+    let before = items(&old["status"]["conditions"]);
+    let now = meta::timestamp(Timestamp::now());
+    let conditions = new.pointer_mut("/status/conditions");
+    let conditions = conditions.and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten() {
+        let kind = text_at(condition, &["type"]);
+        let known = before.iter().find(|known| known["type"] == kind);
+        if part == Part::Status && matches!(kind, "Approved" | "Denied") {
+            match known {
+                Some(known) => *condition = known.clone(),
+                None => {
+                    let detail = format!(
+                        "updates may not add a condition of type {kind:?}: write it to the subresource approval"
+                    );
+                    causes.forbidden("status.conditions", &detail);
+                }
+            }
+        }
+        if before.contains(condition) {
+            continue;
+        }
+        let same = known.filter(|known| known["status"] == condition["status"]);
+        let since = same.map(|known| text_at(known, &["lastTransitionTime"]));
+        let since = since.filter(|since| !since.is_empty()).unwrap_or(&now);
+        for (field, time) in [("lastUpdateTime", &*now), ("lastTransitionTime", since)] {
+            if text_at(condition, &[field]).is_empty() {
+                condition[field] = time.into();
+            }
+        }
+    }
+    let given = text_at(old, &["status", "certificate"]);
+    if !given.is_empty() && given != text_at(new, &["status", "certificate"]) {
+        let detail = "updates may not modify existing certificate content";
+        causes.forbidden("status.certificate", detail);
     }
 }
 
