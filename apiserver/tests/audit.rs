@@ -49,6 +49,14 @@ async fn n11_each_request_is_told_by_its_audit_id_without_bodies_and_credentials
         .with_header("authorization", "Bearer not-a-token".into());
     assert_eq!(stranger.get("/api").await.0, 401);
     assert_eq!(server.anonymous().get("/readyz").await.0, 200);
+    let node = server
+        .admin()
+        .with_header("impersonate-user", "system:node:a".into())
+        .with_header("impersonate-group", "system:nodes".into());
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    let (own, of_another) = (format!("{leases}/a"), format!("{leases}/b"));
+    assert_eq!(node.get(&own).await.0, 404);
+    assert_eq!(node.get(&of_another).await.0, 403);
     let (code, headers) = admin.head(&format!("{MAPS}/m")).await;
     let id = headers["audit-id"].to_str().unwrap().to_owned();
     assert_eq!(code, 200);
@@ -118,7 +126,16 @@ async fn n11_each_request_is_told_by_its_audit_id_without_bodies_and_credentials
     assert_eq!(refused["user"]["username"], "minik-admin");
     assert_eq!(refused["impersonatedUser"]["username"], "jane");
     assert_eq!(refused["objectRef"]["name"], "s");
-    assert_eq!(refused["responseStatus"]["code"], 403);
+    assert_eq!(
+        refused["responseStatus"],
+        json!({"metadata": {}, "status": "Failure", "reason": "Forbidden", "code": 403})
+    );
+    let told = |path: &str| {
+        let of_path = events.iter().filter(|event| event["requestURI"] == path);
+        of_path.count()
+    };
+    assert_eq!(told(&own), 0, "nodes look at their Leases all the time");
+    assert_eq!(told(&of_another), 1);
     assert_eq!(refused["annotations"][decision], "forbid");
     let reason = &refused["annotations"]["authorization.k8s.io/reason"];
     assert!(reason.as_str().unwrap().contains("jane"), "{reason}");
@@ -141,6 +158,7 @@ async fn n11_each_request_is_told_by_its_audit_id_without_bodies_and_credentials
 
     let unknown = find(&|event| event["responseStatus"]["code"] == 401);
     assert_eq!(unknown["user"], json!({}));
+    assert_eq!(unknown["responseStatus"]["reason"], "Unauthorized");
     assert_eq!(find(&|event| event["auditID"] == json!(id))["verb"], "get");
 
     let watched: Vec<_> = events

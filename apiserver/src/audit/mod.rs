@@ -3,7 +3,7 @@
 //! <https://kubernetes.io/docs/tasks/debug/debug-cluster/audit/>
 //!
 //! Off unless `--audit-log-path` names a file: every request writes a line, which wears out small disks. What is asked all the
-//! time and tells nothing is left out: health paths, and a node's own Lease and reports.
+//! time and tells nothing is left out: health paths, and a node's own Lease and reports, unless they are refused.
 //!
 //! Reading order: this page (what a line says), [`log`] (how it gets to the disk).
 
@@ -40,6 +40,11 @@ pub struct Described {
     /// Which binding allows it, why it is forbidden, or nothing.
     pub reason: String,
 }
+
+/// Why a request failed, in the one word of its `Status`: an extension of answers. What the `Status` says beside it may quote a
+/// body.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure(pub &'static str);
 
 /// How far a request has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +123,10 @@ impl Asked {
             event["objectRef"] = object.clone();
         }
         event["responseStatus"] = json!({"metadata": {}, "code": answer.code.as_u16()});
+        if let Some(reason) = answer.failure {
+            event["responseStatus"]["status"] = json!("Failure");
+            event["responseStatus"]["reason"] = json!(reason);
+        }
         event["requestReceivedTimestamp"] = json!(micros(self.received));
         event["stageTimestamp"] = json!(micros(now));
         if let Some(described) = described.filter(|described| !described.decision.is_empty()) {
@@ -129,9 +138,12 @@ impl Asked {
         event
     }
 
-    /// Whether this is asked all the time and tells nothing.
+    /// Whether this is asked all the time and tells nothing. That somebody is refused always tells something.
     #[must_use]
-    pub fn is_routine(&self, caller: Option<&Caller>) -> bool {
+    pub fn is_routine(&self, caller: Option<&Caller>, code: StatusCode) -> bool {
+        if matches!(code, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return false;
+        }
         let path = self.uri.path();
         let health = ["/livez", "/readyz", "/healthz"];
         if health.iter().any(|health| path.starts_with(health)) {
@@ -154,6 +166,8 @@ pub struct Answer {
     pub code: StatusCode,
     /// What the request was understood as, if it came so far.
     pub described: Option<Described>,
+    /// Why it failed, if it did.
+    pub failure: Option<&'static str>,
 }
 
 impl Answer {
@@ -164,6 +178,7 @@ impl Answer {
             id: text(response.headers(), "audit-id").to_owned(),
             code: response.status(),
             described: response.extensions().get::<Described>().cloned(),
+            failure: response.extensions().get().map(|Failure(reason)| *reason),
         }
     }
 }

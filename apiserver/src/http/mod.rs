@@ -412,12 +412,13 @@ async fn permit_path(call: &Call) -> Result<(), ApiError> {
 
 /// The `Status` of an error as a response.
 pub fn status_of(error: &ApiError) -> Response {
-    let (code, _) = error.code_and_reason();
+    let (code, reason) = error.code_and_reason();
     if code >= 500 && code != 504 {
         tracing::error!(error = %error, "request failed");
     }
     let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json_value(code, &error.to_status());
+    response.extensions_mut().insert(audit::Failure(reason));
     if let Some(secs) = error.retry_after_secs() {
         response
             .headers_mut()

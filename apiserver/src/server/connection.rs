@@ -177,7 +177,7 @@ impl Gate {
         };
         rest::finish::identify(&mut response);
         if let Some((log, asked)) = asked
-            && !asked.is_routine(caller.as_ref())
+            && !asked.is_routine(caller.as_ref(), response.status())
         {
             response = audited(log, asked, caller, response).await;
         }
