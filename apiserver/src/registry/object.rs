@@ -204,10 +204,7 @@ fn as_served(kind: &'static Kind, stored: Bytes) -> Bytes {
 fn splice_point(json: &[u8]) -> Option<usize> {
     const METADATA: &[u8] = b"\"metadata\":{";
     let head = &json[..json.len().min(256)];
-    let at = head
-        .windows(METADATA.len())
-        .position(|window| window == METADATA)?
-        + METADATA.len();
+    let at = memchr::memmem::find(head, METADATA)? + METADATA.len();
     (json.get(at).is_some_and(|byte| *byte != b'}')).then_some(at)
 }
 

@@ -146,7 +146,7 @@ impl Registry {
             .await?;
         // Only a terminating namespace has this field; looking for its text first spares parsing the others.
         let needle = b"\"deletionTimestamp\"";
-        let suspicious = record.value.windows(needle.len()).any(|w| w == needle);
+        let suspicious = memchr::memmem::find(&record.value, needle).is_some();
         if suspicious && meta::is_terminating(&parse(&super::kinds::NAMESPACES, &record)) {
             return Err(ApiError::NamespaceTerminating {
                 kind,
