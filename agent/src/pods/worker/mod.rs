@@ -3,6 +3,7 @@
 mod care;
 mod end;
 mod start;
+mod tokens;
 mod volumes;
 
 use std::{sync::Arc, time::Duration};

@@ -1,11 +1,6 @@
-//! The volumes of a Pod: read, written, written again when what they are made of changes, and their tokens renewed when 80 % of
-//! their life is over.
+//! The volumes of a Pod: read, written, written again when what they are made of changes, and their tokens renewed.
 
-use std::{
-    collections::{HashMap, HashSet},
-    io,
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use api::{
     core::{ConfigMap, Secret},
@@ -25,6 +20,7 @@ use super::{
         volumes::{self, Data, Sources, TokenKey, VolumeError},
     },
     Worker,
+    tokens::{Granted, Tokens},
 };
 use crate::{
     backoff::Backoff,
@@ -55,15 +51,9 @@ pub(super) enum VolumesError {
     Write { volume: String, source: io::Error },
 }
 
-/// A token, and when the next one is asked for.
-struct Held {
-    token: String,
-    renew_at: Instant,
-}
-
 /// What a worker knows of its Pod's volumes.
 pub(super) struct Volumes {
-    tokens: HashMap<TokenKey, Held>,
+    tokens: Tokens,
     /// The Pod's labels and annotations when the files were last written; `None` while they are not.
     written: Option<(StringMap, StringMap)>,
     /// The objects they were made from.
@@ -74,7 +64,7 @@ pub(super) struct Volumes {
 impl Default for Volumes {
     fn default() -> Self {
         Self {
-            tokens: HashMap::new(),
+            tokens: Tokens::default(),
             written: None,
             following: Vec::new(),
             backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
@@ -97,10 +87,9 @@ impl Volumes {
     }
 
     fn are_current(&self, labels: &StringMap, annotations: &StringMap) -> bool {
-        let now = Instant::now();
         let written = self.written.as_ref();
         written.is_some_and(|(a, b)| a == labels && b == annotations)
-            && self.tokens.values().all(|held| held.renew_at > now)
+            && self.tokens.are_current(Instant::now())
     }
 }
 
@@ -126,7 +115,7 @@ impl Worker {
         match self.ensure_volumes().await {
             Ok(()) => {
                 self.volumes.backoff.reset();
-                self.volumes.tokens.values().map(|held| held.renew_at).min()
+                self.volumes.tokens.renew_at()
             }
             Err(error) => {
                 tracing::warn!(pod = %self.name(), %error, "the Pod's volumes are not renewed; trying again");
@@ -218,10 +207,7 @@ impl Worker {
                 }
             }
         }
-        let tokens = self.volumes.tokens.iter();
-        sources.tokens = tokens
-            .map(|(key, held)| (key.clone(), held.token.clone()))
-            .collect();
+        sources.tokens = self.volumes.tokens.texts();
         Ok((sources, read))
     }
 
@@ -244,23 +230,17 @@ impl Worker {
         Ok((volumes::secret_data(secret), revision))
     }
 
-    /// Asks for the tokens that are missing, or have lived 80 % of their life.
     async fn renew_tokens(&mut self) -> Result<(), VolumesError> {
         let wanted = volumes::wanted_tokens(&self.pod);
-        let known: HashSet<_> = wanted.iter().cloned().collect();
-        self.volumes.tokens.retain(|key, _| known.contains(key));
-        for key in wanted {
-            let held = self.volumes.tokens.get(&key);
-            if held.is_some_and(|held| held.renew_at > Instant::now()) {
-                continue;
-            }
-            let held = self.new_token(&key).await?;
-            self.volumes.tokens.insert(key, held);
+        for key in self.volumes.tokens.due(Instant::now(), wanted) {
+            let begun = Instant::now();
+            let granted = self.new_token(&key).await?;
+            self.volumes.tokens.put(key, begun, granted);
         }
         Ok(())
     }
 
-    async fn new_token(&self, key: &TokenKey) -> Result<Held, VolumesError> {
+    async fn new_token(&self, key: &TokenKey) -> Result<Granted, VolumesError> {
         let meta = &self.pod.metadata;
         let account = &self.pod.spec.service_account_name;
         let path = Path::core("serviceaccounts")
@@ -280,7 +260,6 @@ impl Worker {
                 },
             },
         });
-        let begun = Instant::now();
         let answer = self.context.client.create(&path.to_string(), &body).await;
         let answer: TokenRequest = answer.map_err(|source| VolumesError::Token {
             account: account.to_string(),
@@ -288,9 +267,9 @@ impl Worker {
         })?;
         let ends = answer.status.expiration_timestamp.timestamp();
         let life = Duration::try_from(ends - Timestamp::now()).unwrap_or_default();
-        Ok(Held {
+        Ok(Granted {
             token: answer.status.token,
-            renew_at: begun + life.mul_f64(0.8),
+            life,
         })
     }
 }
