@@ -117,9 +117,6 @@ impl Order {
         for name in &difference.old_chains {
             self.push(Action::FlushChain { name: name.clone() });
         }
-        for name in &difference.old_sets {
-            self.push(Action::DeleteSet { name: name.clone() });
-        }
         for (name, chain) in &difference.moved_chains {
             let anew = [
                 Action::FlushChain { name: name.clone() },
@@ -130,6 +127,9 @@ impl Order {
                 },
             ];
             self.step(anew.into_iter().chain(rules(name, chain)));
+        }
+        for name in &difference.old_sets {
+            self.push(Action::DeleteSet { name: name.clone() });
         }
         for name in &difference.old_chains {
             self.push(Action::DeleteChain { name: name.clone() });

@@ -183,6 +183,9 @@ impl PickChain {
                 sets::SLOTS.get(usize::from(shard))?;
                 SlotMap::Services { shard }
             };
+            if number as usize > MAX_SLOTS {
+                return None;
+            }
             let slots = Slots {
                 map,
                 side,
@@ -398,6 +401,8 @@ mod tests {
             "lb-0-1",
             "lb-03-1",
             "lb-3-01",
+            // It would have the number of lb-1-1.
+            "lb-16777217-0",
             "remember-0",
             "affinity-remember-3",
             "remember-3-1",

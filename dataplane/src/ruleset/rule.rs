@@ -26,7 +26,8 @@ pub enum Field {
     OriginalDestination,
     /// `ct original proto-dst`: the port the client sent to.
     OriginalPort,
-    /// `meta priority`: while the first packet of a connection is looked at, the number of the memory of its client.
+    /// `meta priority`: while the first packet of a connection is looked at, the number of the chain that picks its endpoint, or
+    /// of the memory of its client.
     Priority,
     /// `numgen random mod N offset M`.
     Random {
@@ -118,7 +119,8 @@ pub enum Statement {
     ///
     /// The priority is the one place of a packet where a number found in one map can be kept as part of a key for the next
     /// without meeting anybody: marks belong to the administrator and to other software, and nft 1.0.6 cannot print a key
-    /// that contains a map's result. Queueing disciplines, who read it, see it after it was cleared.
+    /// that contains a map's result. Queueing disciplines, who read it, see it after it was cleared; what a sender had put there
+    /// is lost for that first packet.
     SetPriority {
         /// The columns.
         key: Vec<Field>,

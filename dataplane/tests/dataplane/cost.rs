@@ -8,8 +8,8 @@ use dataplane::{
     model::{Change, Desired, Family, Fate, Frontend, Protocol},
     plan::{Action, Operation, plan},
     ruleset::{
-        ConnectionState, Data, Landing, Origin, Packet, Rule, Ruleset, Statement, Table, Verdict,
-        World, sets,
+        ConnectionState, Data, Field, Hook, Landing, Origin, Packet, Rule, Ruleset, Set, Statement,
+        Table, Verdict, World, sets,
     },
 };
 
@@ -182,6 +182,32 @@ fn maps_of_another_make_are_replaced_in_short_transactions_without_a_miss() {
         }
         without_a_miss(&kernel.ruleset, &right, 6000);
     }
+}
+
+/// The kernel keeps a set as long as a rule names it, and the rules of a chain that hangs elsewhere go with that chain.
+#[test]
+fn a_base_chain_moves_before_the_sets_that_it_named_go() {
+    let right = compiled(&many_services(3, &THREE));
+    let mut other = right.clone();
+    let table = other.tables.get_mut(&Family::V4).expect("a table");
+    let kind = table.sets[sets::ACTIVE].kind.clone();
+    table.sets.insert("older".into(), Set::new(kind));
+    let named = Statement::InSet {
+        key: vec![Field::DestinationAddress],
+        set: "older".into(),
+    };
+    let chain = table.chains.get_mut("nat-prerouting").expect("a chain");
+    chain.rules.push(Rule::new(Family::V4, vec![named]));
+    let base = chain.base.as_mut().expect("a base chain");
+    base.hook = Hook::Postrouting;
+    let mut kernel = Fake {
+        ruleset: other.clone(),
+        ..Fake::default()
+    };
+    for operations in plan(&other, &right).transactions {
+        kernel.commit(&operations, None).expect("accepted");
+    }
+    assert_eq!(kernel.ruleset, right);
 }
 
 /// A stranger's rule under our name would make a loop as soon as an element leads there.

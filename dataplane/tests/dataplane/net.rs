@@ -100,7 +100,21 @@ impl Net {
             serve(pod, name, "[::]:8080");
         }
         net.await_links();
+        net.lose_what_keeps_a_priority();
         net
+    }
+
+    /// Numbers that a packet's priority carried from rule to rule are nobody's business after them. No program here gives its
+    /// packets a priority, so whoever meets this rule finds a client that goes without answer.
+    fn lose_what_keeps_a_priority(&self) {
+        need("nft");
+        self.node.commands("nft add table inet behind");
+        for hook in ["input", "postrouting"] {
+            self.node.commands(&format!(
+                "nft add chain inet behind {hook} {{ type filter hook {hook} priority 300 ; }}
+                 nft add rule inet behind {hook} meta l4proto {{ tcp, udp, sctp }} ct state new meta priority != none drop"
+            ));
+        }
     }
 
     /// A link that was just set up carries IPv6 a little later.
