@@ -112,6 +112,15 @@ async fn u1_a_certificate_of_the_cluster_names_its_user_and_none_names_nobody() 
     let any = admin_by(&ca, |params| params.extended_key_usages.clear());
     let any = showing(&server, &any);
     assert_eq!(known_as(&any).await, (201, json!("mallory")));
+    // Of two names the last one counts, as Go reads them.
+    let two = admin_by(&ca, |params| {
+        let custom = DnType::CustomDnType(vec![2, 5, 4, 3]);
+        params.distinguished_name.push(custom, "jane");
+    });
+    assert_eq!(
+        known_as(&showing(&server, &two)).await,
+        (201, json!("jane"))
+    );
     let nameless = admin_by(&ca, |params| {
         params.distinguished_name = named(&[(DnType::OrganizationName, "system:masters")]);
     });

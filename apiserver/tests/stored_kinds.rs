@@ -228,15 +228,48 @@ async fn a_certificate_request_says_who_asked_and_is_approved_on_a_path_of_its_o
     let both =
         json!({"status": {"conditions": [decided[0], {"type": "Denied", "status": "True"}]}});
     assert_eq!(api.merge(&format!("{path}/approval"), both).await.0, 422);
+    let status = format!("{path}/status");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::default();
+    let certificate = certificate.self_signed(&key).unwrap().pem();
+    for (given, why) in [
+        (
+            key.serialize_pem(),
+            "only CERTIFICATE PEM blocks are allowed",
+        ),
+        (certificate[..60].to_owned(), "broken"),
+        (
+            "-----BEGIN CERTIFICATE-----\neA==\n-----END CERTIFICATE-----\n".into(),
+            "holds no certificate",
+        ),
+        (
+            "x".into(),
+            "must contain at least one CERTIFICATE PEM block",
+        ),
+    ] {
+        let given = json!({"status": {"certificate": STANDARD.encode(given)}});
+        let (code, refused) = api.merge(&status, given).await;
+        let message = refused["message"].as_str().unwrap();
+        assert!(code == 422 && message.contains(why), "{code} {message}");
+    }
     // A decision that somebody sends along with a certificate stays what it was.
     approved["message"] = json!("another");
-    let signed = json!({"status": {"conditions": [approved], "certificate": "eA=="}});
-    let (_, signed) = api.merge(&format!("{path}/status"), signed).await;
-    let wanted = json!({"conditions": decided, "certificate": "eA=="});
+    let given = STANDARD.encode(format!("{certificate}{certificate}"));
+    let signed = json!({"status": {"conditions": [approved], "certificate": given}});
+    let (_, signed) = api.merge(&status, signed).await;
+    let wanted = json!({"conditions": decided, "certificate": given});
     assert_eq!(signed["status"], wanted);
-    let other = json!({"status": {"certificate": "eQ=="}});
-    let (code, refused) = api.merge(&format!("{path}/status"), other).await;
+    let other = json!({"status": {"certificate": STANDARD.encode(certificate)}});
+    let (code, refused) = api.merge(&status, other).await;
     assert_eq!(code, 422, "{refused}");
+    for state in ["", "Maybe"] {
+        let own = json!({"type": "Own", "status": state});
+        let own = json!({"status": {"conditions": [decided[0], own]}});
+        let (code, refused) = api.merge(&status, own).await;
+        let message = refused["message"].as_str().unwrap();
+        let named = message.contains("status.conditions[1].status");
+        assert!(code == 422 && named, "{code} {message}");
+    }
 }
 
 const MANIFEST: &str = "

@@ -107,10 +107,11 @@ impl ClientCa {
     }
 }
 
-/// The caller a verified certificate names; `None` when it names nobody.
+/// The caller a verified certificate names; `None` when it names nobody. Of several common names the last one counts, as Go reads
+/// them: whoever approves requests by what a client library says of their subject approves that one.
 fn user(certificate: &X509Certificate<'_>) -> Option<User> {
     let subject = certificate.subject();
-    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+    let name = subject.iter_common_name().last()?.as_str().ok()?.to_owned();
     let organizations = subject.iter_organization();
     let mut groups: Vec<String> = organizations
         .filter_map(|organization| organization.as_str().ok().map(str::to_owned))

@@ -263,8 +263,11 @@ mod tests {
         let csr = approve(&registry, "a", "").await.unwrap();
         let mut gone = csr.clone();
         gone["metadata"]["uid"] = "another".into();
+        let pki = pki();
         for (csr, signed) in [(gone, false), (csr, true)] {
-            answer(&registry, &csr, Ok("pem".into())).await.unwrap();
+            let signed_by_us = sign(&pki, &csr);
+            assert!(signed_by_us.is_ok());
+            answer(&registry, &csr, signed_by_us).await.unwrap();
             assert_eq!(is_signed(&registry, "a").await, signed);
         }
     }

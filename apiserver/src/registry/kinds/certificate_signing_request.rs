@@ -3,6 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use x509_parser::pem::Pem;
 
 use super::{items, text_at};
 use crate::{
@@ -46,6 +47,9 @@ const USAGES: &[&str] = &[
     "timestamping",
 ];
 
+/// What a condition that decides nothing may say.
+const STATES: &[&str] = &["False", "True", "Unknown"];
+
 /// CertificateSigningRequest.
 pub static CERTIFICATE_SIGNING_REQUESTS: Kind = Kind {
     group: "certificates.k8s.io",
@@ -86,6 +90,7 @@ pub static CERTIFICATE_SIGNING_REQUESTS: Kind = Kind {
             conditions(&new["status"], causes);
             if let Some(old) = old {
                 kept_decisions(&old["status"], &new["status"], causes);
+                certificate(&old["status"], &new["status"], causes);
             }
         },
         ..Rules::GENERIC
@@ -192,7 +197,11 @@ fn conditions(status: &Value, causes: &mut Causes) {
             causes.required(format!("{path}.type"), "");
         }
         let decided = matches!(kind, "Approved" | "Denied" | "Failed");
-        if decided && state != "True" {
+        if state.is_empty() {
+            causes.required(format!("{path}.status"), "");
+        } else if !decided && !STATES.contains(&state) {
+            causes.not_supported(format!("{path}.status"), state, STATES);
+        } else if decided && state != "True" {
             causes.not_supported(format!("{path}.status"), state, &["True"]);
         }
         if conditions[..index]
@@ -251,6 +260,33 @@ fn prepare_part(part: Part, old: &Value, new: &mut Value, causes: &mut Causes) {
     if !given.is_empty() && given != text_at(new, &["status", "certificate"]) {
         let detail = "updates may not modify existing certificate content";
         causes.forbidden("status.certificate", detail);
+    }
+}
+
+/// What is given is certificates in PEM: clients use it as it is.
+fn certificate(old: &Value, new: &Value, causes: &mut Causes) {
+    let text = text_at(new, &["certificate"]);
+    if text.is_empty() || text == text_at(old, &["certificate"]) {
+        return;
+    }
+    let pem = STANDARD.decode(text).unwrap_or_default();
+    let mut blocks = Pem::iter_from_buffer(&pem).peekable();
+    let refused = if blocks.peek().is_none() {
+        Some("must contain at least one CERTIFICATE PEM block")
+    } else {
+        blocks.find_map(|block| match block {
+            Err(_) => Some("holds a broken PEM block"),
+            Ok(block) if block.label != "CERTIFICATE" => {
+                Some("only CERTIFICATE PEM blocks are allowed")
+            }
+            Ok(block) => block
+                .parse_x509()
+                .is_err()
+                .then_some("a CERTIFICATE PEM block holds no certificate"),
+        })
+    };
+    if let Some(reason) = refused {
+        causes.invalid("status.certificate", "<certificate data>", reason);
     }
 }
 
