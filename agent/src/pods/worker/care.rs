@@ -302,7 +302,8 @@ impl Stop {
                 attempt: self.attempt,
                 found: Found::PreStopFailed(why),
             };
-            let _ = self.messages.send(message).await;
+            // One more is lost when many wait already: the end does not wait for a worker that waits for the server.
+            let _ = self.messages.try_send(message);
         }
         Some(Instant::now() + AFTER_HOOK)
     }
