@@ -256,7 +256,12 @@ async fn agent(config: Config) -> Result<(), AgentError> {
     if config.localhost_node_ports {
         tasks.spawn(localhost.serve());
     }
-    tasks.spawn(announcements.run(client.clone(), config.node_name.clone(), node_ips));
+    tasks.spawn(announcements.run(
+        client.clone(),
+        config.node_name.clone(),
+        node_ips,
+        applied.clone(),
+    ));
     tasks.spawn(ready_when_applied(applied, readiness, config.conntrack));
     let own_pods = format!("spec.nodeName={}", config.node_name);
     let own_pods = Path::core("pods").query("fieldSelector", &own_pods);

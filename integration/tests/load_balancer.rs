@@ -1,5 +1,7 @@
 //! Services of type LoadBalancer: an address of the nodes' network, answered by one node, and by another when that one is lost.
 
+use std::time::{Duration, Instant};
+
 use integration::{DEADLINE, Lab, eventually};
 
 /// A Service of type LoadBalancer for the Pods labelled `app: a`.
@@ -141,6 +143,62 @@ fn gives_way(family: &str, server: &str) {
     });
     let its_mac = mac(&lab, &first);
     eventually("it answers", DEADLINE, || is_at(&lab, &vip, &its_mac));
+}
+
+/// How far a node's rules have come.
+fn applied(lab: &Lab, node: &str) -> u64 {
+    let told = lab.kubectl(&["get", "--raw", "/minik/v1/applied"]).ok();
+    let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+    let revision = told["nodes"][node]["revision"].as_str();
+    revision.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// The reports of a node that is back come through at once, on a new connection. The one of its watches goes on when TCP tries
+/// again: the longer it was cut, the later. Until then the node takes its addresses for its own.
+#[test]
+fn a_node_that_is_back_gives_way_until_its_watches_have_told_it_who_was_chosen() {
+    let lab = Lab::up(2, &[]);
+    lab.echo_pods(&[("a1", "a", "node1"), ("a2", "a", "node2")]);
+    let _ = lab.apply(&service("lb", "Cluster")).ok();
+    let vip = eventually("an address", DEADLINE, || address(&lab, "lb"));
+    let first = eventually("a node", DEADLINE, || node(&lab, "lb"));
+    let its_mac = mac(&lab, &first);
+    eventually("it answers", DEADLINE, || is_at(&lab, &vip, &its_mac));
+    let _ = lab.lab(&["partition", &first]).ok();
+    let cut = Instant::now();
+    let second = eventually("another node", DEADLINE, || {
+        let now = node(&lab, "lb")?;
+        (now != first)
+            .then_some(now)
+            .ok_or("the same node".to_owned())
+    });
+    let chosen = lab.get(&["service", "lb"])["metadata"]["resourceVersion"].clone();
+    let chosen: u64 = chosen
+        .as_str()
+        .and_then(|text| text.parse().ok())
+        .expect("a revision");
+    // The pauses double: the server's last try was just before, and the next one is six seconds later.
+    std::thread::sleep(Duration::from_millis(8500).saturating_sub(cut.elapsed()));
+    let _ = lab.lab(&["heal", &first]).ok();
+    let its_mac = mac(&lab, &second);
+    eventually("the first has heard the second", DEADLINE, || {
+        lab.log(&first, "agent")
+            .contains("another node announces a load-balancer address of this one")
+            .then_some(())
+            .ok_or_else(String::new)
+    });
+    let (end, mut asked) = (Instant::now() + DEADLINE, 0);
+    while applied(&lab, &first) < chosen {
+        assert!(Instant::now() < end, "its watches do not go on");
+        assert_eq!(is_at(&lab, &vip, &its_mac), Ok(()), "question {asked}");
+        asked += 1;
+    }
+    assert_eq!(
+        is_at(&lab, &vip, &its_mac),
+        Ok(()),
+        "after {asked} questions"
+    );
+    println!("{asked} questions, {:?} after the cut", cut.elapsed());
 }
 
 fn is_answered_and_taken_over(family: &str, first_of_pool: &str) {

@@ -28,6 +28,7 @@ use std::{
 use bytes::Bytes;
 use dataplane::model::Family;
 use http::Method;
+use serde::{Deserialize, de::IgnoredAny};
 use tokio::{
     sync::watch,
     task::AbortHandle,
@@ -40,10 +41,17 @@ use self::{
     standing::{CERTAIN, Standing},
 };
 use super::link::LinkChanges;
-use crate::{Addresses, client::Client, objects::Key};
+use crate::{
+    Addresses,
+    client::{Client, ClientError},
+    objects::{Key, Revision},
+    view::Position,
+};
 
 /// How often the server hears that this node announces. It gives up on a node after seven of them.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
+/// So long the node tries to be as new as the server before it asks again how new that is.
+const CATCH_UP: Duration = Duration::from_secs(5);
 /// Nothing is due: as good as never.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
 /// After a socket failed, as it does while its link is away.
@@ -87,11 +95,18 @@ impl Announcements {
         self.0.borrow().clone()
     }
 
-    /// Announces and reports for ever.
-    pub(crate) async fn run(self, client: Client, node: String, node_ips: Addresses) {
+    /// Announces and reports for ever. `applied` tells how far the node's rules, and with them this, have come.
+    pub(crate) async fn run(
+        self,
+        client: Client,
+        node: String,
+        node_ips: Addresses,
+        applied: watch::Receiver<Option<Position>>,
+    ) {
         let (standing, reader) = watch::channel(None);
         tokio::join!(
-            report(client, node, self.0.subscribe(), standing),
+            report(client.clone(), node, self.0.subscribe(), &standing),
+            catch_up(client, applied, &standing),
             announce(self.0.subscribe(), reader, node_ips),
         );
     }
@@ -106,7 +121,7 @@ async fn report(
     client: Client,
     node: String,
     mut wanted: watch::Receiver<BTreeMap<Key, Vec<IpAddr>>>,
-    standing: Standings,
+    standing: &Standings,
 ) {
     let path = format!(
         "/minik/v1/nodes/{}/announcing",
@@ -145,6 +160,61 @@ async fn report(
         }
         sleep_until((sent + REPORT_EVERY).into()).await;
     }
+}
+
+/// After each gap in the acknowledgements, sees to it that this node has applied what the server knows by then.
+async fn catch_up(
+    client: Client,
+    mut applied: watch::Receiver<Option<Position>>,
+    standing: &Standings,
+) {
+    let mut changes = standing.subscribe();
+    loop {
+        let asks_at = |standing: &Option<Standing>| standing.and_then(|known| known.asks_at());
+        let after_a_gap = changes.wait_for(|standing| asks_at(standing).is_some());
+        let Some(at) = after_a_gap
+            .await
+            .ok()
+            .and_then(|standing| asks_at(&standing))
+        else {
+            return;
+        };
+        sleep_until(at.into()).await;
+        match timeout(CATCH_UP, apply_newest(&client, &mut applied)).await {
+            Ok(Ok(())) => {
+                standing.send_modify(|standing| {
+                    if let Some(standing) = standing {
+                        standing.learn(at);
+                    }
+                });
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the server does not say what was decided meanwhile");
+                sleep(REPORT_EVERY).await;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Waits until everything that the server has now is applied here.
+async fn apply_newest(
+    client: &Client,
+    applied: &mut watch::Receiver<Option<Position>>,
+) -> Result<(), ClientError> {
+    #[derive(Deserialize)]
+    struct Newest {
+        revision: Revision,
+    }
+    let Newest { revision } = client.get("/minik/v1/applied").await?;
+    // So the watches tell at once how far they are, even if nothing happens.
+    let path = format!("/minik/v1/applied?atLeast={revision}&timeoutSeconds=0");
+    client.get::<IgnoredAny>(&path).await?;
+    let is_newest = |position: &Option<Position>| position.is_some_and(|at| at.both() >= revision);
+    if applied.wait_for(is_newest).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    Ok(())
 }
 
 /// A link's addresses, and the task that announces them.
@@ -285,7 +355,7 @@ async fn serve(
         if let Some(wanted) = wanted {
             tracing::info!(link = link.name, addresses = ?wanted, "announcing load-balancer addresses");
             socket.listen_for(&wanted);
-            packets.extend(segment.set(&wanted, now));
+            segment.set(&wanted, now);
         }
         packets.extend(segment.look(standing_until(standing).is_some(), now));
         packets.extend(segment.receive(&received, now));

@@ -73,8 +73,8 @@ impl Segment {
         }
     }
 
-    /// These addresses are to be announced from now on, and no others; returns what to send.
-    pub(super) fn set(&mut self, wanted: &BTreeSet<IpAddr>, now: Instant) -> Vec<Packet> {
+    /// These addresses are to be announced from now on, and no others.
+    pub(super) fn set(&mut self, wanted: &BTreeSet<IpAddr>, now: Instant) {
         self.announced.retain(|address, _| wanted.contains(address));
         self.held.retain(|(address, _)| wanted.contains(address));
         for address in wanted {
@@ -84,7 +84,6 @@ impl Segment {
             };
             self.announced.entry(*address).or_insert_with(new);
         }
-        self.announce(now)
     }
 
     /// What is due, to be asked for before anything else is done; returns what to send.
@@ -112,6 +111,8 @@ impl Segment {
     pub(super) fn next(&self) -> Option<Instant> {
         let announcements = self.announced.values().filter(|each| !each.yielded);
         let announcements = announcements.filter_map(|each| each.again);
+        let listening = self.asking.map(|asking| asking.since + LISTEN);
+        let announcements = announcements.map(|at| listening.map_or(at, |until| at.max(until)));
         let asking = self.asking.map(|asking| asking.looked + LISTEN);
         announcements.chain(asking).min()
     }
@@ -209,8 +210,12 @@ impl Segment {
             .collect()
     }
 
+    /// Announcements claim an address, even more than answers do.
     fn announce(&mut self, now: Instant) -> Vec<Packet> {
         let mut sent = Vec::new();
+        if self.listens(now) {
+            return sent;
+        }
         for (address, each) in &mut self.announced {
             if each.yielded || each.again.is_none_or(|again| now < again) {
                 continue;
@@ -265,8 +270,8 @@ mod tests {
 
     fn announcing(vip: IpAddr, now: Instant) -> Segment {
         let mut segment = Segment::new(OURS);
-        let told = segment.set(&BTreeSet::from([vip]), now);
-        assert_eq!(told, Packet::announcements(OURS, vip));
+        segment.set(&BTreeSet::from([vip]), now);
+        assert_eq!(segment.look(true, now), Packet::announcements(OURS, vip));
         segment
     }
 
@@ -290,8 +295,8 @@ mod tests {
             for other in ["192.0.2.10", "2001:db8::a"].map(|ip| ip.parse().expect("address")) {
                 assert!(segment.receive(&[question(other)], now).is_empty());
             }
-            let again = segment.set(&BTreeSet::from([vip]), now);
-            assert!(again.is_empty(), "told already");
+            segment.set(&BTreeSet::from([vip]), now);
+            assert!(segment.look(true, now).is_empty(), "told already");
             segment.set(&BTreeSet::new(), now);
             assert!(segment.receive(&[asked], now).is_empty());
         }
@@ -338,7 +343,7 @@ mod tests {
             assert_eq!(segment.look(false, now), [Packet::probe(OURS, vip)]);
             let asked = question(vip);
             assert!(segment.receive(&[asked], now).is_empty(), "not yet");
-            assert_eq!(segment.next(), Some(now + PAUSES[0]));
+            assert_eq!(segment.next(), Some(now + LISTEN));
             let then = now + LISTEN;
             let said = segment.look(false, then);
             assert!(
@@ -346,6 +351,30 @@ mod tests {
                 "it was held back: {said:?}"
             );
             assert_eq!(segment.receive(&[asked], then), [answer(&asked, OURS)]);
+        }
+    }
+
+    /// For example on a link that is back, with which the node was cut off from the server.
+    #[test]
+    fn a_node_that_lost_the_server_announces_nothing_before_it_has_asked() {
+        for vip in VIPS {
+            let now = Instant::now();
+            for is_taken in [false, true] {
+                let mut segment = Segment::new(OURS);
+                segment.set(&BTreeSet::from([vip]), now);
+                assert_eq!(segment.look(false, now), [Packet::probe(OURS, vip)]);
+                assert_eq!(segment.next(), Some(now + LISTEN), "it does not spin");
+                if is_taken {
+                    let rival = answer(&Packet::probe(OURS, vip), THEIRS);
+                    assert!(segment.receive(&[rival], now).is_empty());
+                }
+                let announced = segment.look(false, now + LISTEN);
+                let wanted = match is_taken {
+                    true => Vec::new(),
+                    false => Packet::announcements(OURS, vip),
+                };
+                assert_eq!(announced, wanted);
+            }
         }
     }
 
