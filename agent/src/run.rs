@@ -316,18 +316,24 @@ async fn register(
     Ok(readiness)
 }
 
+/// A zone that knows what is the cluster's, so that nobody else is asked for it. Ranges that come with ServiceCIDRs are set with
+/// the rules.
+fn empty_zone(cluster: &ClusterConfig) -> Result<Zone, dns::zone::InvalidDomain> {
+    let reverse = cluster.service_cidrs.iter().chain(&cluster.pod_cidrs);
+    Zone::new(dns::zone::Config {
+        domain: cluster.cluster_domain.as_str().into(),
+        ttl_secs: DNS_TTL_SECS,
+        nameservers: vec![cluster.cluster_dns],
+        reverse: reverse.copied().collect(),
+    })
+}
+
 /// The zone, and the server that answers from it: SERVFAIL until the zone is filled.
 fn serve_names(
     config: &Config,
     cluster: &ClusterConfig,
 ) -> Result<(Zone, dns::server::Running), AgentError> {
-    let zone = Zone::new(dns::zone::Config {
-        domain: cluster.cluster_domain.as_str().into(),
-        ttl_secs: DNS_TTL_SECS,
-        nameservers: vec![cluster.cluster_dns],
-        // Set with the rules.
-        reverse: Vec::new(),
-    })?;
+    let zone = empty_zone(cluster)?;
     let listen = dns::server::Config {
         listen: vec![SocketAddr::new(cluster.cluster_dns, DNS_PORT)],
         upstreams: config.dns_upstreams.clone(),
@@ -484,4 +490,28 @@ async fn ready_when_applied(
     }
     // The sender must live as long as its reader.
     std::future::pending::<()>().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_is_asked_for_the_clusters_addresses_before_its_names_are_known() {
+        let cluster = ClusterConfig {
+            cluster_domain: "cluster.local".to_owned(),
+            cluster_dns: "10.96.0.10".parse().expect("an address"),
+            service_cidrs: vec!["10.96.0.0/16".parse().expect("a range")],
+            pod_cidrs: vec!["10.244.0.0/16".parse().expect("a range")],
+        };
+        let zone = empty_zone(&cluster).expect("a zone");
+        let is_ours = |name: &str| {
+            let (name, kind) = (name.parse().expect("a name"), "PTR".parse());
+            let answer = zone.snapshot().answer(&name, kind.expect("a type"));
+            matches!(answer, dns::zone::Answer::Ours(_))
+        };
+        assert!(is_ours("1.0.96.10.in-addr.arpa."));
+        assert!(is_ours("9.7.244.10.in-addr.arpa."));
+        assert!(!is_ours("1.1.1.1.in-addr.arpa."));
+    }
 }
