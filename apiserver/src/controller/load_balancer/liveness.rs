@@ -18,6 +18,8 @@ const CONFIRM: Duration = Duration::from_millis(100);
 const LATE: Duration = Duration::from_millis(150);
 /// So long they get: two reports of each node are due within it.
 const CATCH_UP: Duration = Duration::from_millis(400);
+/// So often in a row: when every look is late, since the controllers have much to write, a lost node is lost all the same.
+const CATCH_UPS: u32 = 2;
 /// After the server's start the nodes have yet to find it again; their connections back off for two seconds at most.
 const AFTER_START: Duration = Duration::from_secs(10);
 const LEASES: &str = "kube-node-lease";
@@ -43,6 +45,8 @@ pub(in crate::controller) struct Liveness {
     looked: Option<Instant>,
     /// Before, nobody is called silent.
     not_before: Option<Instant>,
+    /// How often in a row that was put off.
+    put_off: u32,
 }
 
 /// A node that fell silent: a later report or heartbeat says that it is back.
@@ -61,6 +65,7 @@ impl Liveness {
             silent: BTreeMap::new(),
             looked: None,
             not_before: None,
+            put_off: 0,
         }
     }
 
@@ -123,14 +128,18 @@ impl Liveness {
             .collect();
         if due.is_empty() {
             self.not_before = None;
+            self.put_off = 0;
             return returned;
         }
-        if wanted.is_some_and(|wanted| now.saturating_duration_since(wanted) >= LATE) {
+        let late = wanted.is_some_and(|wanted| now.saturating_duration_since(wanted) >= LATE);
+        if late && self.put_off < CATCH_UPS {
             self.not_before = Some(now + CATCH_UP);
+            self.put_off += 1;
         }
         if self.not_before.is_some_and(|at| now < at) {
             return returned;
         }
+        self.put_off = 0;
         let mut fallen = false;
         for node in due {
             let reported = self.announcers.last(&node);
@@ -264,6 +273,22 @@ mod tests {
         assert!(liveness.look(&world, later));
         assert!(!liveness.is_silent("a"));
         assert!(announcers.heard("a", later));
+    }
+
+    #[test]
+    fn a_server_that_is_always_late_gives_up_a_lost_node_all_the_same() {
+        let now = Instant::now();
+        let mut liveness = Liveness::new(Announcers::default());
+        let world = World::default();
+        liveness.appoint(BTreeSet::new(), now);
+        liveness.appoint(BTreeSet::from(["a".into()]), now);
+        let looks = [2, 4, 6].map(|times| liveness.look(&world, now + SILENCE * times));
+        assert_eq!(looks, [false, false, true]);
+        assert!(liveness.is_silent("a"));
+        // The next one lost is waited for again.
+        liveness.appoint(BTreeSet::from(["b".into()]), now + SILENCE * 6);
+        let looks = [8, 10, 12].map(|times| liveness.look(&world, now + SILENCE * times));
+        assert_eq!(looks, [false, false, true]);
     }
 
     #[test]
