@@ -306,6 +306,13 @@ pub(super) fn from_pods(detector: &LocalDetector, networks: &[IpNet]) -> Vec<Sta
     }
 }
 
+/// Whether Pods are known by where their packets came in.
+fn by_interface(from_pods: &[Statement]) -> bool {
+    from_pods
+        .iter()
+        .any(|from_pod| matches!(from_pod, Statement::CameInBy { .. }))
+}
+
 fn within(field: Field, net: IpNet) -> Statement {
     Statement::Within {
         field,
@@ -450,14 +457,17 @@ impl Builder {
         ]
     }
 
-    /// Pods and this node are inside the cluster, everybody else is outside.
+    /// Pods and this node are inside the cluster, everybody else is outside. What came in by no interface is this node's, or what
+    /// a Pod sends to another of its bridge.
     fn by_source<const N: usize>(
         &self,
         networks: &Networks,
         [inside, outside]: [[Statement; N]; 2],
     ) -> Vec<Rule> {
         let node = Statement::Local(Field::SourceAddress);
-        let from_inside = networks.from_pods.iter().chain([&node]).map(|from| {
+        let bridged = by_interface(&networks.from_pods).then_some(&Statement::CameInByNone);
+        let from_inside = networks.from_pods.iter().chain([&node]).chain(bridged);
+        let from_inside = from_inside.map(|from| {
             let then = inside.iter().cloned();
             Rule::new(self.family, iter::once(from.clone()).chain(then).collect())
         });
@@ -514,10 +524,7 @@ impl Builder {
             .iter()
             .map(|from_pod| self.rule([from_pod.clone(), Statement::Verdict(Verdict::Return)]));
         // What a Pod sends to another of its bridge: of that the node's own are told apart by their source.
-        let by_interface = kept
-            .iter()
-            .any(|from_pod| matches!(from_pod, Statement::CameInBy { .. }));
-        let bridged = by_interface.then(|| {
+        let bridged = by_interface(kept).then(|| {
             [
                 self.rule([
                     Statement::Local(Field::SourceAddress),

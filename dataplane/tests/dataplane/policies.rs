@@ -16,7 +16,7 @@ use crate::{
 use dataplane::{
     Dataplane,
     kernel::{Kernel, Netlink},
-    model::{Change, Family, Fate, Masquerade, Protocol, Scope},
+    model::{Change, Desired, Family, Fate, LocalDetector, Masquerade, Protocol, Scope},
 };
 
 /// `externalTrafficPolicy: Local`: a and b are this node's, c stands for another node's.
@@ -223,6 +223,37 @@ fn a_client_keeps_its_endpoint_on_every_path_until_that_leaves() {
         drop(dataplane);
         dataplane = net.dataplane(&desired(frontends(None)));
         stays(&paths, &second);
+    }
+}
+
+/// Of what a bridge with netfilter hooks passes from one of its ports to another, postrouting does not learn where it came in.
+#[test]
+fn a_pod_known_by_its_bridge_keeps_its_endpoint_on_the_same_bridge_where_a_policy_is_local() {
+    let net = Net::new();
+    net.node.commands(
+        "ip link add pods type bridge
+         ip link set pods up
+         ip addr add 10.244.0.1/32 dev pods",
+    );
+    for (number, pod) in (2..).zip(&net.pods) {
+        net.node.commands(&format!(
+            "ip addr flush dev pod{number}
+             ip link set pod{number} master pods
+             ip route replace 10.244.0.{number}/32 dev pods"
+        ));
+        pod.commands("ip neigh flush dev eth0");
+    }
+    let vip = address("198.51.100.7", Protocol::Udp, 80);
+    let fate = with_affinity(local(&[], &ALL[1..]), 60);
+    let _dataplane = net.dataplane(&Desired {
+        local_detector: LocalDetector::Interface("pods".into()),
+        ..desired([(vip, fate)])
+    });
+    let ask = || udp(&net.pods[0], "198.51.100.7:80");
+    let first = ask();
+    assert!(matches!(first, Met::Server(..)), "{first:?}");
+    for _ in 0..12 {
+        assert_eq!(ask(), first);
     }
 }
 
