@@ -135,6 +135,7 @@ pub(crate) fn run(args: &AgentArgs) -> Result<()> {
         args.join.clone(),
         args.token.clone(),
     )?;
+    runtime::raise_open_files_limit().context("raise the limit of open files")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

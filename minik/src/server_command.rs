@@ -130,6 +130,7 @@ pub(crate) fn run(args: &ServerArgs) -> Result<()> {
         allowed_endpoint_ips: args.allow_endpoint_ips.clone(),
         load_balancer_controllers: args.load_balancer_controller.clone(),
     };
+    runtime::raise_open_files_limit().context("raise the limit of open files")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -21,6 +21,7 @@
 mod capabilities;
 mod error;
 pub mod logs;
+mod open_files;
 pub mod pod;
 pub mod protocol;
 mod sandbox;
@@ -30,6 +31,7 @@ pub mod spec;
 
 pub use capabilities::Capabilities;
 pub use error::RuntimeError;
+pub use open_files::raise_open_files_limit;
 pub use pod::{Adopted, Attached, Exec, Pod, Runtime, Subscription};
 pub use protocol::{ContainerState, ContainerStatus, PodState};
 pub use sandbox::terminal::resize;

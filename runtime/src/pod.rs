@@ -20,6 +20,7 @@ use nix::{
 
 use crate::{
     error::{Explain, RuntimeError},
+    open_files,
     protocol::{PodState, Reply, Request},
     sandbox::{
         cgroup::Cgroup,
@@ -45,6 +46,9 @@ pub(crate) struct Setup {
     pub(crate) log_dir: PathBuf,
     pub(crate) cgroup: String,
     pub(crate) built_in: PathBuf,
+    /// The soft limit of open files, where it is not the agent's.
+    #[serde(default)]
+    pub(crate) open_files: Option<u64>,
 }
 
 /// Makes Pods on this node.
@@ -117,6 +121,7 @@ impl Runtime {
             log_dir: self.log_dir(&spec.namespace, &spec.name, &spec.uid),
             cgroup: self.cgroup(&spec.uid),
             built_in: self.config.built_in.clone(),
+            open_files: open_files::given(),
         };
         let file = dir.join(SETUP_FILE);
         let json = serde_json::to_vec(&setup)

@@ -15,6 +15,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, unshare},
     sys::{
+        resource::{Resource, setrlimit},
         signal::Signal,
         statvfs::{FsFlags, statvfs},
     },
@@ -68,6 +69,10 @@ fn main() -> ExitCode {
         (
             "linux_5_10_suffices_for_shims_and_containers",
             linux_5_10_suffices_for_shims_and_containers,
+        ),
+        (
+            "containers_have_the_limit_of_open_files_that_the_agent_was_given",
+            containers_have_the_limit_of_open_files_that_the_agent_was_given,
         ),
         (
             "a_shim_out_of_descriptors_waits_for_better_times",
@@ -653,6 +658,36 @@ fn a_shim_out_of_descriptors_waits_for_better_times(fixture: &Fixture) {
         let state = state.join().expect("it does not panic").expect("answered");
         assert!(state.containers["main"].state.is_running());
     });
+    pod.remove().expect("remove");
+}
+
+/// An agent needs many descriptors, and a program that uses `select(2)` cannot have them.
+fn containers_have_the_limit_of_open_files_that_the_agent_was_given(fixture: &Fixture) {
+    let limits = |pid: i32| {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let mut words = line.expect("its line").split_whitespace().skip(3);
+        let mut next = || {
+            words
+                .next()
+                .expect("a limit")
+                .parse::<u64>()
+                .expect("a number")
+        };
+        (next(), next())
+    };
+    let own = i32::try_from(std::process::id()).expect("a pid");
+    let (_, hard) = limits(own);
+    setrlimit(Resource::RLIMIT_NOFILE, 512, hard).expect("set");
+    for _ in 0..2 {
+        runtime::raise_open_files_limit().expect("raised");
+        assert_eq!(limits(own), (hard, hard));
+    }
+    let pod = fixture.pod();
+    // What it starts inherits its limits.
+    assert_eq!(limits(pod.shim_pid()), (512, hard));
     pod.remove().expect("remove");
 }
 

@@ -23,6 +23,7 @@ use nix::{
 
 use crate::{
     error::{Explain, RuntimeError},
+    open_files,
     pod::{PID_FILE, SETUP_FILE, Setup},
     sandbox::syscall,
     socket::listen_in,
@@ -51,6 +52,9 @@ pub(super) fn prepare(dir: &Path) -> Result<Option<Prepared>, RuntimeError> {
     let setup: Setup = serde_json::from_slice(&json)
         .map_err(io::Error::from)
         .explain("read", path.display())?;
+    if let Some(soft) = setup.open_files {
+        open_files::limit(soft).explain("limit the open files of", &setup.pod.uid)?;
+    }
     // Nobody's child but the node's first process's: the agent neither waits for it nor takes it with it.
     if let Some(pid) = syscall::clone_process(0).explain("fork the shim of", &setup.pod.uid)? {
         let path = dir.join(PID_FILE);
