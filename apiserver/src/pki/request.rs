@@ -5,7 +5,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
-use rcgen::SigningKey as _;
+use rcgen::{PKCS_ECDSA_P256_SHA256, SigningKey as _};
 use time::OffsetDateTime;
 use x509_parser::{
     certification_request::X509CertificationRequest,
@@ -103,6 +103,10 @@ impl Authority {
             what: "client",
             source,
         };
+        // Not ours, then: somebody put it there.
+        if !self.issuer.key().is_compatible(&PKCS_ECDSA_P256_SHA256) {
+            return Err(failed(rcgen::Error::UnsupportedSignatureAlgorithm));
+        }
         let (_, ca) = X509Certificate::from_der(&self.der)
             .map_err(|_| failed(rcgen::Error::CouldNotParseCertificate))?;
         let until = (now + wanted.lifetime)

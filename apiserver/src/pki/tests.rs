@@ -106,3 +106,24 @@ fn a_node_gets_its_own_name_and_nothing_else_whatever_it_asks_for() {
     assert!(leaf::belongs(&der, &key));
     assert!(pki.sign_node("node1", "nonsense").is_err());
 }
+
+#[test]
+fn a_ca_of_another_kind_signs_no_clients_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let tls = dir.path().join("tls");
+    std::fs::create_dir(&tls).unwrap();
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
+    std::fs::write(tls.join("ca.crt"), self_signed(&key, today).unwrap()).unwrap();
+    std::fs::write(tls.join("ca.key"), key.serialize_pem()).unwrap();
+    let pki = Pki::open(dir.path(), &names(&[])).unwrap();
+    let csr = CertificateParams::default().serialize_request(&new_key("client").unwrap());
+    let csr = csr.unwrap().pem().unwrap();
+    let wanted = ClientCertificate {
+        request: &CertificateRequest::from_pem(csr.as_bytes()).unwrap(),
+        key_encipherment: false,
+        lifetime: jiff::SignedDuration::from_hours(1),
+    };
+    let refused = pki.sign_client(wanted).unwrap_err().to_string();
+    assert!(refused.contains("signature algorithm"), "{refused}");
+}
