@@ -89,11 +89,11 @@ async fn a_daemon_set_follows_the_nodes() {
         let taint = json!({"spec": {"taints": [{"key": "k", "effect": "NoExecute"}]}});
         api.merge("/api/v1/nodes/n2", taint).await;
         eventually(&api, PODS, "a taint; a cordon does not matter", on(&["n1"])).await;
-        let set = eventually(&api, &path, "the status", |set| {
-            set["status"]["numberAvailable"] == 1
+        eventually(&api, &path, "the status", |set| {
+            let status = &set["status"];
+            status["numberAvailable"] == 1 && status["desiredNumberScheduled"] == 1
         })
         .await;
-        assert_eq!(set["status"]["desiredNumberScheduled"], 1);
         assert_eq!(told(&api, "SuccessfulCreate").await.len(), 2);
     })
     .await;
