@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`schema`] (what a definition says of a value), [`structural`] (which schemas are accepted), then one file for
 //! each thing done with it: [`shape`] (pruning, nulls, defaults), [`validate`], [`apply_type`] (server-side apply), [`openapi`],
-//! [`columns`]; [`json_path`] and [`format`](mod@format) serve them. [`definition`] turns a CustomResourceDefinition into kinds,
+//! [`columns`]; [`json_path`], [`pattern`] and [`format`](mod@format) serve them. [`definition`] turns a CustomResourceDefinition into kinds,
 //! [`served`] keeps those that are served.
 
 mod apply_type;
@@ -11,6 +11,7 @@ pub(super) mod definition;
 mod format;
 pub(super) mod json_path;
 mod openapi;
+mod pattern;
 mod schema;
 mod served;
 mod shape;

@@ -4,7 +4,10 @@
 
 use serde_json::{Map, Value};
 
-use super::schema::{JsonType, Schema, pattern};
+use super::{
+    pattern::Pattern,
+    schema::{JsonType, Schema},
+};
 use crate::registry::causes::Causes;
 
 /// Refuses what is not structural in a schema at `place`.
@@ -136,7 +139,7 @@ fn type_of(place: &str, schema: &Map<String, Value>, level: Level, causes: &mut 
 
 fn value_rules(place: &str, schema: &Map<String, Value>, causes: &mut Causes) {
     if let Some(text) = schema.get("pattern").and_then(Value::as_str)
-        && let Err(error) = pattern(text)
+        && let Err(error) = text.parse::<Pattern>()
     {
         let why = error
             .to_string()

@@ -111,7 +111,7 @@ impl Checker<'_> {
             self.must(text, path, &format!("should be at least {min} chars long"));
         }
         if let Some(pattern) = rules.pattern.as_ref().filter(|one| !one.is_match(text)) {
-            self.must(text, path, &format!("should match '{pattern}'"));
+            self.must(text, path, &format!("should match '{}'", pattern.text()));
         }
         if let Some(name) = rules
             .format
