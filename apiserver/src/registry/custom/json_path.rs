@@ -13,6 +13,8 @@ pub(crate) struct JsonPath(Vec<Step>);
 enum Step {
     Field(String),
     Index(i64),
+    /// `[-1:]`, `[0:2]`: from which item on, and before which it ends.
+    Slice(Option<i64>, Option<i64>),
     /// `[*]` and `.*`.
     All,
     /// `[?(@.type=="Ready")]`: the path below the item, whether it must be equal, the value.
@@ -87,11 +89,18 @@ fn bracket(inside: &str) -> Result<(Step, &str), JsonPathError> {
     if index == "*" {
         return Ok((Step::All, rest));
     }
-    let index = index.parse();
-    let index = index.map_err(|_| {
-        JsonPathError("between brackets stands a number, *, a quoted name or a filter")
-    })?;
-    Ok((Step::Index(index), rest))
+    const SHAPE: JsonPathError =
+        JsonPathError("between brackets stands a number, a range, *, a quoted name or a filter");
+    let number = |text: &str| text.trim().parse::<i64>().map_err(|_| SHAPE);
+    let end = |text: &str| match text.trim() {
+        "" => Ok(None),
+        text => number(text).map(Some),
+    };
+    let step = match index.split_once(':') {
+        Some((from, to)) => Step::Slice(end(from)?, end(to)?),
+        None => Step::Index(number(index)?),
+    };
+    Ok((step, rest))
 }
 
 fn read_filter(condition: &str) -> Result<Step, JsonPathError> {
@@ -156,10 +165,15 @@ impl Step {
             Self::Field(name) => value.get(name).into_iter().collect(),
             Self::Index(index) => {
                 let list = value.as_array().map_or(&[][..], Vec::as_slice);
-                let length = i64::try_from(list.len()).unwrap_or(i64::MAX);
-                let at = if *index < 0 { length + index } else { *index };
-                let at = usize::try_from(at).ok();
+                let at = position(*index, list.len());
                 at.and_then(|at| list.get(at)).into_iter().collect()
+            }
+            Self::Slice(from, to) => {
+                let list = value.as_array().map_or(&[][..], Vec::as_slice);
+                let from = from.map_or(Some(0), |from| position(from, list.len()));
+                let to = to.map_or(Some(list.len()), |to| position(to, list.len()));
+                let range = from.zip(to).and_then(|(from, to)| list.get(from..to));
+                range.into_iter().flatten().collect()
             }
             Self::All => items(),
             Self::Filter(path, equal, wanted) => {
@@ -170,6 +184,12 @@ impl Step {
             }
         }
     }
+}
+
+/// Where in a list of so many an index points; negative ones count from the end.
+fn position(index: i64, length: usize) -> Option<usize> {
+    let length = i64::try_from(length).unwrap_or(i64::MAX);
+    usize::try_from(if index < 0 { length + index } else { index }).ok()
 }
 
 #[cfg(test)]
@@ -208,6 +228,13 @@ mod tests {
             (".status.names[0]", json!(["a"])),
             (".status.names[-1]", json!(["b"])),
             (".status.names[*]", json!(["a", "b"])),
+            (".status.conditions[-1:].type", json!(["Done"])),
+            (".status.names[:1]", json!(["a"])),
+            (".status.names[0:2]", json!(["a", "b"])),
+            (".status.names[:]", json!(["a", "b"])),
+            (".status.names[1:0]", json!([])),
+            (".status.names[-3:]", json!([])),
+            (".status.names[0:3]", json!([])),
             (".status.missing.more", json!([])),
         ];
         for (path, wanted) in cases {
