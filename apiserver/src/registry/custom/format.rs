@@ -22,7 +22,7 @@ pub(super) fn fits(format: &str, text: &str) -> bool {
         "uuid4" => version(text, 4),
         "uuid5" => version(text, 5),
         "hostname" => text.len() <= 255 && text.split('.').all(label),
-        "uri" => text.contains(':') && text.parse::<http::Uri>().is_ok(),
+        "uri" => uri(text),
         "email" => text.split_once('@').is_some_and(|(user, host)| {
             !user.is_empty() && !user.contains(char::is_whitespace) && host.split('.').all(label)
         }),
@@ -51,6 +51,29 @@ fn duration(text: &str) -> bool {
         parts += 1;
     }
     parts > 0
+}
+
+/// A URI with a scheme, or an absolute path. Source: Go's net/url, ParseRequestURI.
+fn uri(text: &str) -> bool {
+    let is_scheme = |scheme: &str| {
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+    };
+    let rest = match text.split_once(':') {
+        Some((scheme, rest)) if is_scheme(scheme) => rest,
+        _ if text.starts_with('/') => text,
+        _ => return false,
+    };
+    let authority = rest.strip_prefix("//").filter(|_| rest.len() < text.len());
+    let authority = authority.and_then(|rest| rest.split(['/', '?']).next());
+    let path = rest.split('?').next().unwrap_or_default();
+    let mut escapes = path.split('%').skip(1);
+    let is_hex = |hex: &str| hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    !text.contains(|c: char| c.is_ascii_control())
+        && !authority.is_some_and(|authority| authority.contains(' '))
+        && escapes.all(|escape| escape.get(..2).is_some_and(is_hex))
 }
 
 fn mac(text: &str) -> bool {
@@ -93,6 +116,10 @@ mod tests {
             ("uuid", "6ba7b810-9dad-11d1-80b4-00c04fd430c8"),
             ("hostname", "a.example"),
             ("uri", "https://example.com/x"),
+            ("uri", "file:///etc/hosts"),
+            ("uri", "urn:isbn:0451450523"),
+            ("uri", "mailto:a@example.com"),
+            ("uri", "/a/path?query"),
             ("email", "a@example.com"),
             ("of-our-own", "?"),
         ];
@@ -113,6 +140,11 @@ mod tests {
             ("uuid4", "6ba7b810-9dad-11d1-80b4-00c04fd430c8"),
             ("hostname", "-a"),
             ("uri", "x y"),
+            ("uri", ""),
+            ("uri", "example.com"),
+            ("uri", "git@example.com:a/b"),
+            ("uri", "https://a b/"),
+            ("uri", "https://a/%zz"),
             ("email", "a"),
         ];
         for (format, text) in bad {
