@@ -59,7 +59,10 @@ impl<'a> Look<'a> {
                 Some(Pair {
                     new: None,
                     old: Some(old),
-                }) => useless.push(old),
+                }) => {
+                    missing += 1;
+                    useless.push(old);
+                }
                 // Being made or removed.
                 _ => missing += 1,
             }

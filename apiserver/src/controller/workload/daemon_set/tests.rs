@@ -333,7 +333,7 @@ fn old_pods_go_as_far_as_nodes_may_be_without() {
         pods.collect::<Vec<_>>()
     };
     let (new, old) = (json!({}), old());
-    let rows: [(&str, [Value; 3], &[&str]); 5] = [
+    let rows: [(&str, [Value; 3], &[&str]); 6] = [
         (
             "one at a time",
             [old.clone(), old.clone(), old.clone()],
@@ -353,6 +353,11 @@ fn old_pods_go_as_far_as_nodes_may_be_without() {
             "one of no use always",
             [unready(new.clone()), unready(old.clone()), old.clone()],
             &["-p2"],
+        ),
+        (
+            "one of no use leaves its node without",
+            [unready(old.clone()), old.clone(), old.clone()],
+            &["-p1"],
         ),
         ("done", [new.clone(), new.clone(), new.clone()], &[]),
     ];
