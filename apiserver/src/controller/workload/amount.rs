@@ -17,9 +17,9 @@ pub(super) fn of(amount: Option<&IntOrString>, total: i32, round: Round) -> i32 
         Some(IntOrString::Int(number)) => *number,
         Some(IntOrString::String(text)) => {
             let percent = text.strip_suffix('%').and_then(|text| text.parse().ok());
-            let hundredfold = percent.unwrap_or(0_i64) * i64::from(total);
+            let hundredfold = percent.unwrap_or(0_i64).saturating_mul(total.into());
             let whole = match round {
-                Round::Up => (hundredfold + 99).div_euclid(100),
+                Round::Up => hundredfold.saturating_add(99).div_euclid(100),
                 Round::Down => hundredfold.div_euclid(100),
             };
             i32::try_from(whole).unwrap_or(i32::MAX)
@@ -39,6 +39,7 @@ mod tests {
             ("25%", 10, 3, 2),
             ("0%", 10, 0, 0),
             ("100%", 7, 7, 7),
+            ("9223372036854775807%", 7, i32::MAX, i32::MAX),
         ] {
             let amount = IntOrString::from(amount);
             assert_eq!(of(Some(&amount), total, Round::Up), up, "{amount} {total}");

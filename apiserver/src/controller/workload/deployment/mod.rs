@@ -275,6 +275,8 @@ impl<'a> Rollout<'a> {
         let rolling = &self.deployment.spec.strategy.rolling_update;
         let replicas = self.replicas();
         let surge = amount::of(rolling.max_surge.as_ref(), replicas, Round::Up);
+        // All of them together are still a number.
+        let surge = surge.min(i32::MAX - replicas);
         let unavailable = amount::of(rolling.max_unavailable.as_ref(), replicas, Round::Down);
         match (surge, unavailable) {
             (0, 0) => (0, replicas.min(1)),

@@ -420,3 +420,10 @@ fn pausing_stops_the_rollout_and_is_told() {
     assert_eq!(sizes(&plan), ["w-new=3"]);
     assert_ne!(reason(own(&plan), "Progressing"), "DeploymentPaused");
 }
+
+#[test]
+fn the_greatest_surge_is_no_more_than_fits() {
+    let rolling = json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": i32::MAX, "maxUnavailable": 0}}}});
+    let sets = vec![set("old", 1, (10, 10)), set("new", 2, (0, 0))];
+    assert_eq!(sizes(&look(deployment(&rolling), sets)), ["w-new=10"]);
+}
