@@ -1,6 +1,6 @@
 //! Who names whom as owner, and what a change of that concerns. Pure: stored bytes in, keys of objects to look at out.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use api::meta::OwnerReference;
 use bytes::Bytes;
@@ -19,6 +19,8 @@ pub(super) struct Index {
     dependents: HashMap<Box<str>, BTreeSet<Key>>,
     /// The owners that wait, by uid.
     waiting: HashMap<Box<str>, Key>,
+    /// The owners that were seen to go, by uid, as long as somebody names them.
+    gone: HashSet<Box<str>>,
     dirty: BTreeSet<Key>,
 }
 
@@ -53,11 +55,12 @@ impl Index {
         if let Some(before) = &before {
             self.forget(key, before);
         }
-        let Some(now) = now else { return };
-        for owner in &now.owners {
+        for owner in now.iter().flat_map(|now| &now.owners) {
             let of_owner = self.dependents.entry(owner.uid.clone()).or_default();
             of_owner.insert(key.clone());
         }
+        self.forget_gone(before.as_ref());
+        let Some(now) = now else { return };
         if now.waits.is_some() {
             self.waiting.insert(now.uid.clone(), key.clone());
             if now.waits == Some(Propagation::Foreground)
@@ -72,16 +75,27 @@ impl Index {
 
     /// Takes in that an object is gone; `last` is its last version.
     pub(super) fn remove(&mut self, key: &Key, last: Option<&Bytes>) {
-        if let Some(before) = self.tracked.remove(key) {
-            self.forget(key, &before);
+        let before = self.tracked.remove(key);
+        if let Some(before) = &before {
+            self.forget(key, before);
         }
+        self.forget_gone(before.as_ref());
         self.dirty.remove(key);
         if self.dependents.is_empty() {
             return;
         }
         if let Some(uid) = last.and_then(|bytes| Stored::read(bytes)) {
-            self.mark_dependents(&uid.metadata.uid);
+            let uid = uid.metadata.uid;
+            self.mark_dependents(&uid);
+            if self.dependents.contains_key(&uid) {
+                self.gone.insert(uid);
+            }
         }
+    }
+
+    /// Whether the owner was seen to go. With its definition a custom resource's kind goes too: then it cannot be looked up.
+    pub(super) fn is_gone(&self, uid: &str) -> bool {
+        self.gone.contains(uid)
     }
 
     /// Takes an object out of the maps; owners that may have waited for it are to be looked at.
@@ -97,6 +111,15 @@ impl Index {
         }
         if before.waits.is_some() {
             self.waiting.remove(&before.uid);
+        }
+    }
+
+    /// Owners that are gone and that nobody names any more need not be known.
+    fn forget_gone(&mut self, before: Option<&Tracked>) {
+        for owner in before.into_iter().flat_map(|before| &before.owners) {
+            if !self.dependents.contains_key(&owner.uid) {
+                self.gone.remove(&owner.uid);
+            }
         }
     }
 

@@ -4,8 +4,9 @@
 //! may concern; [`judge`] says what is to be done about one object; this page looks the owners up and carries it out. Objects
 //! without owners cost nothing but a glance at each of their versions, and nothing happens while nothing changes.
 //!
-//! Whether an owner exists is never taken from the index: it is looked up by kind and name at the moment of judging, and its
-//! uid compared. An owner of the same name with another uid is another one.
+//! Whether an owner exists is never taken from the index while its kind is served: it is looked up by kind and name at the
+//! moment of judging, and its uid compared. An owner of the same name with another uid is another one. Of a kind that went with
+//! its definition only those are absent that were seen to go.
 //! Source: kubernetes/kubernetes pkg/controller/garbagecollector.
 
 mod index;
@@ -186,6 +187,9 @@ impl Collector {
             None => "",
         };
         let Some(kind) = self.registry.kinds().named(group, text("kind")) else {
+            if self.index.is_gone(text("uid")) {
+                return Ok(OwnerState::Absent);
+            }
             return Ok(OwnerState::Unknown("its kind is not served here"));
         };
         if kind.namespaced && object.namespace.is_none() {

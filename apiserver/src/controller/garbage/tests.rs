@@ -1,11 +1,18 @@
 //! What a change concerns, and what is done about it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{
+    Collector, Subject,
     index::Index,
-    judge::{OwnerState, Verdict, judge, state_of},
+    judge::{OwnerState, Verdict, judge, owners, state_of},
+};
+use crate::{
+    registry::{Context, Registry, kinds::CONFIG_MAPS},
+    store::{EmbeddedStore, engine::MemoryEngine},
 };
 
 fn bytes(value: &Value) -> Bytes {
@@ -76,6 +83,48 @@ fn the_end_of_an_object_concerns_those_that_name_its_uid() {
     index.remove(&key("c"), Some(&bytes(&owned("c", &["y"]))));
     index.remove(&key("y"), Some(&bytes(&owned("y", &[]))));
     assert_eq!(dirty(&mut index), ["b"]);
+}
+
+#[test]
+fn an_owner_that_was_seen_to_go_is_known_to_be_gone_as_long_as_somebody_names_it() {
+    let before = owned("a", &["x"]);
+    let mut index = index(std::slice::from_ref(&before));
+    assert!(!index.is_gone("x"), "it was not seen");
+    index.remove(&key("x"), Some(&bytes(&owned("x", &[]))));
+    index.remove(&key("y"), Some(&bytes(&owned("y", &[]))));
+    assert!(index.is_gone("x"));
+    assert!(!index.is_gone("y"), "nobody names it");
+    let other = owned("a", &["x", "z"]);
+    index.put(&key("a"), Some(&bytes(&before)), &bytes(&other));
+    assert!(index.is_gone("x"), "it still names it");
+    index.remove(&key("a"), Some(&bytes(&other)));
+    assert!(!index.is_gone("x"), "nobody does any more");
+}
+
+/// The end of a definition is the end of its objects and of their kind: what they own goes all the same.
+#[tokio::test]
+async fn an_owner_whose_kind_went_with_it_is_absent_when_it_was_seen_to_go() {
+    let store = EmbeddedStore::with_engine(MemoryEngine::default(), None).unwrap();
+    let registry = Registry::new(Arc::new(store), Context::default());
+    let mut collector = Collector::new(registry);
+    let mut value = owned("a", &["x"]);
+    value["metadata"]["ownerReferences"][0]["kind"] = "Tab".into();
+    value["metadata"]["ownerReferences"][0]["apiVersion"] = "example.com/v1".into();
+    put(&mut collector.index, &value);
+    let subject = Subject {
+        kind: &CONFIG_MAPS,
+        namespace: Some("default"),
+        name: "a",
+        value: value.clone(),
+    };
+    let owner = &owners(&value)[0];
+    let unknown = OwnerState::Unknown("its kind is not served here");
+    let state = collector.look_up(&subject, owner).await.unwrap();
+    assert_eq!(state, unknown, "it may be there");
+    let last = bytes(&owned("x", &[]));
+    collector.index.remove(&key("x"), Some(&last));
+    let state = collector.look_up(&subject, owner).await.unwrap();
+    assert_eq!(state, OwnerState::Absent);
 }
 
 #[test]
