@@ -8,8 +8,9 @@ use std::{iter::Peekable, str::Chars, str::FromStr};
 
 use regex::{Regex, RegexBuilder};
 
-/// Whoever may write CustomResourceDefinitions writes patterns: this bounds what one takes.
-const SIZE_LIMIT: usize = 1 << 20;
+/// Whoever may write CustomResourceDefinitions writes patterns: this bounds what one takes, in bytes. Go repeats up to a thousand
+/// times; any character but a few, a thousand times, takes some 2 MiB.
+const SIZE_LIMIT: usize = 4 << 20;
 
 #[derive(Debug)]
 pub(super) struct Pattern {
